@@ -1,0 +1,34 @@
+"""The one thing pyproject.toml cannot say: how the core is compiled."""
+
+import sys
+
+from setuptools import Extension, setup
+
+# The core indexes by C integers that it has bounded itself, so nothing is checked again in its loops;
+# what a caller passes is checked before it gets there.
+DIRECTIVES = {
+    "language_level": "3",
+    "boundscheck": False,
+    "wraparound": False,
+    "initializedcheck": False,
+    "autotestdict": False,
+    "cdivision": True,
+    "embedsignature": True,
+    "embedsignature.format": "python",
+}
+
+COMPILE_ARGS = ["/O2"] if sys.platform == "win32" else ["-O3", "-g0"]
+
+core = Extension(
+    "klerk._core",
+    sources=["klerk/_core.pyx"],
+    # A change to any of these compiles the core again.
+    depends=["klerk/_core.pxd", "setup.py"],
+    extra_compile_args=COMPILE_ARGS,
+)
+
+setup(
+    ext_modules=[core],
+    # The generated C stays in the build folder: it is neither source nor part of a distribution.
+    options={"build_ext": {"cython_c_in_temp": True, "cython_directives": DIRECTIVES}},
+)
