@@ -15,6 +15,8 @@ export PYTHONSAFEPATH := 1
 SOURCES := $(shell find klerk \( -name __pycache__ -prune \) -o -type d -print -o -type f \
 	\( -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.typed' -o -name '*.gz' \) -print)
 
+STUBBED := $(patsubst klerk/%.pyi,klerk.%,$(wildcard klerk/*.pyi))
+
 .PHONY: help demo test bench lint format wheel dist clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -46,7 +48,7 @@ lint: $(VENV)/stamp-package $(VENV)/stamp-lint
 	$(PY) -m mypy klerk
 	$(PY) -m mypy examples tests/typing
 	$(PY) -m pyright
-	$(PY) -m mypy.stubtest --ignore-disjoint-bases --allowlist tests/stubtest_allowlist.txt klerk._core
+	$(PY) -m mypy.stubtest --ignore-disjoint-bases --allowlist tests/stubtest_allowlist.txt $(STUBBED)
 	$(PY) -m pytest --quiet tests/test_layers.py
 
 format: $(VENV)/stamp-lint

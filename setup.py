@@ -1,6 +1,7 @@
 """The one thing pyproject.toml cannot say: how the core is compiled."""
 
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 
@@ -19,16 +20,14 @@ DIRECTIVES = {
 
 COMPILE_ARGS = ["/O2"] if sys.platform == "win32" else ["-O3", "-g0"]
 
-core = Extension(
-    "klerk._core",
-    sources=["klerk/_core.pyx"],
-    # A change to any of these compiles the core again.
-    depends=["klerk/_core.pxd", "setup.py"],
-    extra_compile_args=COMPILE_ARGS,
-)
+# A change to any of these compiles a module again.
+SHARED = [*sorted(path.as_posix() for path in Path("klerk").glob("*.pxd")), "setup.py"]
 
 setup(
-    ext_modules=[core],
+    ext_modules=[
+        Extension(f"klerk.{path.stem}", [path.as_posix()], depends=SHARED, extra_compile_args=COMPILE_ARGS)
+        for path in sorted(Path("klerk").glob("*.pyx"))
+    ],
     # The generated C stays in the build folder: it is neither source nor part of a distribution.
     options={"build_ext": {"cython_c_in_temp": True, "cython_directives": DIRECTIVES}},
 )
