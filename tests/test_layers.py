@@ -1,4 +1,4 @@
-"""The code keeps its shape: layers, sizes, no private names across modules, bare ``__init__`` files.
+"""The code keeps its shape: layers, sizes, private names, bare ``__init__`` files, safe indexes in the core.
 
 The source tree is parsed, never imported. The last tests show that each check finds what it is for.
 """
@@ -18,6 +18,9 @@ LAYERS = [
     "limits",
     "errors",
     "explain",
+    "_table",
+    "_waiting",
+    "_dispatch",
     "_core",
     "values",
     "commands",
@@ -32,6 +35,7 @@ LAYERS = [
     "storage/contract",
     "storage/memory",
     "storage/witness",
+    "storage/layout",
     "storage/probe",
     "storage/rocks",
     "storage/__init__",
@@ -48,12 +52,23 @@ LAYERS = [
     "job_manager",
     "klerk",
     "__init__",
+    "demo/clocks",
+    "demo/csvfile",
+    "demo/columns",
+    "demo/data",
+    "demo/design",
+    "demo/stream",
+    "demo/replay",
+    "demo/show",
+    "demo/board",
+    "demo/statistics",
+    "demo/proof",
     "demo/__init__",
     "__main__",
 ]
 
 MODULE_LINES_MAX = 400
-CORE_LINES_MAX = 1_000
+COMPILED_LINES_MAX = 1_000
 FUNCTION_LINES_MAX = 70
 
 CYTHON_IMPORT = re.compile(
@@ -185,13 +200,22 @@ def cython_functions(text: str) -> Iterator[tuple[str, int]]:
 def size_problems(source: Source) -> Iterator[str]:
     module, suffix, text = source
     lines = len(text.splitlines())
-    lines_max = CORE_LINES_MAX if module == "_core" else MODULE_LINES_MAX
+    lines_max = MODULE_LINES_MAX if suffix == ".py" else COMPILED_LINES_MAX
     if lines > lines_max:
         yield f"{module}{suffix} has {lines} lines, {lines_max} are allowed: find the second idea in it"
     functions = cython_functions if suffix in {".pyx", ".pxd"} else python_functions
     for name, length in functions(text):
         if length > FUNCTION_LINES_MAX:
             yield f"{module}{suffix}: {name} has {length} lines, {FUNCTION_LINES_MAX} are allowed"
+
+
+def index_problems(source: Source) -> Iterator[str]:
+    """The core is compiled without wraparound: ``items[-1]`` reads the memory before the list."""
+    module, suffix, text = source
+    if suffix == ".pyx":
+        for number, line in enumerate(text.splitlines(), start=1):
+            if re.search(r"[\w\])]\[\s*-", line.partition("#")[0]):
+                yield f"{module}{suffix}, line {number}: index from the end"
 
 
 def init_problems(source: Source) -> Iterator[str]:
@@ -205,12 +229,12 @@ def init_problems(source: Source) -> Iterator[str]:
             yield f"{module}, line {node.lineno}: only imports and __all__ belong here"
 
 
-CHECKS = [layer_problems, private_name_problems, size_problems, init_problems]
+CHECKS = [layer_problems, private_name_problems, size_problems, index_problems, init_problems]
 
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_package_keeps_its_shape(check: Check) -> None:
-    problems = [problem for source in read_package() for problem in check(source)]
+    problems = dict.fromkeys(problem for source in read_package() for problem in check(source))
     assert not problems, "\n" + "\n".join(problems)
 
 
@@ -236,13 +260,14 @@ LONG_BODY = "\n".join(["    pass"] * FUNCTION_LINES_MAX)
         (private_name_problems, ("app", ".py", "from klerk import values\nvalues._x"), "klerk.values._x"),
         (private_name_problems, ("app", ".py", "import klerk.values\nklerk.values._x"), "klerk.values._x"),
         (size_problems, ("values", ".py", "\n" * (MODULE_LINES_MAX + 1)), "401 lines"),
-        (size_problems, ("_core", ".pyx", "\n" * (CORE_LINES_MAX + 1)), "1001 lines"),
+        (size_problems, ("_core", ".pyx", "\n" * (COMPILED_LINES_MAX + 1)), "1001 lines"),
         (size_problems, ("values", ".py", f"def f():\n{LONG_BODY}"), "f has 71 lines"),
         (
             size_problems,
             ("_core", ".pyx", f"cdef f(\n    int a,\n) except -1:\n{LONG_BODY}\nx = 1"),
             "f has 73",
         ),
+        (index_problems, ("_core", ".pyx", "x = 1\nlast = items[-1]"), "line 2"),
         (init_problems, ("__init__", ".py", '"""Doc."""\nx = 1'), "line 2"),
     ],
 )
