@@ -81,7 +81,7 @@ $(VENV)/stamp-options: $(VENV)/stamp-venv setup.py pyproject.toml
 	@touch $@
 
 # setuptools would ship what an earlier build left behind; only the compiled core is kept.
-$(VENV)/stamp-package: $(VENV)/stamp-options README.md LICENSE $(SOURCES)
+$(VENV)/stamp-package: $(VENV)/stamp-options $(wildcard README.md) LICENSE $(SOURCES)
 	@echo "Building and installing klerk: half a minute when the core is compiled."
 	@find build -path 'build/lib.*' -type f ! -name '*.so' -delete 2>/dev/null || true
 	@$(PIP) install ".[demo]"
