@@ -60,11 +60,14 @@ class Storage(abc.ABC):
 
     Attributes:
         failed: the latched failure, its cause chained; None while all is well.
+        closed_cleanly: whether the last run ended with `close`. If not, part of what was written last may be
+            missing, in whole batches: it shows as an early end of the log, or as a gap in it.
         recovered_tail: whether opening had to drop a torn, never acknowledged end of the last write.
     """
 
     def __init__(self) -> None:
         self.failed: StoreFailed | None = None
+        self.closed_cleanly = True
         self.recovered_tail = False
         self._closed: Closed | None = None
         # The one thing that the hot path looks at: set when the store has failed or is closed.
@@ -130,7 +133,12 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def witnessed(self) -> Witness | None:
-        """Return what the last run noted; None when there is nothing that the log must reach."""
+        """Return what the last run noted; None when there is nothing that the log must reach.
+
+        A log whose newest record is older than this has lost acknowledged commands. That it is newer is
+        no error: a crash may come between `sync` and `witness`. A run with durability "process" promised
+        nothing beyond the machine's next start, so after that its note is None.
+        """
 
     @abc.abstractmethod
     def get(self, family: int, key: bytes) -> bytes | None:
@@ -183,7 +191,7 @@ class Storage(abc.ABC):
         if isinstance(cause, Closed):
             raise cause
         failure = StoreFailed(
-            f"the {action} failed: {cause or type(cause).__name__}",
+            f"the {action} failed: {str(cause) or type(cause).__name__}",
             hint="Nothing more is written. Mend the cause, then open the store again: it recovers "
             "everything that was acknowledged.",
         )

@@ -13,6 +13,7 @@ import datetime
 import os
 import shutil
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -151,7 +152,7 @@ def initialise(path: Path, app: str, create_database: Callable[[Path], None]) ->
     write_durably(path / UNFINISHED, msgspec.json.format(msgspec.json.encode(marker), indent=2) + b"\n")
     sync_directory(path)
     create_database(path / DATABASE)
-    WitnessFile.create(path / WITNESS)
+    WitnessFile.create(path / WITNESS, seal(path))
     sync_directory(path)
     os.replace(path / UNFINISHED, path / MARKER)
     sync_directory(path)
@@ -175,7 +176,7 @@ def check_marker(path: Path, app: str) -> None:
                 hint="Open it with a newer version of Klerk.",
             )
         marker = msgspec.json.decode(raw, type=Marker)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Corrupted(
             f"the marker {path / MARKER} cannot be read: {error}",
             hint="Restore the file from a copy of the store.",
@@ -185,6 +186,18 @@ def check_marker(path: Path, app: str) -> None:
             f"{path} belongs to the application {marker.app!r}, not to {app!r}",
             hint="Name another path. An application keeps its name for as long as it keeps its data.",
         )
+
+
+def seal(path: Path) -> int:
+    """Return a checksum of the files that RocksDB starts from: what its tables are, and what to replay.
+
+    Damage in them can make RocksDB spin for ever. If they are as a clean close left them, it cannot.
+    """
+    database = path / DATABASE
+    checksum = 0
+    for file in sorted([*database.glob("CURRENT"), *database.glob("MANIFEST-*"), *database.glob("*.log")]):
+        checksum = zlib.crc32(file.name.encode() + b"\0" + file.read_bytes(), checksum)
+    return checksum
 
 
 def copy_store(path: Path, target: Path, witness: WitnessFile, copy_database: Callable[[Path], None]) -> None:
@@ -209,7 +222,7 @@ def copy_store(path: Path, target: Path, witness: WitnessFile, copy_database: Ca
         copy_database(building / DATABASE)
     else:
         linked = path / LINKED
-        shutil.rmtree(linked, ignore_errors=True)
+        clear_unfinished_links(path)
         copy_database(linked)
         _copy_durably(linked, building / DATABASE)
         shutil.rmtree(linked)
@@ -218,6 +231,11 @@ def copy_store(path: Path, target: Path, witness: WitnessFile, copy_database: Ca
     sync_directory(building)
     os.rename(building, target)
     sync_directory(target.parent)
+
+
+def clear_unfinished_links(path: Path) -> None:
+    """Remove what a crash left of a copy to another disk: its links keep obsolete files alive."""
+    shutil.rmtree(path / LINKED, ignore_errors=True)
 
 
 def _clear_unfinished_copy(building: Path) -> None:

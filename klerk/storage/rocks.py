@@ -6,18 +6,18 @@ rocksdict does unexpectedly, and what is done about it:
 - Its iterators other than `iter()` never report damage: `scan` uses `iter()` and checks the status.
 - No recovery mode of the write-ahead log is safe alone: `open` tries the strict one, then the one that
   tolerates a torn tail, and the engine compares the log with the witness.
-- A damaged log can make opening spin for ever: `probe.py` tries it first.
+- A damaged log or manifest can make opening spin for ever: `probe.py` tries it first, unless both are what a
+  clean close left.
 - Iterators and handles keep RocksDB's lock: `close` drops them all.
 - After `fork` the child's copy writes into the parent's files, and crashes when it is freed: it is disowned.
 - Every error is a plain `Exception` with a text: `_translated` knows the texts.
 - `ReadOptions.set_iterate_lower_bound` sets the upper bound: it is not used.
 """
 
+import contextlib
 import ctypes
 import logging
 import os
-import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -33,16 +33,15 @@ from rocksdict import (
     DBRecoveryMode,
     Options,
     Rdict,
-    RdictIter,
     ReadOptions,
     WriteBatch,
 )
 
-from klerk import limits
 from klerk.errors import Closed, Corrupted, KlerkError, NewerStore, StorageError
-from klerk.storage import layout
+from klerk.storage import layout, trial
 from klerk.storage.contract import Delete, Family, Put, Storage, Witness
-from klerk.storage.witness import NO_BOOT, WitnessFile, current_boot
+from klerk.storage.cursor import Cursor
+from klerk.storage.witness import WitnessFile
 
 _logger = logging.getLogger("klerk.storage")
 
@@ -51,7 +50,6 @@ Durability = Literal["sync", "process"]
 _MIB = 1024 * 1024
 _FAMILY_NAMES = [family.name.lower() for family in Family]
 
-# Nearly nothing: what the store is read for is read once.
 _block_cache = Cache(8 * _MIB)
 
 _RECOVERY_MODES = {
@@ -59,14 +57,7 @@ _RECOVERY_MODES = {
     "tolerant": DBRecoveryMode.tolerate_corrupted_tail_records,
 }
 
-_PROBE_SCRIPT = str(Path(__file__).with_name("probe.py"))
-_PROBE_STARTED = "started"
-
 _RESTORE_HINT = "Keep the directory as it is, and restore a copy of the store beside it."
-
-# Rows that a scan fetches at once: few at first, since many scans want only the first row or two.
-_SCAN_ROWS_MIN = 16
-_SCAN_ROWS_MAX = 1024
 
 
 class RocksStorage(Storage):
@@ -83,15 +74,12 @@ class RocksStorage(Storage):
         self._database = database
         self._families = [database.get_column_family(name) for name in _FAMILY_NAMES]
         self._handles = [database.get_column_family_handle(name) for name in _FAMILY_NAMES]
-        self._cursors: weakref.WeakSet[_Cursor] = weakref.WeakSet()
+        self._cursors: weakref.WeakSet[Cursor] = weakref.WeakSet()
         self._make_locks()
         self._apply = database.write
         self._flush_wal = database.flush_wal
         self._note = witness.note
-        found = witness.found
-        # A position noted under durability "process" promised nothing beyond the machine's next start.
-        binds = found.boot in (NO_BOOT, current_boot())
-        self._witnessed = found.position() if binds and found.sequence else None
+        self._witnessed = witness.binding()
         _open_stores.add(self)
 
     @classmethod
@@ -114,34 +102,35 @@ class RocksStorage(Storage):
         """
         directory = Path(os.path.abspath(path))
         try:
-            layout.check_directory(directory, create=create)
-            owner = layout.Owner(directory)
-            try:
-                return cls._open_owned(directory, owner, app, durability)
-            except BaseException:
-                owner.release()
-                raise
+            with contextlib.ExitStack() as undo:
+                store = cls._open(directory, app, durability, create, undo)
+                undo.pop_all()
+                return store
         except KlerkError:
             raise
         except OSError as error:
             raise StorageError(f"{directory} cannot be opened: {error}") from error
 
     @classmethod
-    def _open_owned(cls, path: Path, owner: layout.Owner, app: str, durability: Durability) -> Self:
+    def _open(
+        cls, path: Path, app: str, durability: Durability, create: bool, undo: contextlib.ExitStack
+    ) -> Self:
+        layout.check_directory(path, create=create)
+        owner = layout.Owner(path)
+        undo.callback(owner.release)
         if not layout.is_initialised(path):
             layout.initialise(path, app, _create_database)
         layout.check_marker(path, app)
+        layout.clear_unfinished_links(path)
         witness = WitnessFile(path / layout.WITNESS)
-        try:
-            # After a clean end nothing is left to replay, and no torn tail is to be expected.
-            modes = ["absolute"] if witness.found.clean else _probe(path)
-            database, mode = _open_database(path, modes)
-            witness.begin(current_boot() if durability == "process" else NO_BOOT)
-            store = cls(path, owner, witness, database, durability)
-        except BaseException:
-            witness.release()
-            raise
-        store.recovered_tail = mode == "tolerant"
+        undo.callback(witness.release)
+        # After a clean close nothing is left to replay, and no torn tail is to be expected.
+        clean = witness.found.seal is not None and witness.found.seal == layout.seal(path)
+        database, mode = _open_database(path, ("absolute",) if clean else _probe(path))
+        undo.callback(database.close)
+        witness.begin(lasting=durability == "sync")
+        store = cls(path, owner, witness, database, durability)
+        store.closed_cleanly, store.recovered_tail = clean, mode == "tolerant"
         return store
 
     def witness(self, sequence: int, digest: bytes) -> None:
@@ -151,15 +140,11 @@ class RocksStorage(Storage):
         self._note(sequence, digest)
 
     def witnessed(self) -> Witness | None:
-        """Return what the last run noted.
-
-        None when it noted nothing, and when it ran with durability "process" and the machine was started
-        anew since then: it promised to survive the death of the process and no more.
-        """
+        """Return what the last run noted; see `Storage.witnessed`."""
         return self._witnessed
 
     def get(self, family: int, key: bytes) -> bytes | None:
-        """Return the value, or None when the key is absent; see `Storage.get`."""
+        """Return the value, or None; see `Storage.get`."""
         self._check_open()
         try:
             value: bytes | None = self._families[family].get(key)
@@ -172,13 +157,14 @@ class RocksStorage(Storage):
         self, family: int, start: bytes = b"", stop: bytes | None = None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         """Iterate over (key, value) in the order of the keys' bytes; see `Storage.scan`."""
-        self._check_open()
         options = ReadOptions()
         if stop is not None:
             options.set_iterate_upper_bound(stop)
-        cursor = _Cursor(self, self._families[family].iter(options), start, reverse=reverse)
-        self._cursors.add(cursor)
-        return cursor.rows()
+        with self._scan_lock:
+            self._check_open()
+            cursor = Cursor(self._families[family].iter(options), start, self._scan_lock, self._scan_failed)
+            self._cursors.add(cursor)
+        return cursor.rows_down() if reverse else cursor.rows_up()
 
     def size_bytes(self) -> int:
         """Return the size of the store's files."""
@@ -186,15 +172,14 @@ class RocksStorage(Storage):
         return layout.size_bytes(self._path)
 
     def estimated_count(self, family: int) -> int:
-        """Return about how many keys the family holds."""
+        """Return about how many keys the family holds; see `Storage.estimated_count`."""
         self._check_open()
         return self._families[family].property_int_value("rocksdb.estimate-num-keys") or 0
 
     def close(self) -> None:
         """Make everything durable, mark the store as cleanly closed, and let go of its directory.
 
-        What is in RocksDB's memory is written to its tables, so that the next start has nothing to replay
-        (which would take longer) and no end of a log to mistrust.
+        RocksDB's memory is written to its tables: the next start has nothing to replay or to mistrust.
         """
         if self._closed is not None:
             return
@@ -207,7 +192,7 @@ class RocksStorage(Storage):
             self._drop_native_objects()
         _open_stores.discard(self)
         if clean:
-            self._witness.end()
+            self._witness.end(layout.seal(self._path))
         else:
             self._witness.release()
         self._owner.release()
@@ -242,42 +227,51 @@ class RocksStorage(Storage):
     def _copy_database(self, target: Path) -> None:
         """Make a copy with hard links, on the file system of the store."""
         try:
-            # The copy writes RocksDB's memory to tables with the interpreter lock held, unless there is
-            # next to nothing left to write: `flush` releases it.
-            for family in self._families:
-                family.flush(True)
+            # A checkpoint would do this itself, but with the interpreter lock held all the while.
+            self._flush_families()
             Checkpoint(self._database).create_checkpoint(str(target))
         except Exception as error:
             raise _translated(error, self._path) from error
 
     def _make_locks(self) -> None:
-        # rocksdict refuses to close what another thread is using with the interpreter lock released, and
-        # an iterator in use keeps RocksDB's lock. `close` takes all of these.
+        # `close` takes all of these: it must not find anything in use by another thread.
         self._sync_lock = threading.Lock()
         self._scan_lock = threading.Lock()
         self._checkpoint_lock = threading.Lock()
+
+    def _scan_failed(self, error: Exception | None) -> KlerkError:
+        """Return why a scan cannot go on: its error, or that `close` took its iterator away."""
+        if self._closed is not None:
+            return Closed(self._closed.message, hint=self._closed.hint)
+        assert error is not None
+        return _translated(error, self._path)
 
     def _flush(self) -> bool:
         """Write what RocksDB holds in memory to its tables; return whether that went well."""
         try:
             self._flush_wal(True)
-            for family in self._families:
-                family.flush(True)
+            self._flush_families()
         except Exception as error:
             # Nothing is lost: all of it is in the write-ahead log, and the next start replays that.
             _logger.warning("%s was not closed cleanly: %s", self._path, error)
             return False
         return True
 
+    def _flush_families(self) -> None:
+        # The log comes last: see `set_atomic_flush` below.
+        for family in reversed(self._families):
+            family.flush(True)
+
     def _drop_native_objects(self) -> None:
         for cursor in list(self._cursors):
-            cursor.iterator = None
+            cursor.drop()
         self._handles = []
         del self._apply, self._flush_wal
-        for family in self._families:
-            family.close()
+        for native in (*reversed(self._families), self._database):
+            # A store that failed may fail again here. It is let go all the same.
+            with contextlib.suppress(Exception):
+                native.close()
         self._families = []
-        self._database.close()
         del self._database
 
     def _disown(self) -> None:
@@ -290,8 +284,8 @@ class RocksStorage(Storage):
         )
         self._refusing = True
         self._make_locks()
-        cursors = list(self._cursors)
-        for native in (self._database, *self._families, *self._handles, *(c.iterator for c in cursors)):
+        iterators = [cursor.disown(self._scan_lock) for cursor in list(self._cursors)]
+        for native in (self._database, *self._families, *self._handles, *iterators):
             # Freeing one would wait for, or crash on, threads and locks that did not survive the fork.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(native))
         self._witness.release()
@@ -310,114 +304,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_disown_all)
 
 
-class _Cursor:
-    """One scan: the native iterator, which `RocksStorage.close` takes away."""
-
-    def __init__(self, store: RocksStorage, iterator: RdictIter, start: bytes, *, reverse: bool) -> None:
-        self._store = store
-        self.iterator: RdictIter | None = iterator
-        self._start = start
-        self._reverse = reverse
-
-    def rows(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the rows, fetched some at a time so that little is held when the store is closed."""
-        fetch = self._fetch_down if self._reverse else self._fetch_up
-        count = _SCAN_ROWS_MIN
-        started = False
-        while True:
-            with self._store._scan_lock:
-                self._store._check_open()
-                assert self.iterator is not None
-                try:
-                    if not started:
-                        self._seek(self.iterator)
-                        started = True
-                    rows = fetch(self.iterator, count)
-                except Exception as error:
-                    raise _translated(error, self._store._path) from error
-            yield from rows
-            if len(rows) < count:
-                self.iterator = None
-                return
-            count = min(2 * count, _SCAN_ROWS_MAX)
-
-    def _seek(self, iterator: RdictIter) -> None:
-        if self._reverse:
-            iterator.seek_to_last()
-        else:
-            iterator.seek(self._start)
-
-    def _fetch_up(self, iterator: RdictIter, count: int) -> list[tuple[bytes, bytes]]:
-        valid, key, value, advance = iterator.valid, iterator.key, iterator.value, iterator.next
-        rows = []
-        for _ in range(count):
-            if not valid():
-                iterator.status()
-                break
-            rows.append((key(), value()))
-            advance()
-        return rows
-
-    def _fetch_down(self, iterator: RdictIter, count: int) -> list[tuple[bytes, bytes]]:
-        valid, key, value, advance = iterator.valid, iterator.key, iterator.value, iterator.prev
-        start = self._start
-        rows = []
-        for _ in range(count):
-            if not valid():
-                iterator.status()
-                break
-            row_key = key()
-            if row_key < start:
-                break
-            rows.append((row_key, value()))
-            advance()
-        return rows
-
-
-def _probe(path: Path) -> list[str]:
-    """Replay the write-ahead log in a child process; return the recovery modes to open the store with.
-
-    That is the one mode that the child found to work, or both where no child can be started: without a
-    Python of our own (a frozen or embedded interpreter), damage may make the opening hang.
-
-    Raises:
-        Corrupted: no mode works, or the child hangs or crashes.
-    """
-    if not sys.executable or getattr(sys, "frozen", False):
-        return list(_RECOVERY_MODES)
-    database = path / layout.DATABASE
-    wal_bytes = sum(file.stat().st_size for file in database.glob("*.log"))
-    limit_s = limits.PROBE_BASE_S + limits.PROBE_S_PER_GIB * wal_bytes / 1024**3
-    packages = str(Path(rocksdict.__file__).parents[1])
-    command = [sys.executable, "-I", "-S", _PROBE_SCRIPT, packages, str(database), *_FAMILY_NAMES]
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=limit_s,
-            check=False,
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+def _probe(path: Path) -> tuple[str, ...]:
+    """Open RocksDB in another process; return the recovery modes to open it with here."""
+    packages = Path(rocksdict.__file__).parents[1]
+    verdict = trial.run(path / layout.DATABASE, packages, tuple(_RECOVERY_MODES), _FAMILY_NAMES)
+    if verdict.refusal:
+        raise _translated(Exception(verdict.refusal), path)
+    if verdict.fatality:
+        raise Corrupted(
+            f"{path} is damaged: opening it in another process {verdict.fatality}", hint=_RESTORE_HINT
         )
-    except subprocess.TimeoutExpired as error:
-        output, outcome, status = error.output or b"", f"did not end within {limit_s:.0f} s", None
-    except OSError as error:
-        _logger.warning("%s is opened without a trial in another process: %s", path, error)
-        return list(_RECOVERY_MODES)
-    else:
-        output, outcome, status = done.stdout, f"ended with exit code {done.returncode}", done.returncode
-    words = output.decode("ascii", "replace").split()
-    if not words or words[0] != _PROBE_STARTED:
-        _logger.warning("%s is opened without a trial in another process, which %s", path, outcome)
-        return list(_RECOVERY_MODES)
-    if status == 0:
-        return [words[1]]
-    if status == 1:
-        raise _translated(Exception(done.stderr.decode("utf-8", "replace").strip()), path)
-    raise Corrupted(
-        f"the write-ahead log of {path} is damaged: replaying it in another process {outcome}",
-        hint=_RESTORE_HINT,
-    )
+    return verdict.modes
 
 
 def _create_database(path: Path) -> None:
@@ -430,7 +327,7 @@ def _create_database(path: Path) -> None:
         raise _translated(error, path) from error
 
 
-def _open_database(path: Path, modes: list[str]) -> tuple[Rdict, str]:
+def _open_database(path: Path, modes: tuple[str, ...]) -> tuple[Rdict, str]:
     """Open RocksDB with the first recovery mode that works; return it and the mode."""
     for mode in modes:
         options = _database_options()
@@ -446,10 +343,13 @@ def _open_database(path: Path, modes: list[str]) -> tuple[Rdict, str]:
 
 
 def _database_options() -> Options:
-    """Return the options that hold for all families; what is not named here is RocksDB's default."""
+    """Return the options of the whole database; what is not named here is RocksDB's default."""
     options = _table_options()
     # Bounds what a start after a crash has to replay, twice: about 0.5 s each.
     options.set_max_total_wal_size(64 * _MIB)
+    # All families reach the tables together, so that whatever is lost of the write-ahead log shows as a gap
+    # or an early end of the commit log: no family can lose what the commit log still has.
+    options.set_atomic_flush(True)
     # Tables written in the background reach the disk little by little, not in one burst that the next
     # sync of the write-ahead log would have to wait behind.
     options.set_bytes_per_sync(_MIB)
@@ -464,15 +364,14 @@ def _database_options() -> Options:
 
 
 def _family_options() -> dict[str, Options]:
-    # RocksDB writes the options down for each family; the tests read them there.
     return {name: _table_options() for name in _FAMILY_NAMES}
 
 
 def _table_options() -> Options:
     """Return the options of one family.
 
-    All families are alike: a family that is not written costs nothing. No bloom filters and hardly a
-    cache: the data is in Klerk's memory, and the store is read at the start and for history.
+    All are alike. No bloom filters and hardly a cache: the data is in Klerk's memory, and the store is read
+    at the start and for history.
     """
     options = Options(raw_mode=True)
     options.set_compression_type(DBCompressionType.lz4())

@@ -3,7 +3,7 @@
 RocksDB cannot tell a write-ahead log that has lost its end from one that never had it. The witness can: it
 lives in another file, and a log that does not reach it has lost commands that were acknowledged.
 
-The file has two slots, written in turn, each with its own checksum. A slot is written by copying 76 bytes
+The file has two slots, written in turn, each with its own checksum. A slot is written by copying 80 bytes
 into a memory map: no system call, and it survives the death of the process, because the page belongs to the
 kernel by then. A torn slot leaves the other, which is one note older. After a power cut the file may be
 older than the log, which is harmless; it is never newer, since a position is noted after it is durable.
@@ -19,8 +19,8 @@ from pathlib import Path
 from klerk.errors import Corrupted, StorageError
 from klerk.storage.contract import WITNESS_DIGEST_BYTES_MAX, Witness
 
-# Magic and format, flags, digest length, generation, sequence, boot, digest; the checksum follows.
-_BODY = struct.Struct("<6sBBQQ16s32s")
+# Magic and format, flags, digest length, generation, sequence, boot, digest, seal; the checksum follows.
+_BODY = struct.Struct("<6sBBQQ16s32sI")
 _CHECKSUM = struct.Struct("<I")
 _MAGIC = b"KLWIT1"
 _CLEAN = 1
@@ -40,7 +40,8 @@ class Note:
     Parameters:
         generation: counts the notes; the slot with the higher one is newer.
         sequence, digest: of the newest acknowledged record.
-        clean: the store was closed after this note.
+        seal: the checksum of the files that RocksDB starts from, as they were when the store was cleanly
+            closed after this note; None when it was not.
         boot: the start of the machine in which the note was made, when it binds only until the next
             one (durability "process"); `NO_BOOT` when it binds for ever.
     """
@@ -48,21 +49,12 @@ class Note:
     generation: int
     sequence: int
     digest: bytes
-    clean: bool
+    seal: int | None
     boot: bytes
 
     def position(self) -> Witness:
         """Return the position that was noted."""
         return Witness(sequence=self.sequence, digest=self.digest)
-
-
-def current_boot() -> bytes:
-    """Return 16 bytes that name this start of the machine, or `NO_BOOT` where it cannot be told."""
-    try:
-        text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
-        return bytes.fromhex(text.strip().replace("-", ""))
-    except (OSError, ValueError):
-        return NO_BOOT
 
 
 class WitnessFile:
@@ -88,37 +80,49 @@ class WitnessFile:
             raise _corrupted(path, "neither of its two slots is intact")
         self.found: Note = max(notes, key=lambda note: note.generation)
         self._generation = self.found.generation
-        self._boot = NO_BOOT
+        self._boot = self.found.boot
+        self._last = (self.found.sequence, self.found.digest)
 
     @staticmethod
-    def create(path: Path) -> None:
-        """Create the file of a new store, durably, except for its entry in the directory.
+    def create(path: Path, seal: int) -> None:
+        """Create the file of a new, closed store, durably, except for its entry in the directory.
 
         Every byte is written, so that no later copy into the map can meet a full disk.
         """
-        first = _packed(Note(generation=0, sequence=0, digest=b"", clean=True, boot=NO_BOOT))
+        first = _packed(0, 0, b"", NO_BOOT, seal)
         slot = first + bytes(_SLOT_BYTES - len(first))
         with open(path, "wb") as file:
             file.write(slot + slot)
             file.flush()
             os.fsync(file.fileno())
 
-    def begin(self, boot: bytes) -> None:
-        """Mark the store as in use, durably and in both slots: one that was damaged is whole again."""
-        self._boot = boot
+    def binding(self) -> Witness | None:
+        """Return the position that the log must reach; None when there is none."""
+        binds = self.found.boot in (NO_BOOT, _current_boot())
+        return self.found.position() if binds and self.found.sequence else None
+
+    def begin(self, *, lasting: bool) -> None:
+        """Mark the store as in use, durably and in both slots: one that was damaged is whole again.
+
+        Parameters:
+            lasting: whether what is noted from now on binds after the machine's next start, too.
+        """
+        # What does not bind now must not come to bind by being written again.
+        binding = self.binding()
+        self._last = (binding.sequence, binding.digest) if binding else (0, b"")
+        self._boot = NO_BOOT if lasting else _current_boot()
         for _ in range(2):
-            self._write(self.found.sequence, self.found.digest, clean=False)
+            self._write(*self._last)
             self._map.flush()
-        self._last = (self.found.sequence, self.found.digest)
 
     def note(self, sequence: int, digest: bytes) -> None:
         """Note the newest acknowledged position."""
-        self._write(sequence, digest, clean=False)
+        self._write(sequence, digest)
         self._last = (sequence, digest)
 
-    def end(self) -> None:
+    def end(self, seal: int) -> None:
         """Mark the store as cleanly closed, durably, and close the file."""
-        self._write(*self._last, clean=True)
+        self._write(*self._last, seal=seal)
         self._map.flush()
         self._map.close()
 
@@ -133,15 +137,13 @@ class WitnessFile:
             file.flush()
             os.fsync(file.fileno())
 
-    def _write(self, sequence: int, digest: bytes, *, clean: bool) -> None:
+    def _write(self, sequence: int, digest: bytes, *, seal: int | None = None) -> None:
         if len(digest) > WITNESS_DIGEST_BYTES_MAX:
             raise ValueError(f"a digest has at most {WITNESS_DIGEST_BYTES_MAX} bytes")
         generation = self._generation = self._generation + 1
-        body = _BODY.pack(
-            _MAGIC, _CLEAN if clean else 0, len(digest), generation, sequence, self._boot, digest
-        )
+        slot = _packed(generation, sequence, digest, self._boot, seal)
         offset = _SLOT_BYTES if generation & 1 else 0
-        self._map[offset : offset + _SLOT_SIZE] = body + _CHECKSUM.pack(zlib.crc32(body))
+        self._map[offset : offset + _SLOT_SIZE] = slot
 
     def _read_slot(self, slot: int) -> Note | None:
         start = slot * _SLOT_BYTES
@@ -149,28 +151,21 @@ class WitnessFile:
         (checksum,) = _CHECKSUM.unpack_from(self._map, start + _BODY.size)
         if zlib.crc32(body) != checksum:
             return None
-        magic, flags, length, generation, sequence, boot, digest = _BODY.unpack(body)
+        magic, flags, length, generation, sequence, boot, digest, seal = _BODY.unpack(body)
         if magic != _MAGIC or length > WITNESS_DIGEST_BYTES_MAX:
             return None
         return Note(
             generation=generation,
             sequence=sequence,
             digest=digest[:length],
-            clean=bool(flags & _CLEAN),
+            seal=seal if flags & _CLEAN else None,
             boot=boot,
         )
 
 
-def _packed(note: Note) -> bytes:
-    body = _BODY.pack(
-        _MAGIC,
-        _CLEAN if note.clean else 0,
-        len(note.digest),
-        note.generation,
-        note.sequence,
-        note.boot,
-        note.digest,
-    )
+def _packed(generation: int, sequence: int, digest: bytes, boot: bytes, seal: int | None) -> bytes:
+    flags = 0 if seal is None else _CLEAN
+    body = _BODY.pack(_MAGIC, flags, len(digest), generation, sequence, boot, digest, seal or 0)
     return body + _CHECKSUM.pack(zlib.crc32(body))
 
 
@@ -180,3 +175,12 @@ def _corrupted(path: Path, what: str) -> StorageError:
         hint="Without it nobody can tell whether acknowledged commands are missing. Restore a copy of "
         "the store.",
     )
+
+
+def _current_boot() -> bytes:
+    """Return 16 bytes that name this start of the machine, or `NO_BOOT` where it cannot be told."""
+    try:
+        text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        return bytes.fromhex(text.strip().replace("-", ""))
+    except (OSError, ValueError):
+        return NO_BOOT
