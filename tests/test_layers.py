@@ -30,6 +30,7 @@ LAYERS = [
     "machine",
     "authorization",
     "validation",
+    "checks",
     "app",
     "views",
     "reader",
