@@ -188,8 +188,9 @@ class Storage(abc.ABC):
 
     def _latch(self, action: str, cause: BaseException) -> NoReturn:
         """Keep the first failure and raise. Interrupts latch too: they leave the same doubt behind."""
-        if isinstance(cause, Closed):
-            raise cause
+        if self._closed is not None and isinstance(cause, Exception):
+            # Another thread closed the store meanwhile: it is gone, not broken.
+            raise Closed(self._closed.message, hint=self._closed.hint) from cause
         failure = StoreFailed(
             f"the {action} failed: {str(cause) or type(cause).__name__}",
             hint="Nothing more is written. Mend the cause, then open the store again: it recovers "

@@ -63,7 +63,8 @@ class Cursor:
     def disown(self, lock: threading.Lock) -> NativeIterator | None:
         """In a forked child: take a lock that nobody holds; return the iterator, which must not be freed."""
         self._lock = lock
-        return self._iterator
+        iterator, self._iterator = self._iterator, None
+        return iterator
 
     def _rows(
         self,
@@ -93,7 +94,8 @@ class Cursor:
                     seek(self._iterator)
                 return fetch(self._iterator, count)
             except Exception as error:
-                raise self._failed(error) from error
+                # Without its frames: whoever keeps the error must not keep the iterator with them.
+                raise self._failed(error) from error.with_traceback(None)
 
     def _fetch_up(self, iterator: NativeIterator, count: int) -> list[Row]:
         valid, key, value, advance = iterator.valid, iterator.key, iterator.value, iterator.next

@@ -8,7 +8,7 @@ rocksdict does unexpectedly, and what is done about it:
   tolerates a torn tail, and the engine compares the log with the witness.
 - A damaged log or manifest can make opening spin for ever: `probe.py` tries it first, unless both are what a
   clean close left.
-- Iterators and handles keep RocksDB's lock: `close` drops them all.
+- Iterators and handles keep RocksDB's lock, also those in the frames of a kept exception: `close` drops all.
 - After `fork` the child's copy writes into the parent's files, and crashes when it is freed: it is disowned.
 - Every error is a plain `Exception` with a text: `_translated` knows the texts.
 - `ReadOptions.set_iterate_lower_bound` sets the upper bound: it is not used.
@@ -49,14 +49,11 @@ Durability = Literal["sync", "process"]
 
 _MIB = 1024 * 1024
 _FAMILY_NAMES = [family.name.lower() for family in Family]
-
 _block_cache = Cache(8 * _MIB)
-
 _RECOVERY_MODES = {
     "absolute": DBRecoveryMode.absolute_consistency,
     "tolerant": DBRecoveryMode.tolerate_corrupted_tail_records,
 }
-
 _RESTORE_HINT = "Keep the directory as it is, and restore a copy of the store beside it."
 
 
@@ -231,7 +228,7 @@ class RocksStorage(Storage):
             self._flush_families()
             Checkpoint(self._database).create_checkpoint(str(target))
         except Exception as error:
-            raise _translated(error, self._path) from error
+            raise _translated(error, self._path) from error.with_traceback(None)
 
     def _make_locks(self) -> None:
         # `close` takes all of these: it must not find anything in use by another thread.
@@ -253,7 +250,7 @@ class RocksStorage(Storage):
             self._flush_families()
         except Exception as error:
             # Nothing is lost: all of it is in the write-ahead log, and the next start replays that.
-            _logger.warning("%s was not closed cleanly: %s", self._path, error)
+            _logger.warning("%s was not closed cleanly: %s", self._path, str(error))
             return False
         return True
 
@@ -265,14 +262,15 @@ class RocksStorage(Storage):
     def _drop_native_objects(self) -> None:
         for cursor in list(self._cursors):
             cursor.drop()
-        self._handles = []
+        # In place: the frames of a latched failure know these lists.
+        self._handles.clear()
         del self._apply, self._flush_wal
         for native in (*reversed(self._families), self._database):
             # A store that failed may fail again here. It is let go all the same.
             with contextlib.suppress(Exception):
                 native.close()
-        self._families = []
-        del self._database
+        del native, self._database
+        self._families.clear()
 
     def _disown(self) -> None:
         """In a forked child: refuse everything, and never free what belongs to the parent."""
