@@ -9,7 +9,7 @@ from setuptools import Extension, setup
 # what a caller passes is checked before it gets there.
 DIRECTIVES = {
     "language_level": "3",
-    "boundscheck": False,
+    
     "wraparound": False,
     "initializedcheck": False,
     "autotestdict": False,

@@ -25,6 +25,7 @@ def main(packages: str, database: str, *families: str) -> int:
     }
     for name, mode in modes.items():
         options = Options(raw_mode=True)
+        options.create_if_missing(False)
         options.set_wal_recovery_mode(mode())
         try:
             Rdict(

@@ -169,7 +169,7 @@ class RocksStorage(Storage):
         return layout.size_bytes(self._path)
 
     def estimated_count(self, family: int) -> int:
-        """Return about how many keys the family holds; see `Storage.estimated_count`."""
+        """Return about how many keys the family holds."""
         self._check_open()
         return self._families[family].property_int_value("rocksdb.estimate-num-keys") or 0
 
@@ -262,8 +262,7 @@ class RocksStorage(Storage):
     def _drop_native_objects(self) -> None:
         for cursor in list(self._cursors):
             cursor.drop()
-        # In place: the frames of a latched failure know these lists.
-        self._handles.clear()
+        self._handles.clear()  # in place: the frames of a latched failure know this list
         del self._apply, self._flush_wal
         for native in (*reversed(self._families), self._database):
             # A store that failed may fail again here. It is let go all the same.
@@ -329,6 +328,7 @@ def _open_database(path: Path, modes: tuple[str, ...]) -> tuple[Rdict, str]:
     """Open RocksDB with the first recovery mode that works; return it and the mode."""
     for mode in modes:
         options = _database_options()
+        options.create_if_missing(False)
         options.set_wal_recovery_mode(_RECOVERY_MODES[mode]())
         try:
             return Rdict(str(path / layout.DATABASE), options, _family_options()), mode

@@ -1,0 +1,119 @@
+# The typed attributes of `_core.pyx`, where each class is explained.
+
+from libc.stdint cimport int64_t
+
+from klerk._dispatch cimport (
+    Args,
+    Block,
+    Call,
+    Check,
+    ClassPlan,
+    Command,
+    EventPlan,
+    Meta,
+    RefField,
+    StatePlan,
+    Step,
+)
+from klerk._table cimport ModelTable
+from klerk._waiting cimport ReadHold, Submission
+
+
+cdef class Outcome:
+    cdef readonly int64_t sequence
+    cdef readonly object id
+    cdef readonly list changes
+    cdef readonly list jobs
+    cdef readonly object context
+    cdef object shown_by
+
+
+cdef class InternalWork:
+    pass
+
+
+cdef class Group:
+    cdef readonly list submissions
+    cdef readonly list values
+    cdef readonly list errors
+    cdef readonly list heads
+    cdef readonly list payloads
+    cdef readonly dict changed
+    cdef readonly dict images
+    cdef readonly list index_operations
+    cdef readonly list job_puts
+    cdef readonly list notices
+    cdef readonly list unmanaged
+    cdef readonly int64_t first_sequence
+    cdef readonly int64_t bytes_count
+
+
+cdef class Processor:
+    cdef readonly ModelTable table
+    cdef readonly dict pending
+    cdef readonly dict classes
+    cdef readonly list events
+    cdef public int64_t next_id
+    cdef public int64_t next_job_id
+    cdef public int64_t sequence
+    cdef object encode
+    cdef object sha256
+    cdef object outcome_class
+    cdef object resolve_context
+    cdef object make_job
+    cdef public object reader
+    cdef public object shown_by
+    # The transaction at hand; empty between transactions.
+    cdef dict touched
+    cdef list index_operations
+    cdef list targets
+    cdef list parameters
+    cdef list jobs
+    cdef list notices
+    cdef list unmanaged
+    cdef object context
+    cdef int64_t now_us
+    cdef bint trusted
+    cdef tuple actor
+    cdef int64_t first_id
+    cdef int64_t first_job_id
+    # The context resolved last: a caller mostly uses the same one again and again.
+    cdef object context_given
+    cdef tuple context_known
+    cpdef object working(self, int64_t id)
+    cdef int begin(self, Submission submission) except -1
+    cdef int rollback(self) except -1
+    cdef object perform(self, Submission submission)
+    cdef list apply_list(self, object commands, bint authorize, int depth)
+    cdef list apply_generator(self, object generator, bint authorize, int depth)
+    cdef object apply(self, Command command, bint authorize, int depth)
+    cdef object create(self, EventPlan plan, Args a, tuple values, int depth)
+    cdef object found_target(self, EventPlan plan, object target)
+    cdef int authorize(self, EventPlan plan, Args a) except -1
+    cdef tuple checked_values(self, list checks, tuple values, object what)
+    cdef int check_reference(self, Check check, object value, list problems) except -1
+    cdef int obey(self, list rules, Args a, tuple values) except -1
+    cdef int run_block(self, ClassPlan owner, Block block, Args a, tuple values, int64_t id, int depth) except -1
+    cdef int run_effect(self, ClassPlan owner, Step step, Args a, tuple values, int64_t id, int depth) except -1
+    cdef object chosen_state(self, Block block, Args a, tuple values)
+    cdef object own_draft(self, ClassPlan owner, object draft, Call call)
+    cdef int check_draft(self, ClassPlan owner, object draft, object previous) except -1
+    cdef int put(self, ClassPlan owner, object id, object draft, object state, object previous, Args a) except -1
+    cdef int64_t next_due(self, StatePlan plan, Args a, Meta meta) except? -1
+    cdef int reindex(self, ClassPlan owner, object id, object old, object new) except -1
+    cdef int transition(
+        self, ClassPlan owner, int64_t id, object draft, object state, Args a, int depth
+    ) except -1
+    cdef int delete(self, ClassPlan owner, object id, Args a, int depth) except -1
+    cdef int check_deleted(self) except -1
+    cdef int is_referenced(self, object id, RefField field) except -1
+    cdef bytes image(self, ClassPlan owner, object model)
+    cdef object close_transaction(self, Group group, Submission submission, list ids)
+
+
+cdef class ReaderBase(ReadHold):
+    cdef readonly object context
+    cdef readonly ModelTable table
+    cdef dict verdicts
+    cdef int require_open(self) except -1
+    cdef object shown(self, object model)

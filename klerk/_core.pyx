@@ -1,0 +1,931 @@
+"""The hot path: the loop that applies events to models.
+
+Everything here runs under the interpreter lock, which changes hands only inside functions of the application.
+Between two of those a sequence of statements is atomic; publishing a group calls none of them.
+"""
+
+from copy import copy
+from inspect import isgenerator
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject_GenericSetAttr
+from libc.stdint cimport int64_t, uint8_t, uint16_t
+from libc.string cimport memcpy
+
+from klerk._dispatch cimport (
+    COMMANDS,
+    DELETE,
+    JOB,
+    REF,
+    TO,
+    TO_WHEN,
+    UNMANAGED,
+    Args,
+    Block,
+    Call,
+    Check,
+    ClassPlan,
+    Command,
+    EventPlan,
+    JobRequest,
+    Meta,
+    RefField,
+    Rule,
+    StatePlan,
+    Step,
+    Timer,
+    microseconds,
+)
+from klerk._table cimport IdSet, ModelTable
+from klerk._waiting cimport ReadHold, Submission
+
+from klerk import limits
+from klerk._dispatch import described
+from klerk.errors import (
+    ArgumentError,
+    BrokenReference,
+    Conflict,
+    Denied,
+    FunctionFailed,
+    InvalidValue,
+    KlerkError,
+    LimitExceeded,
+    NotFound,
+    Problem,
+    ReaderClosed,
+    Rejected,
+    WrongState,
+    listed,
+)
+
+
+cdef packed struct Header:
+    uint8_t format
+    uint8_t flags
+    uint16_t class_code
+    uint16_t state_code
+    uint16_t reserved
+    int64_t version
+    int64_t created_us
+    int64_t updated_us
+    int64_t entered_us
+    int64_t due_us
+    int64_t fired_us
+
+
+IMAGE_FORMAT = 1
+
+
+# --- the loop -----------------------------------------------------------------------------------------
+
+
+cdef class Outcome:
+    """What a transaction did, as the facade's `Result` is built on it.
+
+    Attributes:
+        sequence: the transaction's place in the total order; 0 for one that was not kept.
+        id: of the model that the command is about, as created or targeted; None when no model was created.
+        changes: pairs (before, after) of every changed model; None stands for "does not exist".
+        jobs: the records of the jobs it created.
+        context: the context it was handled in.
+        shown_by: ``shown_by(context, model)`` gives a model as the context's actor may see it.
+    """
+
+    def __class_getitem__(cls, _):
+        return cls
+
+    def show(self, model):
+        """Return a model as the actor of the command may see it; None stands for the one that was not changed."""
+        return self.shown_by(self.context, self.id if model is None else model)
+
+
+def _as_it_is(context, model):
+    return model
+
+
+cdef class InternalWork:
+    """A transaction that Klerk itself makes: subclasses define ``perform(processor)`` on the working state."""
+
+    def perform(self, Processor processor):
+        raise NotImplementedError
+
+
+cdef class Group:
+    """Transactions that are written, synced and published together.
+
+    Parameters:
+        submissions: what is to be processed; those that do not fit are left out by `Processor.process`.
+        first_sequence: the sequence that its first transaction gets.
+    """
+
+    def __init__(self, list submissions not None, int64_t first_sequence):
+        self.submissions = submissions
+        self.first_sequence = first_sequence
+        self.values = []
+        self.errors = []
+        self.heads = []
+        self.payloads = []
+        self.changed = {}
+        self.images = {}
+        self.index_operations = []
+        self.job_puts = []
+        self.notices = []
+        self.unmanaged = []
+
+
+cdef class Processor:
+    """Turns commands into changes of the working state, which readers do not see, one transaction at a time.
+
+    The working state is the published table overlaid by `pending`: every version not yet published, of the
+    group at hand and of groups that are being written. Publishing moves versions from one to the other.
+
+    Parameters:
+        classes: the class plans.
+        events: the event plans by the index of their event.
+        encode: model or tuple -> bytes.
+        sha256: the hash constructor.
+        outcome_class: a subclass of `Outcome`.
+        resolve_context: context -> (context with its time, microseconds, trusted, (kind, id, cause)).
+        make_job: (request, job id, args, sequence) -> (record, encoded record).
+    """
+
+    def __init__(
+        self, ModelTable table not None, list classes not None, list events not None, *, encode, sha256, outcome_class,
+        resolve_context, make_job,
+    ):
+        self.table = table
+        self.pending = {}
+        self.classes = {(<ClassPlan>plan).model_class: plan for plan in classes}
+        self.events = events
+        self.encode = encode
+        self.sha256 = sha256
+        self.outcome_class = outcome_class
+        self.resolve_context = resolve_context
+        self.make_job = make_job
+        self.next_id = 1
+        self.next_job_id = 1
+
+    cpdef object working(self, int64_t id):
+        """Return the working version of a model, or None."""
+        model = self.pending.get(id, self)
+        return self.table.get(id) if model is self else model
+
+    def process(self, Group group not None):
+        """Process a group's submissions in order; return those left over because the group got too large.
+
+        Each leaves a value or an error in the group. One that fails leaves nothing else behind.
+        """
+        cdef Submission submission
+        cdef Py_ssize_t i = 0
+        cdef list rest
+        self.context_given = None
+        for submission in group.submissions:
+            if group.bytes_count >= limits.GROUP_BYTES_MAX:
+                rest = group.submissions[i:]
+                del group.submissions[i:]
+                return rest
+            i += 1
+            value = error = None
+            try:
+                self.begin(submission)
+                value = self.perform(submission)
+                if submission.dry_run:
+                    value = self.close_transaction(None, submission, value)
+                    self.rollback()
+                else:
+                    value = self.close_transaction(group, submission, value)
+            except KlerkError as refusal:
+                self.rollback()
+                value, error = None, refusal
+            except BaseException as failure:
+                self.rollback()
+                value, error = None, FunctionFailed(f"processing failed: {type(failure).__name__}: {failure}")
+                error.__cause__ = failure
+            group.values.append(value)
+            group.errors.append(error)
+        self.touched = None
+        return []
+
+    cdef int begin(self, Submission submission) except -1:
+        self.touched = {}
+        self.index_operations = []
+        self.targets = []
+        self.parameters = []
+        self.jobs = []
+        self.notices = []
+        self.unmanaged = []
+        self.first_id = self.next_id
+        self.first_job_id = self.next_job_id
+        if submission.context is not self.context_given or self.context_given is None:
+            self.context_known = self.resolve_context(submission.context)
+            self.context_given = submission.context
+        self.context, now_us, trusted, self.actor = self.context_known
+        self.now_us = now_us
+        self.trusted = trusted
+        return 0
+
+    cdef int rollback(self) except -1:
+        """Leave the working state as it was before the transaction at hand."""
+        for index, operation in reversed(self.index_operations):
+            index.undo(operation)
+        for id, before in self.touched.items():
+            if before is None or self.table.get(id) is before:
+                self.pending.pop(id, None)
+            else:
+                self.pending[id] = before
+        self.touched = {}
+        self.next_id = self.first_id
+        self.next_job_id = self.first_job_id
+        return 0
+
+    cdef object perform(self, Submission submission):
+        """Run what was submitted; return the ids that its commands are about."""
+        work = submission.work
+        if type(work) is Command:
+            return [self.apply(work, not self.trusted, 0)]
+        if type(work) is list:
+            return self.apply_list(work, not self.trusted, 0)
+        if isinstance(work, InternalWork):
+            return [(<InternalWork>work).perform(self)]
+        return self.apply_list(Call(work).run(self.args(None), ()), not self.trusted, 0)
+
+    def args(self, Command command):
+        """Return fresh arguments for functions of the transaction at hand."""
+        cdef Args a = Args.__new__(Args)
+        a.context = self.context
+        a.now = self.context.now
+        a.read = self.reader
+        a.command = command
+        return a
+
+    cdef list apply_list(self, object commands, bint authorize, int depth):
+        """Apply what a user's function or list gave: a command, several, a generator of them, or None."""
+        cdef list ids = []
+        if commands is None:
+            return ids
+        if type(commands) is Command:
+            return [self.apply(commands, authorize, depth)]
+        if isgenerator(commands):
+            return self.apply_generator(commands, authorize, depth)
+        for command in commands:
+            if type(command) is not Command:
+                raise ArgumentError(
+                    f"expected a command, got {type(command).__name__}", hint="Call an event to make one: join(...)."
+                )
+            try:
+                ids.append(self.apply(command, authorize, depth))
+            except KlerkError as error:
+                error.add_note(f"in command {len(ids) + 1} of the list: {command}")
+                raise
+        return ids
+
+    cdef list apply_generator(self, object generator, bint authorize, int depth):
+        """Apply the commands that a generator yields, and send it the outcome of each."""
+        cdef list ids = []
+        cdef Outcome outcome = None
+        while True:
+            try:
+                command = generator.send(outcome)
+            except StopIteration:
+                return ids
+            except KlerkError:
+                raise
+            except BaseException as error:
+                name = getattr(generator, "gi_code", generator)
+                raise FunctionFailed(f"the generator {name} raised {type(error).__name__}: {error}") from error
+            if type(command) is not Command:
+                generator.close()
+                raise ArgumentError(f"the generator yielded {type(command).__name__}, expected a command")
+            try:
+                id = self.apply(command, authorize, depth)
+            except BaseException:
+                generator.close()
+                raise
+            ids.append(id)
+            outcome = self.outcome_class.__new__(self.outcome_class)
+            outcome.id = id
+            outcome.context = None
+            outcome.shown_by = _as_it_is
+            outcome.changes = [] if id is None else [(self.touched.get(id), self.working(id))]
+            outcome.jobs = []
+
+    def apply_command(self, Command command not None, bint authorize=False):
+        """Apply a command within an internal transaction; return the id it is about."""
+        return self.apply(command, authorize, 0)
+
+    cdef object apply(self, Command command, bint authorize, int depth):
+        """Apply one command to the working state; return the id of the model that it is about."""
+        cdef EventPlan plan
+        cdef Args a
+        cdef tuple values
+        cdef Block block
+        cdef Py_ssize_t at
+        plan = self.events[command.event.index] if command.event.index < len(self.events) else None
+        if plan is None or plan.event is not command.event:
+            raise ArgumentError(f"{command.event} belongs to another app")
+        if depth > limits.SECONDARY_DEPTH_MAX:
+            raise LimitExceeded(
+                f"{command.event}: secondary commands are nested deeper than {limits.SECONDARY_DEPTH_MAX}",
+                hint="Two blocks probably cause each other.",
+            )
+        at = len(self.targets)
+        if at >= limits.TRANSACTION_COMMANDS_MAX:
+            raise LimitExceeded(f"more than {limits.TRANSACTION_COMMANDS_MAX} commands in one transaction")
+        values = self.checked_values(plan.checks, command.values, command.event)
+        a = self.args(command)
+        if plan.create is None:
+            a.current = self.found_target(plan, command.target)
+        if authorize:
+            self.authorize(plan, a)
+        self.targets.append(None)
+        self.parameters.append(values)
+        if plan.create is not None:
+            self.obey(plan.rules, a, values)
+            id = self.create(plan, a, values, depth)
+        else:
+            id = command.target
+            state = (<Meta>a.current._meta).state
+            block = plan.blocks[state.index]
+            if block is None:
+                raise WrongState(
+                    f"{command.event} is not accepted in state '{state}' of {plan.owner.name} {id}",
+                    problems=[Problem(code="wrong_state", message=f"{command.event} is not possible in state '{state}'")],
+                )
+            self.obey(plan.rules, a, values)
+            self.run_block(plan.owner, block, a, values, id, depth)
+        self.targets[at] = (plan.code, 0 if id is None else id, depth)
+        return id
+
+    cdef object create(self, EventPlan plan, Args a, tuple values, int depth):
+        cdef Block block = plan.blocks[0]
+        cdef StatePlan state
+        draft = plan.create.run(a, values)
+        if draft is None:
+            id = None
+        else:
+            draft = self.own_draft(plan.owner, draft, plan.create)
+            self.check_draft(plan.owner, draft, None)
+            id = self.next_id
+            self.next_id += 1
+            self.put(plan.owner, id, draft, plan.into, None, a)
+        for step in block.effects:
+            self.run_effect(plan.owner, step, a, values, 0 if id is None else id, depth)
+        if id is not None:
+            state = plan.owner.states[plan.into.index]
+            if state.enter is not None:
+                self.run_block(plan.owner, state.enter, a, values, id, depth + 1)
+        return id
+
+    cdef object found_target(self, EventPlan plan, object target):
+        model = self.working(target) if type(target) is int and 0 < target < 2**63 else None
+        if model is None or type(model) is not plan.owner.model_class:
+            raise NotFound(f"there is no {plan.owner.name} {target!r}")
+        return model
+
+    cdef int authorize(self, EventPlan plan, Args a) except -1:
+        """Deny unless an allow rule says yes and no deny rule does."""
+        for rule in plan.allow:
+            if (<Call>rule).run(a, ()):
+                break
+        else:
+            raise Denied(f"{plan.event} is not allowed for {self.context.actor}")
+        for rule in plan.deny:
+            if (<Call>rule).run(a, ()):
+                raise Denied(f"{plan.event} is denied to {self.context.actor}")
+        return 0
+
+    cdef tuple checked_values(self, list checks, tuple values, object what):
+        """Return the values as their types want them, or raise an error with every problem found."""
+        cdef Check check
+        cdef Py_ssize_t i
+        cdef list problems = None
+        cdef bint fits = True
+        for i in range(len(checks)):
+            check = checks[i]
+            if not check.accepts(values[i]):
+                fits = False
+                break
+        if not fits:
+            problems = []
+            values = tuple(
+                [
+                    value if (<Check>check).accepts(value) else check.slow(value, check.name, problems)
+                    for check, value in zip(checks, values)
+                ]
+            )
+            if problems:
+                raise InvalidValue(f"{what}: {listed(problems)}", problems=problems)
+        for i in range(len(checks)):
+            check = checks[i]
+            if check.kind == REF or check.nested is not None:
+                if problems is None:
+                    problems = []
+                self.check_reference(check, values[i], problems)
+        if problems:
+            raise BrokenReference(f"{what}: {listed(problems)}", problems=problems)
+        return values
+
+    cdef int check_reference(self, Check check, object value, list problems) except -1:
+        """Report every reference of a value that points to no model of its class."""
+        if value is None:
+            return 0
+        for id, target in ((value, check.target),) if check.kind == REF else check.nested(value):
+            model = self.working(id) if 0 < id < 2**63 else None
+            if model is None or type(model) is not target:
+                problems.append(
+                    Problem(code="broken_reference", message=f"there is no {target.__name__} {id}", path=check.name)
+                )
+        return 0
+
+    cdef int obey(self, list rules, Args a, tuple values) except -1:
+        """Ask every rule; refuse with all that do not hold."""
+        cdef Rule rule
+        cdef list problems = None
+        for rule in rules:
+            verdict = rule.call.run(a, values)
+            if verdict is True:
+                continue
+            if verdict is None:
+                raise FunctionFailed(f"the rule {described(rule.call.function)} returned None, expected True or False")
+            if not verdict:
+                if problems is None:
+                    problems = []
+                problems.append(Problem(code=rule.code, message=rule.message, path=rule.path))
+        if problems is not None:
+            raise Rejected(listed(problems), problems=problems)
+        return 0
+
+    cdef int run_block(self, ClassPlan owner, Block block, Args a, tuple values, int64_t id, int depth) except -1:
+        """Run a block: updates, then at most one transition, then the effects, on the model in `a`."""
+        cdef Step step
+        cdef StatePlan left
+        draft = None
+        if depth > limits.SECONDARY_DEPTH_MAX:
+            raise LimitExceeded(f"{owner.name}: blocks cause each other more than {limits.SECONDARY_DEPTH_MAX} deep")
+        state = (<Meta>a.current._meta).state
+        for step in block.updates:
+            if draft is not None:
+                self.put(owner, id, draft, state, a.current, a)
+                draft = None
+            if step.holds(a, values):
+                result = step.call.run(a, values)
+                if result is not None and result is not a.current:
+                    draft = self.own_draft(owner, result, step.call)
+                    self.check_draft(owner, draft, a.current)
+        if block.moves:
+            left = owner.states[state.index]
+            # The draft becomes visible before the transition only to those who could see it there.
+            if draft is not None and (left.exit is not None or (<Step>block.moves[0]).kind == TO_WHEN
+                                      or (<Step>block.moves[0]).condition is not None):
+                self.put(owner, id, draft, state, a.current, a)
+                draft = None
+            target = self.chosen_state(block, a, values)
+            if target is not None:
+                self.transition(owner, id, draft, target, a, depth)
+                draft = None
+        if draft is not None:
+            self.put(owner, id, draft, state, a.current, a)
+        for step in block.effects:
+            self.run_effect(owner, step, a, values, id, depth)
+        return 0
+
+    cdef int run_effect(self, ClassPlan owner, Step step, Args a, tuple values, int64_t id, int depth) except -1:
+        if not step.holds(a, values):
+            return 0
+        if step.kind == COMMANDS:
+            self.apply_list(step.call.run(a, values), False, depth + 1)
+        elif step.kind == JOB:
+            if step.call is None:
+                self.add_jobs(JobRequest(step.value, (id,)), a)
+            else:
+                self.add_jobs(step.call.run(a, values), a)
+        elif step.kind == UNMANAGED:
+            snapshot = self.args(a.command)
+            (<Args>snapshot).current = a.current
+            self.unmanaged.append((step.call.function, snapshot))
+        elif step.kind == DELETE:
+            self.delete(owner, id, a, depth)
+        return 0
+
+    cdef object chosen_state(self, Block block, Args a, tuple values):
+        """Return the state that the block's transition leads to, or None."""
+        cdef Step step
+        for step in block.moves:
+            if not step.holds(a, values):
+                continue
+            if step.kind == TO:
+                return step.value
+            choices, otherwise = step.value
+            for condition, state in choices:
+                if (<Call>condition).run(a, values):
+                    return state
+            if otherwise is not None:
+                return otherwise
+        return None
+
+    cdef object own_draft(self, ClassPlan owner, object draft, Call call):
+        """Return what a function made as a draft that only this transaction holds."""
+        if type(draft) is not owner.model_class:
+            raise FunctionFailed(
+                f"{described(call.function)} returned {type(draft).__name__}, expected {owner.name} or None"
+            )
+        return draft if draft._meta is None else copy(draft)
+
+    cdef int check_draft(self, ClassPlan owner, object draft, object previous) except -1:
+        """Check the fields that changed, their references, and the rules of the class."""
+        cdef Check check
+        cdef list problems = []
+        cdef bint broken = False
+        for check in owner.checks:
+            value = getattr(draft, check.name)
+            if previous is not None and value is getattr(previous, check.name):
+                continue
+            if not check.accepts(value):
+                value = check.slow(value, check.name, problems)
+                if problems:
+                    continue
+                PyObject_GenericSetAttr(draft, check.name, value)
+            if check.kind == REF or check.nested is not None:
+                before = len(problems)
+                self.check_reference(check, value, problems)
+                broken = broken or len(problems) > before
+        if problems:
+            kind = BrokenReference if broken else InvalidValue
+            raise kind(f"{owner.name}: {listed(problems)}", problems=problems)
+        for rule in owner.rules:
+            if not (<Rule>rule).call.run(draft, ()):
+                problems.append(Problem(code=rule.code, message=rule.message, path=rule.path))
+        if problems:
+            raise Rejected(listed(problems), problems=problems)
+        return 0
+
+    cdef int put(self, ClassPlan owner, object id, object draft, object state, object previous, Args a) except -1:
+        """Make a draft the working version of its model."""
+        cdef Meta meta = Meta.__new__(Meta)
+        cdef Meta old
+        cdef StatePlan plan = owner.states[state.index]
+        meta.id = id
+        meta.state = state
+        meta.updated_us = self.now_us
+        if previous is None:
+            meta.version = 1
+            meta.created_us = meta.entered_us = self.now_us
+        else:
+            old = previous._meta
+            meta.version = old.version if id in self.touched else old.version + 1
+            meta.created_us = old.created_us
+            if old.state is state:
+                meta.entered_us = old.entered_us
+                meta.fired_us = old.fired_us
+            else:
+                meta.entered_us = self.now_us
+        PyObject_GenericSetAttr(draft, "_meta", meta)
+        a.current = draft
+        if plan.timers:
+            meta.due_us = self.next_due(plan, a, meta)
+        if owner.indexes:
+            self.reindex(owner, id, previous, draft)
+        if id not in self.touched:
+            self.touched[id] = previous
+        self.pending[id] = draft
+        return 0
+
+    cdef int64_t next_due(self, StatePlan plan, Args a, Meta meta) except? -1:
+        """Return when the next timer of a state that has not fired is due, or 0."""
+        cdef int64_t due, first = 0
+        cdef Timer timer
+        for timer in plan.timers:
+            if timer.due is None:
+                due = meta.entered_us + timer.delay_us
+            else:
+                moment = timer.due.run(a, ())
+                if moment is None:
+                    continue
+                due = microseconds(moment)
+            if due > meta.fired_us and (first == 0 or due < first):
+                first = due
+        return first
+
+    cdef int reindex(self, ClassPlan owner, object id, object old, object new) except -1:
+        for index in owner.indexes:
+            operation = index.change(id, old, new)
+            if operation is not None:
+                self.index_operations.append((index, operation))
+        return 0
+
+    cdef int transition(
+        self, ClassPlan owner, int64_t id, object draft, object state, Args a, int depth
+    ) except -1:
+        """Leave the model's state, enter another, and run the blocks of both."""
+        cdef StatePlan plan = owner.states[(<Meta>a.current._meta).state.index]
+        if plan.exit is not None:
+            self.run_block(owner, plan.exit, a, (), id, depth + 1)
+        if draft is None:
+            draft = copy(a.current)
+        self.put(owner, id, draft, state, a.current, a)
+        plan = owner.states[state.index]
+        if plan.enter is not None:
+            self.run_block(owner, plan.enter, a, (), id, depth + 1)
+        return 0
+
+    cdef int delete(self, ClassPlan owner, object id, Args a, int depth) except -1:
+        cdef StatePlan plan = owner.states[(<Meta>a.current._meta).state.index]
+        if plan.exit is not None:
+            self.run_block(owner, plan.exit, a, (), id, depth + 1)
+        if owner.indexes:
+            self.reindex(owner, id, a.current, None)
+        if id not in self.touched:
+            self.touched[id] = a.current
+        self.pending[id] = None
+        return 0
+
+    def add_jobs(self, requests, Args a not None):
+        """Create the jobs that a function asked for (one request, several, or None) and return their records."""
+        cdef Py_ssize_t before = len(self.jobs)
+        if requests is None:
+            return []
+        if type(requests) is JobRequest:
+            requests = (requests,)
+        for request in requests:
+            if type(request) is not JobRequest:
+                raise ArgumentError(
+                    f"expected a job request, got {type(request).__name__}", hint="Call the job to make one: remind(ref)."
+                )
+            if len(self.jobs) >= limits.TRANSACTION_JOBS_MAX:
+                raise LimitExceeded(f"more than {limits.TRANSACTION_JOBS_MAX} jobs in one transaction")
+            request = self.checked_request(request)
+            record, encoded = self.make_job(request, self.next_job_id, a, self.sequence + 1)
+            self.put_job(record, encoded)
+            self.jobs.append(record)
+            self.next_job_id += 1
+        return self.jobs[before:]
+
+    def checked_request(self, JobRequest request not None):
+        """Return the request with its arguments checked as an event's are."""
+        values = self.checked_values(request.job.checks, request.values, request.job)
+        return request if values is request.values else JobRequest(request.job, values, request.run_at)
+
+    def put_job(self, record, bytes encoded not None):
+        """Write a job's record with the transaction at hand, and tell the job manager once it is durable."""
+        self.notices.append((record, encoded))
+
+    def put_fired(self, ClassPlan owner not None, id, int64_t fired_us):
+        """Note that the timers of a model have fired up to a moment, and find the next one."""
+        cdef Meta meta
+        model = self.working(id)
+        draft = copy(model)
+        a = self.args(None)
+        self.put(owner, id, draft, (<Meta>model._meta).state, model, a)
+        meta = draft._meta
+        meta.fired_us = fired_us
+        meta.due_us = self.next_due(owner.states[meta.state.index], a, meta)
+
+    def fire(self, ClassPlan owner not None, int64_t id, int64_t due_us):
+        """Run the timers of a model that are due; False when they are no longer."""
+        cdef Timer timer
+        cdef Meta meta
+        cdef Args a = self.args(None)
+        cdef int64_t due
+        model = self.working(id)
+        if model is None:
+            return False
+        meta = model._meta
+        if meta.due_us != due_us:
+            return False
+        a.current = model
+        fired = []
+        for timer in (<StatePlan>owner.states[meta.state.index]).timers:
+            if timer.due is None:
+                due = meta.entered_us + timer.delay_us
+            else:
+                moment = timer.due.run(a, ())
+                due = 0 if moment is None else microseconds(moment)
+            if meta.fired_us < due <= due_us:
+                fired.append(timer)
+        self.put_fired(owner, id, due_us)
+        a.current = self.working(id)
+        self.targets.append((0, id, 0))
+        self.parameters.append(())
+        for timer in fired:
+            if a.current is None or (<Meta>a.current._meta).state is not meta.state:
+                break
+            self.run_block(owner, timer.block, a, (), id, 0)
+        return True
+
+    cdef int check_deleted(self) except -1:
+        """Refuse to delete what is still referred to when the transaction ends."""
+        cdef ClassPlan owner
+        for id, before in self.touched.items():
+            if before is None or self.pending[id] is not None:
+                continue
+            owner = self.classes[type(before)]
+            for field in owner.referenced_by:
+                if self.is_referenced(id, field):
+                    raise Conflict(
+                        f"{owner.name} {id} cannot be deleted: a {field.model_class.__name__} refers to it"
+                        f" in '{field.check.name}'",
+                        hint="Delete or change whatever refers to it, in the same transaction or before.",
+                    )
+        return 0
+
+    cdef int is_referenced(self, object id, RefField field) except -1:
+        cdef IdSet ids = field.referrers.get(id)
+        if ids is not None:
+            for referrer in ids:
+                model = self.working(referrer)
+                if model is not None and id in field.targets(model):
+                    return 1
+        for model in self.pending.values():
+            if type(model) is field.model_class and id in field.targets(model):
+                return 1
+        return 0
+
+    cdef bytes image(self, ClassPlan owner, object model):
+        """Return a model as it is stored: a fixed header, then its fields as MessagePack."""
+        cdef Header header
+        cdef Meta meta = model._meta
+        cdef bytes fields = self.encode(model)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(fields)
+        cdef bytes image
+        if size > limits.RECORD_BYTES_MAX:
+            raise LimitExceeded(f"{owner.name} {meta.id} takes {size} bytes, more than {limits.RECORD_BYTES_MAX}")
+        header.format = IMAGE_FORMAT
+        header.flags = 0
+        header.class_code = owner.code
+        header.state_code = (<StatePlan>owner.states[meta.state.index]).code
+        header.reserved = 0
+        header.version = meta.version
+        header.created_us = meta.created_us
+        header.updated_us = meta.updated_us
+        header.entered_us = meta.entered_us
+        header.due_us = meta.due_us
+        header.fired_us = meta.fired_us
+        image = PyBytes_FromStringAndSize(NULL, sizeof(Header) + size)
+        memcpy(PyBytes_AS_STRING(image), &header, sizeof(Header))
+        memcpy(PyBytes_AS_STRING(image) + sizeof(Header), PyBytes_AS_STRING(fields), size)
+        return image
+
+    cdef object close_transaction(self, Group group, Submission submission, list ids):
+        """Turn what the transaction did into its log record and images; nothing can fail after the first line
+        that changes the group. Without a group (a dry run) nothing is kept."""
+        cdef list changes = [], images = [], deleted = []
+        cdef Outcome outcome
+        self.check_deleted()
+        for id, before in self.touched.items():
+            after = self.pending[id]
+            if before is None and after is None:
+                continue
+            changes.append((before, after))
+            if after is None:
+                deleted.append(id)
+            else:
+                images.append((id, self.image(self.classes[type(after)], after)))
+        encoded_jobs = [(record.id, encoded) for record, encoded in self.notices]
+        payload = self.encode((self.parameters, images, deleted, encoded_jobs))
+        value = self.results(submission, ids, changes, 0 if group is None else self.sequence + 1)
+        if group is None:
+            return value
+        digest = self.sha256(payload).digest()
+        self.sequence += 1
+        group.heads.append((self.sequence, self.now_us, self.actor, self.targets, digest))
+        group.payloads.append(payload)
+        group.bytes_count += len(payload) * 2
+        for id, image in images:
+            group.changed[id] = self.pending[id]
+            group.images[id] = image
+        for id in deleted:
+            group.changed[id] = None
+            group.images[id] = None
+        group.index_operations.extend(self.index_operations)
+        group.notices.extend(self.notices)
+        group.unmanaged.extend(self.unmanaged)
+        for id, before in self.touched.items():
+            if before is None and self.pending[id] is None:
+                del self.pending[id]
+        return value
+
+    def results(self, Submission submission not None, list ids not None, list changes, int64_t sequence):
+        """Return the outcome of a single command, or a list with one for each command of a list."""
+        cdef Outcome outcome
+        cdef list outcomes = []
+        if isinstance(submission.work, InternalWork):
+            return ids[0]
+        for id in ids:
+            outcome = self.outcome_class.__new__(self.outcome_class)
+            outcome.sequence = sequence
+            outcome.id = id
+            outcome.changes = changes
+            outcome.jobs = self.jobs
+            outcome.context = self.context
+            outcome.shown_by = self.shown_by
+            outcomes.append(outcome)
+        return outcomes[0] if type(submission.work) is Command else outcomes
+
+    def publish(self, Group group not None):
+        """Make a durable group visible. Called with the write lock held; runs no function of the application."""
+        for id, model in group.changed.items():
+            old = self.table.get(id)
+            if old is not None or model is not None:
+                (<ClassPlan>self.classes[type(model if old is None else old)]).publish(id, old, model)
+            if model is None:
+                self.table.remove(id)
+            else:
+                self.table.put(id, model)
+            if self.pending.get(id, self) is model:
+                del self.pending[id]
+        for index, operation in group.index_operations:
+            index.publish(operation)
+
+    def load(self, ClassPlan owner not None, int64_t id, bytes stored not None):
+        """Put one stored model into the published table and return it, its indexes aside."""
+        cdef Header header
+        cdef Meta meta
+        if PyBytes_GET_SIZE(stored) < <Py_ssize_t>sizeof(Header):
+            raise ValueError("it is too short")
+        memcpy(&header, PyBytes_AS_STRING(stored), sizeof(Header))
+        if header.format != IMAGE_FORMAT:
+            raise ValueError(f"it has format {header.format}, expected {IMAGE_FORMAT}")
+        model = owner.decode(
+            PyBytes_FromStringAndSize(
+                PyBytes_AS_STRING(stored) + sizeof(Header), PyBytes_GET_SIZE(stored) - <Py_ssize_t>sizeof(Header)
+            )
+        )
+        meta = Meta.__new__(Meta)
+        meta.id = id
+        meta.state = owner.state_of_code(header.state_code)
+        meta.version = header.version
+        meta.created_us = header.created_us
+        meta.updated_us = header.updated_us
+        meta.entered_us = header.entered_us
+        meta.due_us = header.due_us
+        meta.fired_us = header.fired_us
+        PyObject_GenericSetAttr(model, "_meta", meta)
+        self.table.put(id, model)
+        owner.publish(id, None, model)
+        return model
+
+
+def class_code_of(bytes stored not None):
+    """Return the class code in the header of a stored model."""
+    cdef Header header
+    if PyBytes_GET_SIZE(stored) < <Py_ssize_t>sizeof(Header):
+        raise ValueError("it is too short")
+    memcpy(&header, PyBytes_AS_STRING(stored), sizeof(Header))
+    return header.class_code
+
+
+# --- reading ------------------------------------------------------------------------------------------
+
+
+cdef class ReaderBase(ReadHold):
+    """Reads under the lock: the lookup by reference, and what the last authorization said.
+
+    Subclasses define ``show(model)``, which decides about a model, and note in `verdicts` the classes whose
+    models may be shown just as they are.
+    """
+
+    def __init__(self, lock, context, ModelTable table not None):
+        ReadHold.__init__(self, lock)
+        self.context = context
+        self.table = table
+        self.verdicts = {}
+
+    def get(self, ref):
+        """Return the model that a reference points to.
+
+        Raises:
+            NotFound: there is none.
+            Denied: it may not be read.
+        """
+        self.require_open()
+        model = self.table.get(ref)
+        if model is None:
+            raise NotFound(f"there is no model {ref!r}")
+        return self.shown(model)
+
+    cdef int require_open(self) except -1:
+        if not self.held:
+            raise ReaderClosed("this reader holds no lock", hint="Read inside: with k.read(context) as r: ...")
+        return 0
+
+    cdef object shown(self, object model):
+        if self.verdicts.get(type(model)) is True:
+            return model
+        return self.show(model)
+
+    def require_held(self):
+        """Raise `ReaderClosed` unless the lock is held."""
+        self.require_open()
+
+    def verdict(self, model_class):
+        """Return what holds for every model of a class; None when it has to be asked for each."""
+        return self.verdicts.get(model_class)
+
+    def allow(self, model_class, verdict):
+        """Note what holds for every model of a class, as long as this reader holds the lock."""
+        self.verdicts[model_class] = verdict
+
+    def models(self, ids):
+        """Return the models with these ids, as they may be shown."""
+        self.require_open()
+        return [self.shown(self.table.get(id)) for id in ids]

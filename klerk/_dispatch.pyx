@@ -1,0 +1,496 @@
+"""What a design is compiled to: values and their checks, commands, and the flat dispatch table of blocks."""
+
+from datetime import datetime, timedelta, timezone
+
+from cpython.datetime cimport import_datetime, datetime_tzinfo
+from libc.math cimport isfinite
+from libc.stdint cimport int64_t
+
+from klerk._table cimport IdSet
+
+from klerk.errors import ArgumentError, Conflict, Denied, FunctionFailed, NotFound, Rejected
+
+import_datetime()
+
+cdef object UTC = timezone.utc
+cdef object EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+cdef object MICROSECOND = timedelta(microseconds=1)
+
+
+cpdef int64_t microseconds(object moment) except? -1:
+    """Return an aware datetime as microseconds since 1970 UTC."""
+    return (moment - EPOCH) // MICROSECOND
+
+
+cpdef object moment_of(int64_t us):
+    """Return microseconds since 1970 as an aware datetime in UTC; 0, which marks "never", as None."""
+    return None if us == 0 else EPOCH + timedelta(microseconds=us)
+
+
+# --- models, values and what is asked of them ---------------------------------------------------------
+
+
+cdef class Meta:
+    """What Klerk knows about one version of a model.
+
+    Attributes:
+        id: the model's reference, unique in the whole store.
+        state: the state it is in.
+        version: 1 when created, one more for each transaction that changed it.
+        created_us, updated_us, entered_us: when it was created, last changed, and came into its state, in
+            microseconds since 1970 UTC; `created_at`, `updated_at` and `entered_at` as datetimes.
+        due_us: when its next timer is due; 0 when none is.
+        fired_us: up to when its timers in this state have fired.
+    """
+
+    def __class_getitem__(cls, _):
+        return cls
+
+    @property
+    def created_at(self):
+        return moment_of(self.created_us)
+
+    @property
+    def updated_at(self):
+        return moment_of(self.updated_us)
+
+    @property
+    def entered_at(self):
+        return moment_of(self.entered_us)
+
+    @property
+    def due_at(self):
+        return moment_of(self.due_us)
+
+    def __eq__(self, other):
+        cdef Meta a, b
+        if type(other) is not Meta:
+            return NotImplemented
+        a, b = self, other
+        return (
+            a.id == b.id and a.version == b.version and a.state == b.state and a.created_us == b.created_us
+            and a.updated_us == b.updated_us and a.entered_us == b.entered_us and a.due_us == b.due_us
+            and a.fired_us == b.fired_us
+        )
+
+    def __hash__(self):
+        return hash((self.id, self.version))
+
+    def __repr__(self):
+        return f"Meta(id={self.id}, state={self.state}, version={self.version})"
+
+
+class MetaField:
+    """The descriptor behind ``model.meta``: a draft, which is not stored yet, says so."""
+
+    def __get__(self, model, owner=None):
+        if model is None:
+            return self
+        meta = model._meta
+        if meta is None:
+            raise AttributeError(
+                f"this {type(model).__name__} is a draft: it has no id and no state until its command committed"
+            )
+        return meta
+
+
+KINDS = {
+    "slow": SLOW, "text": TEXT, "int": INT, "float": FLOAT, "bytes": BYTES, "exact": EXACT,
+    "datetime": DATETIME, "ref": REF,
+}
+
+
+cdef class Check:
+    """Whether a value fits its declared type, decided without a call in the common cases.
+
+    Parameters:
+        name: of the field or parameter.
+        kind: one of `KINDS`; "slow" leaves every decision to `slow`.
+        low, high: bounds of an int or float, or of a length.
+        exact: the type that a value of kind "exact" must have.
+        slow: ``slow(value, path, problems) -> value`` converts what can be converted and reports the rest.
+        target: the model class that a reference of kind "ref" points to.
+        nullable: None is accepted.
+        nested: ``nested(value) -> iterable of (id, model class)`` for references inside a value, or None.
+    """
+
+    def __init__(
+        self, str name, str kind, *, slow, low=None, high=None, exact=None, target=None, nullable=False,
+        nested=None,
+    ):
+        self.name = name
+        self.kind = KINDS[kind]
+        self.nullable = nullable
+        self.exact = exact
+        self.slow = slow
+        self.target = target
+        self.nested = nested
+        if self.kind == FLOAT:
+            self.low_float = float("-inf") if low is None else low
+            self.high_float = float("inf") if high is None else high
+        elif self.kind in (TEXT, INT, BYTES):
+            self.low = low
+            self.high = high
+
+    cdef bint accepts(self, object value) except -1:
+        cdef int64_t number
+        if value is None:
+            return self.nullable
+        if self.kind == TEXT:
+            return type(value) is str and self.low <= len(<str>value) <= self.high
+        if self.kind == INT:
+            if type(value) is not int:
+                return False
+            try:
+                number = value
+            except OverflowError:
+                return False
+            return self.low <= number <= self.high
+        if self.kind == REF:
+            return type(value) is int
+        if self.kind == DATETIME:
+            return type(value) is datetime and datetime_tzinfo(value) is UTC
+        if self.kind == EXACT:
+            return type(value) is self.exact
+        if self.kind == FLOAT:
+            return type(value) is float and isfinite(value) and self.low_float <= value <= self.high_float
+        if self.kind == BYTES:
+            return type(value) is bytes and self.low <= len(<bytes>value) <= self.high
+        return False
+
+
+cdef class RefField:
+    """A field that refers to models: who refers to whom, kept as the models change.
+
+    Parameters:
+        position: of the field's check in its class.
+        model_class: the class that has the field.
+    """
+
+    def __init__(self, Check check not None, model_class):
+        self.check = check
+        self.model_class = model_class
+        self.referrers = {}
+
+    cdef list targets(self, object model):
+        """Return the ids that the field of this model refers to."""
+        value = getattr(model, self.check.name)
+        if value is None:
+            return []
+        if self.check.kind == REF:
+            return [value]
+        return [id for id, _ in self.check.nested(value)]
+
+    cdef int publish(self, object id, object old, object new) except -1:
+        cdef IdSet ids
+        before = None if old is None else getattr(old, self.check.name)
+        after = None if new is None else getattr(new, self.check.name)
+        if before is after or before == after:
+            return 0
+        if old is not None:
+            for target in self.targets(old):
+                ids = self.referrers.get(target)
+                if ids is not None and ids.discard(id) and ids.count == 0:
+                    del self.referrers[target]
+        if new is not None:
+            for target in self.targets(new):
+                ids = self.referrers.get(target)
+                if ids is None:
+                    ids = self.referrers[target] = IdSet()
+                ids.add(id)
+        return 0
+
+
+# --- commands and what functions of the application receive -------------------------------------------
+
+
+cdef class EventBase:
+    """What calling an event does: bind the arguments into an inert command.
+
+    Attributes:
+        index: the event's place in the dispatch table of its app.
+        creates: it takes no target.
+        arity: how many parameters it has.
+        signature_of: called with (args, kwargs) when the call is not plainly positional; returns the values.
+    """
+
+    def __call__(self, *args, **kwargs):
+        cdef Command command = Command.__new__(Command)
+        command.event = self
+        if self.creates:
+            command.target = None
+            values = args
+        else:
+            if not args:
+                raise ArgumentError(f"{self} needs the model it happens to as its first argument")
+            command.target = args[0]
+            values = args[1:]
+        if kwargs or len(values) != self.arity:
+            values = self.signature_of(values, kwargs)
+        command.values = <tuple>values
+        return command
+
+
+cdef class Command:
+    """A request that an event happen to a target. Inert until it is handled."""
+
+    def __class_getitem__(cls, _):
+        return cls
+
+    @property
+    def parameters(self):
+        """The arguments by name."""
+        return dict(zip(self.event.names, self.values))
+
+    def __repr__(self):
+        return f"<command {self.event} on {'a new model' if self.target is None else self.target}>"
+
+
+cdef class JobRequest:
+    """A request that a job be run. Inert until a command or the job manager schedules it.
+
+    Parameters:
+        job: the declared job.
+        values: its arguments, in order.
+        run_at: not before; None: at once.
+    """
+
+    def __init__(self, job, tuple values not None, run_at=None):
+        self.job = job
+        self.values = values
+        self.run_at = run_at
+
+    def at(self, moment):
+        """Return the same request, to be run no sooner than `moment` (an aware datetime)."""
+        return JobRequest(self.job, self.values, moment)
+
+    def __repr__(self):
+        return f"<request for job {self.job}>"
+
+
+cdef class Args:
+    """What every function of the application receives first.
+
+    Attributes:
+        context: on whose behalf, and when; with the fields of the app's own context class.
+        now: the context's time.
+        model: the model that it is about, as this transaction has left it; None while one is created.
+        read: reads the working state, the transaction's own changes included.
+        command: the command at hand; `parameters` are its arguments by name.
+        field: in a rule about fields, the name of the field.
+    """
+
+    def __class_getitem__(cls, _):
+        return cls
+
+    @property
+    def model(self):
+        self.touched = True
+        return self.current
+
+    @property
+    def field(self):
+        self.touched_field = True
+        return self.field_name
+
+    @property
+    def parameters(self):
+        return {} if self.command is None else self.command.parameters
+
+    def __repr__(self):
+        return f"<args of {self.command}>"
+
+
+def new_args(context, now, read, model=None):
+    """Return the arguments for a rule that is asked outside of a command."""
+    cdef Args a = Args.__new__(Args)
+    a.context = context
+    a.now = now
+    a.read = read
+    a.current = model
+    return a
+
+
+def ask(rules, Args a not None, field=None):
+    """Ask rules one after the other until one says yes.
+
+    A rule is a pure function. One that never looked at the model cannot depend on it: its answer is the same
+    for all models as long as the state it reads does not change. The same goes for the field.
+
+    Returns:
+        (whether one said yes, whether any looked at the model, whether any looked at the field)
+    """
+    a.touched = a.touched_field = False
+    a.field_name = field
+    for rule in rules:
+        if (<Call>rule).run(a, ()):
+            return True, a.touched, a.touched_field
+    return False, a.touched, a.touched_field
+
+
+cdef class Call:
+    """A function of the application and the way it takes its arguments.
+
+    Parameters:
+        function: called with the `Args` first.
+        mode: 0 the args alone, 1 all parameters in order, 2 the parameters at `names` (positions), 3 all as keywords.
+        names: positions for mode 2, names for mode 3.
+    """
+
+    def __init__(self, function, int mode=0, tuple names=()):
+        self.function = function
+        self.mode = mode
+        self.names = names
+
+    cdef object run(self, Args a, tuple values):
+        try:
+            if self.mode == ALONE:
+                return self.function(a)
+            if self.mode == POSITIONAL:
+                return self.function(a, *values)
+            if self.mode == CHOSEN:
+                return self.function(a, *[values[i] for i in self.names])
+            return self.function(a, **dict(zip(self.names, values)))
+        except (Rejected, Denied, NotFound, Conflict):
+            raise
+        except BaseException as error:
+            raise FunctionFailed(f"{described(self.function)} raised {type(error).__name__}: {error}") from error
+
+
+def described(function):
+    """Return a function's name and place, for messages."""
+    code = getattr(function, "__code__", None)
+    name = getattr(function, "__qualname__", repr(function))
+    return f"{name} ({code.co_filename}:{code.co_firstlineno})" if code is not None else name
+
+
+# --- the dispatch table -------------------------------------------------------------------------------
+
+
+cdef class Rule:
+    """A condition of an event or class, with what people are told when it does not hold."""
+
+    def __init__(self, Call call not None, str code, str message, str path=""):
+        self.call = call
+        self.code = code
+        self.message = message
+        self.path = path
+
+
+cdef class Step:
+    """One executable of a block.
+
+    Parameters:
+        kind: 0 update, 1 to, 2 to_when, 3 commands, 4 job, 5 unmanaged job, 6 delete.
+        call: the function, when the kind has one.
+        condition: run only when it says so.
+        value: the state for `to`; ``([(condition, state), ...], otherwise)`` for `to_when`; the job for `job`.
+    """
+
+    def __init__(self, int kind, Call call=None, Call condition=None, value=None):
+        self.kind = kind
+        self.call = call
+        self.condition = condition
+        self.value = value
+
+    cdef bint holds(self, Args a, tuple values) except -1:
+        return self.condition is None or bool(self.condition.run(a, values))
+
+
+cdef class Block:
+    """What happens on one occasion: updates first, then at most one transition, then the effects."""
+
+    def __init__(self, steps):
+        self.updates = [step for step in steps if step.kind == UPDATE]
+        self.moves = [step for step in steps if step.kind in (TO, TO_WHEN)]
+        self.effects = sorted(
+            [step for step in steps if step.kind > TO_WHEN], key=lambda step: step.kind
+        )
+
+
+cdef class Timer:
+    """A block that runs when a moment (`due`, a function) or a time in the state (`delay_us`) has come."""
+
+    def __init__(self, Block block not None, Call due=None, int64_t delay_us=0):
+        self.block = block
+        self.due = due
+        self.delay_us = delay_us
+
+
+cdef class StatePlan:
+    """One state of a class in the dispatch table, and the published models in it."""
+
+    def __init__(self, state, int code, Block enter, Block exit, list timers not None):
+        self.state = state
+        self.code = code
+        self.enter = enter
+        self.exit = exit
+        self.timers = timers
+        self.ids = IdSet()
+
+
+cdef class ClassPlan:
+    """One model class in the dispatch table, and the published models of it."""
+
+    def __init__(self, model_class, str name, int code, *, list checks, list states, list indexes, list rules, decode):
+        self.model_class = model_class
+        self.name = name
+        self.code = code
+        self.checks = checks
+        self.states = states
+        self.indexes = indexes
+        self.rules = rules
+        self.decode = decode
+        self.ids = IdSet()
+        self.references = [
+            RefField(check, model_class)
+            for check in checks if (<Check>check).kind == REF or (<Check>check).nested is not None
+        ]
+        self.referenced_by = []
+
+    def state_of_code(self, int code):
+        """Return the state that a stored code means."""
+        cdef StatePlan plan
+        for plan in self.states:
+            if plan.code == code:
+                return plan.state
+        raise ValueError(f"{self.name} has no state with code {code}")
+
+    cdef int publish(self, object id, object old, object new) except -1:
+        """Bring the sets of ids and references from the old version of a model to the new one."""
+        cdef StatePlan state
+        old_state = None if old is None else (<Meta>old._meta).state
+        new_state = None if new is None else (<Meta>new._meta).state
+        if old_state is not new_state:
+            if old is None:
+                self.ids.add(id)
+            else:
+                state = self.states[old_state.index]
+                state.ids.discard(id)
+            if new is None:
+                self.ids.discard(id)
+            else:
+                state = self.states[new_state.index]
+                state.ids.add(id)
+        for field in self.references:
+            (<RefField>field).publish(id, old, new)
+        return 0
+
+
+cdef class EventPlan:
+    """One event in the dispatch table: checks, rules, and a block for every state that accepts it."""
+
+    def __init__(
+        self, EventBase event not None, ClassPlan owner not None, int code, *, list checks, tuple allow, tuple deny,
+        list rules, list blocks, Call create, into,
+    ):
+        self.event = event
+        self.owner = owner
+        self.code = code
+        self.checks = checks
+        self.allow = allow
+        self.deny = deny
+        self.rules = rules
+        self.blocks = blocks
+        self.create = create
+        self.into = into

@@ -1,0 +1,72 @@
+# The typed attributes of `_waiting.pyx`, where each class is explained.
+
+from cpython.pythread cimport PyThread_type_lock
+
+
+cdef class Gate:
+    cdef PyThread_type_lock lock
+    cdef bint is_open
+    cdef void open(self) noexcept
+    cdef bint wait(self, double timeout_s) except -1
+
+
+cdef class ReadHold:
+    cdef ReadWriteLock lock
+    cdef object thread
+    cdef object task
+    cdef bint held
+
+
+cdef class Waiter:
+    cdef ReadHold hold
+    cdef bint granted
+    cdef Gate gate
+    cdef object loop
+    cdef object future
+    cdef int wake(self) except -1
+
+
+cdef class ReadWriteLock:
+    cdef readonly int readers
+    cdef readonly bint writing
+    cdef object waiting
+    cdef dict threads
+    cdef dict tasks
+    cdef bint must_wait(self, ReadHold hold, bint blocking) except -1
+    cdef int grant_read(self, ReadHold hold) except -1
+    cdef int release_read(self, ReadHold hold) except -1
+    cdef int pass_on(self) except -1
+
+
+cdef class Submission:
+    cdef readonly object work
+    cdef readonly object context
+    cdef readonly bint dry_run
+    cdef object value
+    cdef object error
+    cdef bint is_done
+    cdef Gate gate
+    cdef list callbacks
+    cdef object loop
+    cdef object waiter
+    cdef int settle(self, object value, object error, dict loops) except -1
+    cdef object outcome(self)
+
+
+cdef class Blocked:
+    cdef Submission submission
+    cdef Gate gate
+    cdef object loop
+    cdef object future
+    cdef bint admitted
+
+
+cdef class CommandQueue:
+    cdef list submissions
+    cdef object blocked
+    cdef Gate sleeper
+    cdef readonly Py_ssize_t length_max
+    cdef readonly bint closed
+    cdef bint has_room(self)
+    cdef int append(self, Submission submission) except -1
+    cdef int admit(self) except -1

@@ -1,0 +1,567 @@
+"""Where threads and tasks wait: the read-write lock, the commit queue and what a submitter holds meanwhile.
+
+Everything here runs under the interpreter lock and gives it up only in `Gate.wait`. Between two such points a
+sequence of statements is atomic, which is what makes every counter below safe without further locks.
+"""
+
+from asyncio import current_task
+from asyncio.events import _get_running_loop
+from collections import deque
+import logging
+
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.pythread cimport (
+    NOWAIT_LOCK,
+    PyThread_acquire_lock,
+    PyThread_allocate_lock,
+    PyThread_free_lock,
+    PyThread_get_thread_ident,
+    PyThread_release_lock,
+    PyThread_type_lock,
+)
+
+from klerk.errors import Closed, QueueFull
+
+cdef extern from "pythread.h":
+    int PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int intr) nogil
+
+cdef object LOG = logging.getLogger("klerk")
+
+
+# --- waiting ------------------------------------------------------------------------------------------
+
+
+cdef class Gate:
+    """Something that one thread waits for and another opens, once."""
+
+    def __cinit__(self):
+        self.lock = PyThread_allocate_lock()
+        if self.lock is NULL:
+            raise MemoryError()
+        PyThread_acquire_lock(self.lock, NOWAIT_LOCK)
+
+    def __dealloc__(self):
+        if self.lock is not NULL:
+            if not self.is_open:
+                PyThread_release_lock(self.lock)
+            PyThread_free_lock(self.lock)
+
+    cdef void open(self) noexcept:
+        if not self.is_open:
+            self.is_open = True
+            PyThread_release_lock(self.lock)
+
+    cdef bint wait(self, double timeout_s) except -1:
+        """Wait until open, at most `timeout_s` seconds (negative: for ever). Signals are handled meanwhile."""
+        cdef long long left_us = -1 if timeout_s < 0 else <long long>(timeout_s * 1e6)
+        cdef int status
+        while not self.is_open:
+            with nogil:
+                status = PyThread_acquire_lock_timed(self.lock, left_us, 1)
+            if status == 1:
+                PyThread_release_lock(self.lock)
+                return True
+            if status == 0:
+                return self.is_open
+            PyErr_CheckSignals()
+        return True
+
+
+cdef object running_task():
+    """Return the asyncio task that runs in this thread, or None."""
+    loop = _get_running_loop()
+    return None if loop is None else current_task(loop)
+
+
+# --- the read-write lock ------------------------------------------------------------------------------
+
+
+cdef class ReadHold:
+    """One holding of the read lock, used with ``with`` (threads) or ``async with`` (tasks)."""
+
+    def __init__(self, ReadWriteLock lock not None):
+        self.lock = lock
+
+    def __enter__(self):
+        cdef Waiter waiter
+        self.claim()
+        if not self.lock.must_wait(self, True):
+            self.lock.grant_read(self)
+            return self
+        waiter = Waiter.__new__(Waiter)
+        waiter.hold = self
+        waiter.gate = Gate()
+        self.lock.waiting.append(waiter)
+        try:
+            waiter.gate.wait(-1)
+        except BaseException:
+            self.lock.withdraw(waiter)
+            raise
+        return self
+
+    def __exit__(self, *_):
+        if self.held:
+            self.lock.release_read(self)
+
+    async def __aenter__(self):
+        cdef Waiter waiter
+        self.claim()
+        if not self.lock.must_wait(self, False):
+            self.lock.grant_read(self)
+            return self
+        waiter = Waiter.__new__(Waiter)
+        waiter.hold = self
+        waiter.loop = _get_running_loop()
+        waiter.future = waiter.loop.create_future()
+        self.lock.waiting.append(waiter)
+        try:
+            await waiter.future
+        except BaseException:
+            self.lock.withdraw(waiter)
+            raise
+        return self
+
+    async def __aexit__(self, *_):
+        if self.held:
+            self.lock.release_read(self)
+
+    def claim(self):
+        """Note whose hold this is: the thread that enters, and the asyncio task when one runs there."""
+        if self.held:
+            raise RuntimeError("this reader is in use: open another one with read(context)")
+        self.thread = PyThread_get_thread_ident()
+        self.task = running_task()
+
+
+cdef class Waiter:
+    """A reader (`hold`) or a writer (no hold) in the lock's queue, woken through a gate or a loop."""
+
+    cdef int wake(self) except -1:
+        if self.gate is not None:
+            self.gate.open()
+            return 0
+        try:
+            self.loop.call_soon_threadsafe(_set_none, self.future)
+        except RuntimeError:
+            # The loop was closed while its task waited: nobody is left to give the hold back.
+            self.hold.lock.release_read(self.hold)
+        return 0
+
+
+def _set_none(future):
+    if not future.done():
+        future.set_result(None)
+
+
+cdef class ReadWriteLock:
+    """Many readers or one writer; whoever waits is served in the order of arrival.
+
+    Neither side starves: a reader that comes after a waiting writer queues behind it, and is let in before
+    the next writer. Who holds the lock may enter again at once, a thread as well as a task, because it would
+    otherwise wait for a writer that waits for it. Owners are the thread and, where asyncio runs, the task.
+    """
+
+    def __init__(self):
+        self.waiting = deque()
+        self.threads = {}
+        self.tasks = {}
+
+    def read(self):
+        """Return a hold for ``with`` or ``async with``."""
+        return ReadHold(self)
+
+    def write(self):
+        """Return a context manager that holds the lock exclusively."""
+        return WriteHold(self)
+
+    cdef bint must_wait(self, ReadHold hold, bint blocking) except -1:
+        if self.writing:
+            return True
+        if not self.waiting:
+            return False
+        if hold.task is not None and hold.task in self.tasks:
+            return False
+        # A blocking wait stops the whole thread, with every task that runs on it.
+        if blocking or hold.task is None:
+            return hold.thread not in self.threads
+        return True
+
+    cdef int grant_read(self, ReadHold hold) except -1:
+        self.threads[hold.thread] = self.threads.get(hold.thread, 0) + 1
+        if hold.task is not None:
+            self.tasks[hold.task] = self.tasks.get(hold.task, 0) + 1
+        hold.held = True
+        self.readers += 1
+        return 0
+
+    cdef int release_read(self, ReadHold hold) except -1:
+        hold.held = False
+        self.readers -= 1
+        _count_down(self.threads, hold.thread)
+        if hold.task is not None:
+            _count_down(self.tasks, hold.task)
+            hold.task = None
+        if self.readers == 0 and self.waiting:
+            self.pass_on()
+        return 0
+
+    cdef int pass_on(self) except -1:
+        """Let in whoever is first in the queue: one writer, or every reader up to the next writer."""
+        cdef Waiter waiter
+        while self.waiting and not self.writing:
+            waiter = self.waiting[0]
+            if waiter.hold is None:
+                if self.readers:
+                    return 0
+                self.writing = True
+            else:
+                self.grant_read(waiter.hold)
+            self.waiting.popleft()
+            waiter.granted = True
+            waiter.wake()
+        return 0
+
+    def withdraw(self, Waiter waiter not None):
+        """Take back a request whose owner was interrupted or cancelled, granted or not."""
+        if not waiter.granted:
+            self.waiting.remove(waiter)
+            self.pass_on()
+        elif waiter.hold is None:
+            self.release_write()
+        elif waiter.hold.held:
+            self.release_read(waiter.hold)
+
+    def acquire_write(self, double warn_after_s=-1, warn=None):
+        """Wait for exclusive use.
+
+        Parameters:
+            warn_after_s: seconds after which `warn` is called, once, while the wait goes on; negative: never.
+            warn: called with this lock.
+        """
+        cdef Waiter waiter
+        if PyThread_get_thread_ident() in self.threads:
+            raise RuntimeError("this thread holds the read lock: it would wait for itself")
+        if not self.readers and not self.writing and not self.waiting:
+            self.writing = True
+            return
+        waiter = Waiter.__new__(Waiter)
+        waiter.gate = Gate()
+        self.waiting.append(waiter)
+        try:
+            if not waiter.gate.wait(warn_after_s):
+                warn(self)
+                waiter.gate.wait(-1)
+        except BaseException:
+            self.withdraw(waiter)
+            raise
+
+    def release_write(self):
+        """End exclusive use and let in whoever waits."""
+        if not self.writing:
+            raise RuntimeError("the lock is not held for writing")
+        self.writing = False
+        self.pass_on()
+
+    def held_here(self, bint blocking):
+        """Return whether whoever asks holds the read lock, so that waiting for a writer would never end.
+
+        Parameters:
+            blocking: the caller would stop its whole thread, so a hold of any task on it counts.
+        """
+        if self.readers == 0:
+            return False
+        task = None if blocking else running_task()
+        if task is not None:
+            return task in self.tasks
+        return PyThread_get_thread_ident() in self.threads
+
+    def holders(self):
+        """Return the thread identifiers and tasks that hold the lock for reading, for messages."""
+        return list(self.threads), list(self.tasks)
+
+
+cdef int _count_down(dict counts, object owner) except -1:
+    left = counts[owner] - 1
+    if left:
+        counts[owner] = left
+    else:
+        del counts[owner]
+    return 0
+
+
+cdef class WriteHold:
+    """Exclusive use of the lock, as a context manager."""
+
+    cdef ReadWriteLock lock
+
+    def __init__(self, ReadWriteLock lock not None):
+        self.lock = lock
+
+    def __enter__(self):
+        self.lock.acquire_write()
+
+    def __exit__(self, *_):
+        self.lock.release_write()
+
+
+# --- the commit queue ---------------------------------------------------------------------------------
+
+
+cdef class Submission:
+    """Something to be processed as one transaction, and the future of its result.
+
+    It can be waited for by threads (`result`) and by asyncio tasks (``await``), any number of times.
+
+    Parameters:
+        work: a command, or whatever else the processor takes.
+        context: on whose behalf.
+        dry_run: evaluate everything and keep nothing.
+    """
+
+    def __class_getitem__(cls, _):
+        return cls
+
+    def __init__(self, work, context, bint dry_run=False):
+        self.work = work
+        self.context = context
+        self.dry_run = dry_run
+
+    def done(self):
+        """Return whether the outcome is known: durable and visible, or refused."""
+        return self.is_done
+
+    def result(self, timeout=None):
+        """Wait for the outcome.
+
+        Parameters:
+            timeout: seconds to wait at most; None: for ever.
+
+        Raises:
+            TimeoutError: it took longer; the command goes on all the same.
+            KlerkError: the command was refused or failed.
+        """
+        self.wait(timeout)
+        return self.outcome()
+
+    def exception(self, timeout=None):
+        """Wait as `result` does, and return the error instead of raising it; None when there is none."""
+        self.wait(timeout)
+        return self.error
+
+    def wait(self, timeout=None):
+        """Wait until the outcome is known.
+
+        Raises:
+            TimeoutError: after `timeout` seconds.
+        """
+        if self.is_done:
+            return
+        if self.gate is None:
+            self.gate = Gate()
+        # Any number of threads may wait: each passes the opened gate on to the next.
+        if not self.gate.wait(-1 if timeout is None else timeout):
+            raise TimeoutError(f"no outcome after {timeout} s; the command stays in the queue")
+
+    def add_done_callback(self, callback):
+        """Call ``callback(self)`` when the outcome is known, in the thread that finds out: keep it short."""
+        if self.is_done:
+            callback(self)
+        elif self.callbacks is None:
+            self.callbacks = [callback]
+        else:
+            self.callbacks.append(callback)
+
+    def __await__(self):
+        if not self.is_done:
+            loop = _get_running_loop()
+            waiter = loop.create_future()
+            if self.waiter is None:
+                self.loop = loop
+                self.waiter = waiter
+            else:
+                self.add_done_callback(lambda _: loop.call_soon_threadsafe(_set_none, waiter))
+            yield from waiter
+        return self.outcome()
+
+    cdef object outcome(self):
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+    cdef int settle(self, object value, object error, dict loops) except -1:
+        """Make the outcome known. Waiters on event loops are collected in `loops`, to be woken together."""
+        self.value = value
+        self.error = error
+        self.is_done = True
+        if self.gate is not None:
+            self.gate.open()
+        if self.waiter is not None:
+            loops.setdefault(self.loop, []).append(self.waiter)
+        if self.callbacks is not None:
+            for callback in self.callbacks:
+                try:
+                    callback(self)
+                except Exception:
+                    LOG.exception("a done callback failed: %r", callback)
+            self.callbacks = None
+        return 0
+
+
+def acknowledge(list submissions not None, list values not None, list errors not None):
+    """Make the outcomes of a group known: one value or error for each submission."""
+    cdef dict loops = {}
+    cdef Submission submission
+    for submission, value, error in zip(submissions, values, errors):
+        submission.settle(value, error, loops)
+    for loop, waiters in loops.items():
+        try:
+            loop.call_soon_threadsafe(_set_all, waiters)
+        except RuntimeError:
+            LOG.debug("an event loop was closed while %d of its tasks waited for commands", len(waiters))
+
+
+def _set_all(waiters):
+    for waiter in waiters:
+        _set_none(waiter)
+
+
+cdef class Blocked:
+    """A submission that waits for room in the queue, in the order of arrival."""
+
+
+cdef class CommandQueue:
+    """Submissions in the order of arrival, at most `length_max`; whoever comes then waits for room."""
+
+    def __init__(self, Py_ssize_t length_max):
+        self.length_max = length_max
+        self.submissions = []
+        self.blocked = deque()
+
+    def __len__(self):
+        return len(self.submissions)
+
+    cdef bint has_room(self):
+        return not self.blocked and len(self.submissions) < self.length_max
+
+    cdef int append(self, Submission submission) except -1:
+        cdef Gate sleeper = self.sleeper
+        self.submissions.append(submission)
+        if sleeper is not None:
+            self.sleeper = None
+            sleeper.open()
+        return 0
+
+    def push(self, Submission submission not None, double timeout_s=-1):
+        """Add a submission, waiting for room as long as it takes or `timeout_s` seconds.
+
+        Raises:
+            Closed: the queue takes no more.
+            QueueFull: there was no room in time.
+        """
+        cdef Blocked blocked
+        if self.closed:
+            raise Closed("this Klerk is closed", hint="Open the app again.")
+        if self.has_room():
+            self.append(submission)
+            return
+        blocked = Blocked.__new__(Blocked)
+        blocked.submission = submission
+        blocked.gate = Gate()
+        self.blocked.append(blocked)
+        try:
+            blocked.gate.wait(timeout_s)
+        except BaseException:
+            self.withdraw(blocked)
+            raise
+        if not blocked.admitted:
+            self.withdraw(blocked)
+            if self.closed:
+                raise Closed("this Klerk was closed while the command waited for room in the queue")
+            raise QueueFull(
+                f"no room in the queue of {self.length_max} commands after {timeout_s} s",
+                hint="Submit more slowly, wait longer, or raise queue_length_max.",
+            )
+
+    def push_soon(self, Submission submission not None):
+        """Add a submission if there is room; else return a future of the running loop that ends when it is added."""
+        cdef Blocked blocked
+        if self.closed:
+            raise Closed("this Klerk is closed", hint="Open the app again.")
+        if self.has_room():
+            self.append(submission)
+            return None
+        blocked = Blocked.__new__(Blocked)
+        blocked.submission = submission
+        blocked.loop = _get_running_loop()
+        blocked.future = blocked.loop.create_future()
+        blocked.future.add_done_callback(lambda future: self.withdraw(blocked) if future.cancelled() else None)
+        self.blocked.append(blocked)
+        return blocked.future
+
+    def withdraw(self, Blocked blocked not None):
+        """Take back a submission whose owner stopped waiting for room."""
+        if not blocked.admitted and blocked in self.blocked:
+            self.blocked.remove(blocked)
+
+    def take(self, Py_ssize_t limit):
+        """Wait for submissions and return at most `limit` of them, oldest first; None once closed and empty."""
+        cdef list taken
+        cdef Gate sleeper
+        while not self.submissions:
+            if self.closed:
+                return None
+            # Whoever wakes the sleeper forgets it: the local name keeps it alive meanwhile.
+            sleeper = self.sleeper = Gate()
+            sleeper.wait(-1)
+        if len(self.submissions) <= limit:
+            taken = self.submissions
+            self.submissions = []
+        else:
+            taken = self.submissions[:limit]
+            del self.submissions[:limit]
+        if self.blocked:
+            self.admit()
+        return taken
+
+    cdef int admit(self) except -1:
+        cdef Blocked blocked
+        while self.blocked and len(self.submissions) < self.length_max:
+            blocked = self.blocked.popleft()
+            blocked.admitted = True
+            self.append(blocked.submission)
+            _wake_blocked(blocked, None)
+        return 0
+
+    def give_back(self, list submissions not None):
+        """Put submissions that were taken and not processed back at the front."""
+        self.submissions = submissions + self.submissions
+
+    def close(self):
+        """Take no more; those inside are still handed out."""
+        cdef Gate sleeper = self.sleeper
+        self.closed = True
+        while self.blocked:
+            _wake_blocked(self.blocked.popleft(), Closed("this Klerk was closed while the command waited for room"))
+        if sleeper is not None:
+            self.sleeper = None
+            sleeper.open()
+
+
+cdef int _wake_blocked(Blocked blocked, object error) except -1:
+    if blocked.gate is not None:
+        blocked.gate.open()
+        return 0
+    try:
+        blocked.loop.call_soon_threadsafe(_settle_future, blocked.future, error)
+    except RuntimeError:
+        LOG.debug("an event loop was closed while one of its tasks waited for room in the queue")
+    return 0
+
+
+def _settle_future(future, error):
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)

@@ -1,0 +1,257 @@
+"""Where a design is declared, and what it is frozen into when the app is opened."""
+
+import builtins
+import inspect
+import sys
+from collections import ChainMap
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from klerk import checks, limits
+from klerk.authorization import Permissions
+from klerk.commands import Actor, Context
+from klerk.errors import ConfigError
+from klerk.fields import FieldType, Resolve, Unsupported, field_type, struct_fields
+from klerk.jobs import Job, Parameter, Retry
+from klerk.machine import CreateEvent, Event, Machine
+from klerk.places import Place, here, place_of
+from klerk.values import Model, field_names
+
+M = TypeVar("M", bound=Model)
+P = ParamSpec("P")
+ContextProvider = Callable[[Actor, datetime], Context]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineSpec:
+    """A machine with the compiled types of its model's fields."""
+
+    machine: Machine[Any]
+    fields: dict[str, FieldType]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventSpec:
+    """An event with the compiled types of its parameters."""
+
+    event: CreateEvent[Any, Any] | Event[Any, Any]
+    parameters: dict[str, FieldType]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """A checked design, as everything below uses it. `events` are in the order of their `index`."""
+
+    name: str
+    machines: tuple[MachineSpec, ...]
+    events: tuple[EventSpec, ...]
+    jobs: dict[str, Job[Any]]
+    job_parameters: dict[str, dict[str, FieldType]]
+    allow: Permissions
+    deny: Permissions
+    context_provider: ContextProvider
+
+    def fields_of(self, model_class: type[Model]) -> dict[str, FieldType]:
+        """Return the compiled fields of a model class."""
+        return next(each.fields for each in self.machines if each.machine.model_class is model_class)
+
+
+class Design:
+    """What a user declares: models with their machines, rules and jobs.
+
+    Parameters:
+        name: kept in the store, which refuses to be opened by an app of another name.
+    """
+
+    def __init__(self, name: str) -> None:
+        if not name or len(name) > 100:
+            raise ConfigError("K017", f"the app's name {name!r} must have 1 to 100 characters.", where=str(here()))
+        self.name = name
+        self.machines: dict[type[Model], Machine[Any]] = {}
+        self.jobs: dict[str, Job[Any]] = {}
+        self.allow = Permissions(self._require_unopened)
+        self.deny = Permissions(self._require_unopened)
+        self._context_provider: ContextProvider = Context
+        self._spec: Spec | None = None
+
+    def machine(self, model_class: type[M]) -> Machine[M]:
+        """Give a model class its state machine.
+
+        Raises:
+            ConfigError: K001, K002.
+        """
+        self._require_unopened()
+        if not (isinstance(model_class, type) and issubclass(model_class, Model)) or model_class is Model:
+            raise ConfigError(
+                "K001",
+                f"{model_class!r} is not a model class.",
+                where=str(here()),
+                hint="Declare it as class Member(klerk.Model): ...",
+            )
+        for known in self.machines:
+            if known.__name__ == model_class.__name__:
+                raise ConfigError(
+                    "K002",
+                    f"there is a machine for a class named {model_class.__name__} already.",
+                    where=str(here()),
+                    hint="Use the machine made first, or rename the class.",
+                )
+        machine = Machine(model_class, self._require_unopened)
+        self.machines[model_class] = machine
+        return machine
+
+    def job(
+        self,
+        *,
+        queue: str = "default",
+        priority: int = 0,
+        max_attempts: int = limits.JOB_ATTEMPTS_MAX,
+        rate: str | None = None,
+        cron: str | None = None,
+    ) -> Callable[[Callable[Concatenate[Any, P], object]], Job[P]]:
+        """Declare a background job, by decorating a function ``(job: JobRun, ...)``, plain or ``async``.
+
+        Parameters:
+            queue: a name for groups of jobs.
+            priority: higher ones start first.
+            max_attempts: failures after which the job is discarded.
+            rate: at most so many starts, as in ``"20/min"``.
+            cron: run by itself at these times (UTC), as in ``"0 3 * * *"``; the job has no parameters then.
+        """
+        place = here()
+
+        def declare(function: Callable[Concatenate[Any, P], object]) -> Job[P]:
+            self._require_unopened()
+            job: Job[P] = checks.declared_job(
+                function,
+                queue=queue,
+                priority=priority,
+                retry=Retry(attempts_max=max_attempts),
+                rate=rate,
+                cron=cron,
+                place=place,
+            )
+            if job.name in self.jobs:
+                raise ConfigError("K004", f"there are two jobs named '{job.name}'.", where=str(place))
+            self.jobs[job.name] = job
+            return job
+
+        return declare
+
+    def context_provider(self, function: ContextProvider) -> ContextProvider:
+        """Declare, by decorating it, the function ``(actor, now) -> context`` that makes contexts for jobs and
+        timers, when the app has a context class of its own."""
+        self._require_unopened()
+        self._context_provider = function
+        return function
+
+    def freeze(self) -> Spec:
+        """Check the whole design and return it as `open` uses it; nothing can be declared afterwards.
+
+        Raises:
+            ConfigError: with a code that ``python -m klerk explain`` knows.
+        """
+        if self._spec is None:
+            spec = self._compile()
+            checks.check_design(tuple(self.machines.values()))
+            self._spec = spec
+        return self._spec
+
+    def _require_unopened(self) -> None:
+        if self._spec is not None:
+            raise ConfigError(
+                "K015",
+                f"the app '{self.name}' was opened, so its design is frozen.",
+                where=str(here()),
+                hint="Declare this before app.open(...).",
+            )
+
+    def _compile(self) -> Spec:
+        machines = tuple(
+            MachineSpec(machine=machine, fields=self._fields(machine)) for machine in self.machines.values()
+        )
+        events = []
+        for machine in self.machines.values():
+            for event in machine.events:
+                event.index = len(events)
+                parameters = self._parameters(f"event {event}", event.parameters, event.function, event.place)
+                events.append(EventSpec(event=event, parameters=parameters))
+        job_parameters = {
+            job.name: self._parameters(f"job {job}", job.parameters, job.function, job.place)
+            for job in self.jobs.values()
+        }
+        for job in self.jobs.values():
+            job.checks = [field.check(name) for name, field in job_parameters[job.name].items()]
+        return Spec(
+            name=self.name,
+            machines=machines,
+            events=tuple(events),
+            jobs=dict(self.jobs),
+            job_parameters=job_parameters,
+            allow=self.allow,
+            deny=self.deny,
+            context_provider=self._context_provider,
+        )
+
+    def _resolver(self, module: str, place: Place) -> Resolve:
+        """Return how names in annotations written as strings are looked up."""
+        models = {cls.__name__: cls for cls in self.machines}
+        names = ChainMap(place.names, models, vars(sys.modules.get(module, builtins)))
+
+        def resolve(text: str) -> Any:
+            try:
+                return eval(text, {"__builtins__": builtins}, names)
+            except Exception as error:
+                raise Unsupported(f"the annotation {text!r} cannot be resolved: {error}") from error
+
+        return resolve
+
+    def _fields(self, machine: Machine[Any]) -> dict[str, FieldType]:
+        cls = machine.model_class
+        place = cls.__klerk_place__
+        try:
+            fields = struct_fields(cls, field_names(cls), self._resolver(cls.__module__, place))
+        except Unsupported as error:
+            raise ConfigError(
+                "K003", f"{cls.__name__}, {error}.", where=str(place), hint="Use a type that cannot change."
+            ) from error
+        for name, field in fields.items():
+            self._require_known(field, f"{cls.__name__}.{name}", place)
+        return fields
+
+    def _parameters(
+        self, what: str, parameters: tuple[Parameter, ...], function: Any, place: Place
+    ) -> dict[str, FieldType]:
+        resolve = self._resolver(function.__module__, Place(place.file, place.line, _closure(function)))
+        compiled = {}
+        for parameter in parameters:
+            try:
+                if parameter.annotation is inspect.Parameter.empty:
+                    raise Unsupported("it has no annotation")
+                compiled[parameter.name] = field_type(parameter.annotation, resolve)
+            except Unsupported as error:
+                raise ConfigError(
+                    "K007",
+                    f"the parameter '{parameter.name}' of {what}: {error}.",
+                    where=str(place_of(function)),
+                    hint=f"Write its type, as in {parameter.name}: Name.",
+                ) from error
+            self._require_known(compiled[parameter.name], f"'{parameter.name}' of {what}", place)
+        return compiled
+
+    def _require_known(self, field: FieldType, what: str, place: Place) -> None:
+        if field.target is not None and field.target not in self.machines:
+            raise ConfigError(
+                "K001",
+                f"{what} refers to {field.target.__name__}, which has no machine in this app.",
+                where=str(place),
+                hint=f"Add app.machine({field.target.__name__}).",
+            )
+
+
+def _closure(function: Any) -> dict[str, Any]:
+    """Return the names that a function sees from the function around it."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    return {name: cell.cell_contents for name, cell in cells}

@@ -1,0 +1,122 @@
+"""Who may do and see what: allow and deny rules as users declare them, and what they mean for one class."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from klerk._dispatch import Args
+from klerk.errors import ConfigError
+from klerk.machine import CreateEvent, Event
+from klerk.places import Place, here
+from klerk.values import Model
+
+Permit = Callable[[Args[Any]], bool]
+F = TypeVar("F", bound=Permit)
+AnyEvent = CreateEvent[Any, Any] | Event[Any, Any]
+
+COMMAND: Final = "command"
+READ: Final = "read"
+FIELD: Final = "field"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permission:
+    """One allow or deny rule.
+
+    Parameters:
+        function: ``function(a) -> bool``.
+        subject: commands, models or fields.
+        targets: the events or model classes meant; empty for all.
+        names: the fields meant; empty for all.
+        tag: only fields whose type has this tag.
+    """
+
+    function: Permit
+    subject: str
+    targets: tuple[Any, ...] = ()
+    names: tuple[str, ...] = ()
+    tag: str | None = None
+    place: Place
+
+    def covers(self, target: Any) -> bool:
+        """Return whether an event or class is meant."""
+        return not self.targets or any(target is each for each in self.targets)
+
+    def covers_field(self, model_class: type[Model], name: str, tags: frozenset[str]) -> bool:
+        """Return whether a field is meant."""
+        if not self.covers(model_class) or (self.names and name not in self.names):
+            return False
+        return self.tag is None or self.tag in tags
+
+
+class Permissions:
+    """What ``app.allow`` and ``app.deny`` are: decorators for functions ``(a: Args) -> bool``.
+
+    A command, model or field is permitted when an allow rule that covers it says yes and no deny rule does.
+    """
+
+    def __init__(self, app_open_check: Callable[[], None]) -> None:
+        self._app_open_check = app_open_check
+        self.all: list[Permission] = []
+
+    def command(self, *events: AnyEvent) -> Callable[[F], F]:
+        """Cover the commands of these events, or of all when none is named."""
+        for event in events:
+            if not isinstance(event, (CreateEvent, Event)):
+                raise ConfigError(
+                    "K017", f"{event!r} is not an event.", where=str(here()), hint="Name the decorated functions."
+                )
+        return self._declare(COMMAND, events)
+
+    def read(self, *classes: type[Model]) -> Callable[[F], F]:
+        """Cover reading models of these classes, or of all when none is named."""
+        self._require_classes(classes)
+        return self._declare(READ, classes)
+
+    def field(
+        self, *classes: type[Model], names: Iterable[str] = (), tag: str | None = None
+    ) -> Callable[[F], F]:
+        """Cover reading fields.
+
+        Parameters:
+            classes: of models; all when none is named.
+            names: of fields; all when none is named.
+            tag: only fields whose value type has this tag.
+        """
+        self._require_classes(classes)
+        return self._declare(FIELD, classes, (names,) if isinstance(names, str) else tuple(names), tag)
+
+    def _require_classes(self, classes: tuple[Any, ...]) -> None:
+        for cls in classes:
+            if not (isinstance(cls, type) and issubclass(cls, Model)):
+                raise ConfigError(
+                    "K017", f"{cls!r} is not a model class.", where=str(here()), hint="Name classes, as in Member."
+                )
+
+    def _declare(
+        self, subject: str, targets: tuple[Any, ...], names: tuple[str, ...] = (), tag: str | None = None
+    ) -> Callable[[F], F]:
+        self._app_open_check()
+        place = here()
+
+        def declare(function: F) -> F:
+            self.all.append(
+                Permission(
+                    function=function, subject=subject, targets=targets, names=names, tag=tag, place=place
+                )
+            )
+            return function
+
+        return declare
+
+    def for_event(self, event: AnyEvent) -> list[Permit]:
+        """Return the rules about the commands of an event."""
+        return [p.function for p in self.all if p.subject == COMMAND and p.covers(event)]
+
+    def for_class(self, model_class: type[Model]) -> list[Permit]:
+        """Return the rules about reading models of a class."""
+        return [p.function for p in self.all if p.subject == READ and p.covers(model_class)]
+
+    def for_field(self, model_class: type[Model], name: str, tags: frozenset[str]) -> list[Permit]:
+        """Return the rules about reading one field."""
+        return [p.function for p in self.all if p.subject == FIELD and p.covers_field(model_class, name, tags)]

@@ -1,0 +1,215 @@
+"""What is wrong with a design, found before anything runs; `klerk.explain` says more about each code."""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+from cronsim import CronSim, CronSimError
+
+from klerk.errors import ConfigError
+from klerk.jobs import Job, Rate, Retry
+from klerk.machine import DELETE, TO, TO_WHEN, Block, CreateEvent, Event, Machine, State
+from klerk.places import Place, place_of
+
+
+def declared_job(
+    function: Callable[..., Any],
+    *,
+    queue: str,
+    priority: int,
+    retry: Retry,
+    rate: str | None,
+    cron: str | None,
+    place: Place,
+) -> Job[Any]:
+    """Return a job whose options were checked.
+
+    Raises:
+        ConfigError: K006, K017.
+    """
+
+    def refuse(option: str, problem: str) -> NoReturn:
+        raise ConfigError(
+            "K017", f"the option {option} of job '{function.__name__}': {problem}.", where=str(place)
+        )
+
+    if not queue or len(queue) > 100:
+        refuse("queue", "it must have 1 to 100 characters")
+    if not 1 <= retry.attempts_max <= 1000:
+        refuse("max_attempts", f"it must be 1 to 1000, is {retry.attempts_max}")
+    if not -1000 <= priority <= 1000:
+        refuse("priority", f"it must be -1000 to 1000, is {priority}")
+    try:
+        parsed_rate = None if rate is None else Rate.parse(rate)
+    except ValueError as error:
+        refuse("rate", str(error))
+    try:
+        job: Job[Any] = Job(
+            function, queue=queue, priority=priority, retry=retry, rate=parsed_rate, cron=cron, place=place
+        )
+    except ValueError as error:
+        raise ConfigError(
+            "K006",
+            f"the function of job '{function.__name__}' cannot be called: {error}.",
+            where=str(place_of(function)),
+            hint=f"Declare it as def {function.__name__}(job: JobRun, ...).",
+        ) from error
+    if cron is not None:
+        if any(parameter.default is inspect.Parameter.empty for parameter in job.parameters):
+            refuse("cron", "the function has parameters, for which there would be no values")
+        try:
+            CronSim(cron, datetime(2000, 1, 1, tzinfo=UTC))
+        except CronSimError as error:
+            refuse("cron", f"{cron!r} is not a cron expression ({error})")
+    return job
+
+
+def check_design(machines: tuple[Machine[Any], ...]) -> None:
+    """Check every machine.
+
+    Raises:
+        ConfigError: the first thing found.
+    """
+    for machine in machines:
+        _check_machine(machine)
+        for block, in_exit in _blocks(machine):
+            _check_block(block, in_exit=in_exit)
+
+
+def _check_machine(machine: Machine[Any]) -> None:
+    if not machine.all_states or not any(isinstance(event, CreateEvent) for event in machine.events):
+        missing = "states" if not machine.all_states else "event that creates a model"
+        raise ConfigError(
+            "K005",
+            f"the machine of {machine.name} has no {missing}.",
+            where=str(machine.place),
+            hint="Declare states with machine.states(...) and a create event with @machine.create(into=...).",
+        )
+    for event in machine.events:
+        if isinstance(event, Event) and not event.blocks:
+            raise ConfigError(
+                "K010",
+                f"the event {event!r} is accepted in no state.",
+                where=str(event.place),
+                hint=f"Name states in its decorator, or add a block: state.on({event.name}).",
+            )
+    moves = [(source, target) for source, target, _ in transitions(machine) if source is not None]
+    if moves:
+        _check_paths(machine, moves)
+
+
+def _check_paths(machine: Machine[Any], moves: list[tuple[State[Any], State[Any]]]) -> None:
+    """Check that every state can be reached, and left unless it is final."""
+    reached = {target for source, target, _ in transitions(machine) if source is None}
+    while True:
+        further = {target for source, target in moves if source in reached} - reached
+        if not further:
+            break
+        reached |= further
+    left = {source for source, _ in moves} | {state for state in machine.all_states if _deletes(machine, state)}
+    for state in machine.all_states:
+        if state not in reached:
+            raise ConfigError(
+                "K011",
+                f"{state!r} can never be reached.",
+                where=str(state.place),
+                hint=f"Add an event or timer that leads to '{state}', or remove it.",
+            )
+        if state not in left and not state.final:
+            raise ConfigError(
+                "K012",
+                f"{state!r} can never be left.",
+                where=str(state.place),
+                hint=f"Add an event or timer from '{state}', or mark it final.",
+            )
+        if state in left and state.final:
+            raise ConfigError(
+                "K013",
+                f"{state!r} is marked final and can be left.",
+                where=str(state.place),
+                hint="Remove the transition, or the mark.",
+            )
+
+
+def _deletes(machine: Machine[Any], state: State[Any]) -> bool:
+    return any(
+        executable.kind == DELETE
+        for block, source in _blocks_from(machine)
+        if source is state
+        for executable in block.executables
+    )
+
+
+def _blocks_from(machine: Machine[Any]) -> Iterator[tuple[Block[Any], State[Any] | None]]:
+    """Yield every block with the state that it may lead out of; None is the void."""
+    for event in machine.events:
+        if isinstance(event, CreateEvent):
+            yield event.block, None
+        else:
+            for state, block in event.blocks.items():
+                yield block, state
+    for state in machine.all_states:
+        yield state.on_enter, state
+        for trigger in state.triggers:
+            yield trigger.block, state
+
+
+def _blocks(machine: Machine[Any]) -> Iterator[tuple[Block[Any], bool]]:
+    """Yield every block, and whether transitions are impossible there."""
+    for block, source in _blocks_from(machine):
+        yield block, source is None
+    for state in machine.all_states:
+        yield state.on_exit, True
+
+
+def targets_of(block: Block[Any]) -> Iterable[State[Any]]:
+    """Return the states that a block may lead to."""
+    targets = []
+    for executable in block.executables:
+        if executable.kind == TO:
+            targets.append(executable.value)
+        elif executable.kind == TO_WHEN:
+            choices, otherwise = executable.value
+            targets.extend(state for _, state in choices)
+            if otherwise is not None:
+                targets.append(otherwise)
+    return targets
+
+
+def transitions(machine: Machine[Any]) -> Iterator[tuple[State[Any] | None, State[Any], str]]:
+    """Yield every possible transition: from (None is the void), to, and the occasion."""
+    for event in machine.events:
+        if isinstance(event, CreateEvent):
+            yield None, event.into, event.name
+    for block, source in _blocks_from(machine):
+        if source is not None:
+            for target in targets_of(block):
+                yield source, target, block.occasion
+
+
+def _check_block(block: Block[Any], *, in_exit: bool) -> None:
+    moves = [executable for executable in block.executables if executable.kind in (TO, TO_WHEN)]
+    ends = [executable for executable in block.executables if executable.kind == DELETE]
+    if in_exit and (moves or ends):
+        raise ConfigError(
+            "K016",
+            f"a model cannot be moved or deleted {block.occasion}.",
+            where=str((moves or ends)[0].place),
+            hint="Put it into the block of an event, on enter, or a timer.",
+        )
+    if len(moves) > 1 and any(move.when is None for move in moves[:-1]):
+        raise ConfigError(
+            "K014",
+            f"more than one transition {block.occasion}.",
+            where=str(moves[-1].place),
+            hint="Use to_when({condition: state}, otherwise=state).",
+        )
+    for target in targets_of(block):
+        if not isinstance(target, State) or target.machine is not block.owner:
+            raise ConfigError(
+                "K009",
+                f"{target!r} is not a state of {block.owner.name}.",
+                where=str(moves[0].place),
+                hint=f"Use one of: {', '.join(map(str, block.owner.all_states))}.",
+            )

@@ -1,0 +1,220 @@
+"""The single writer: takes what was submitted, processes it, makes it durable, publishes it, tells everyone.
+
+Two committer threads take turns. While one group is processed and written, the group before it may be
+syncing; it is published before the next one is. At any time at most one transaction is processed.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from klerk import limits
+from klerk._core import Group
+from klerk._waiting import CommandQueue, ReadWriteLock, Submission, acknowledge
+from klerk.codec import seal
+from klerk.errors import ReadLockHeld, StoreFailed
+from klerk.jobs import JobState
+from klerk.recovery import Recovered
+from klerk.storage.contract import Storage
+
+LOG = logging.getLogger("klerk")
+
+_ENDED = (JobState.COMPLETED, JobState.DISCARDED, JobState.CANCELLED)
+
+
+class Turn:
+    """Lets groups be published in the order in which they were processed."""
+
+    def __init__(self, before: "Turn | None") -> None:
+        self._before = before
+        self._over = threading.Lock()
+        self._over.acquire()
+        self.failure: StoreFailed | None = None
+
+    def wait(self) -> None:
+        """Wait until the group before was published, or failed.
+
+        Raises:
+            StoreFailed: it failed, so this group builds on what is not stored.
+        """
+        if self._before is None:
+            return
+        with self._before._over:
+            failure, self._before = self._before.failure, None
+        if failure is not None:
+            raise failure
+
+    def end(self, failure: StoreFailed | None = None) -> None:
+        """Let the next group be published; or fail with this one."""
+        self.failure = failure
+        self._over.release()
+
+
+class Engine:
+    """Owns the queue, the working state and the commit log's head; the only one that writes.
+
+    Parameters:
+        storage: where groups are written.
+        recovered: what it held.
+        lock: held for writing while a group is published.
+        queue_length_max: commands that may wait.
+        published: called with each published group, to wake jobs, timers and subscribers.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        recovered: Recovered,
+        lock: ReadWriteLock,
+        *,
+        queue_length_max: int,
+        published: Callable[[Group], None],
+    ) -> None:
+        self.storage = storage
+        self.lock = lock
+        self.queue = CommandQueue(queue_length_max)
+        self.ended_jobs = recovered.ended_jobs
+        self._processor = recovered.program.processor
+        self._digest = recovered.digest
+        self._published = published
+        self._baton = threading.Lock()
+        self._turn: Turn | None = None
+        self._failure: StoreFailed | None = None
+        self._threads = [
+            threading.Thread(target=self._commit_groups, name=f"klerk-committer-{i + 1}", daemon=True)
+            for i in range(limits.GROUPS_IN_FLIGHT_MAX)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # --- how a command gets in -------------------------------------------------------------------
+
+    def submit(self, submission: Submission, *, blocking: bool, timeout_s: float = -1) -> Submission:
+        """Put a submission into the queue, waiting for room.
+
+        Parameters:
+            blocking: the caller will stop its whole thread to wait for the outcome.
+
+        Raises:
+            ReadLockHeld: the caller holds the read lock, and would wait for itself.
+            Closed, StoreFailed, QueueFull: it cannot be taken.
+        """
+        self.check_admission(blocking=blocking)
+        self.queue.push(submission, timeout_s)
+        return submission
+
+    def check_admission(self, *, blocking: bool) -> None:
+        """Refuse whoever holds the read lock, and everyone once the store has failed."""
+        if self.lock.held_here(blocking):
+            raise ReadLockHeld(
+                "a command was issued while its thread or task holds the read lock",
+                hint="Issue it after the `with k.read(...)` block: publishing it waits for that block to end.",
+            )
+        if self._failure is not None:
+            raise self._failure
+
+    # --- the path of a group ---------------------------------------------------------------------
+
+    def _commit_groups(self) -> None:
+        while True:
+            with self._baton:
+                submissions = self.queue.take(limits.GROUP_COMMANDS_MAX)
+                if submissions is None:
+                    return
+                group, digest, turn, failure = self._process_and_write(submissions)
+            if failure is None:
+                failure = self._sync_and_publish(group, digest, turn)
+            turn.end(failure)
+            self._acknowledge(group, failure)
+
+    def _process_and_write(
+        self, submissions: list[Submission]
+    ) -> tuple[Group, bytes | None, Turn, StoreFailed | None]:
+        """Process submissions and write what they did, not yet durable; the digest is None when nothing is written."""
+        processor = self._processor
+        group = Group(submissions, processor.sequence + 1)
+        turn = self._turn = Turn(self._turn)
+        digest = None
+        if self._failure is not None:
+            return group, None, turn, self._failure
+        try:
+            left_over = processor.process(group)
+            if left_over:
+                self.queue.give_back(left_over)
+            if group.heads:
+                self._count_ended_jobs(group)
+                digest, puts, deletes = seal(
+                    group, self._digest, processor.next_id, processor.next_job_id, self.ended_jobs
+                )
+                for id in group.changed:
+                    processor.table.reserve(id)
+                self.storage.write(puts, deletes)
+                self._digest = digest
+        except BaseException as error:
+            return group, None, turn, self._fail(error)
+        return group, digest, turn, None
+
+    def _sync_and_publish(self, group: Group, digest: bytes | None, turn: Turn) -> StoreFailed | None:
+        """Make a written group durable and, after the group before it, visible."""
+        try:
+            if digest is not None:
+                self.storage.sync()
+            turn.wait()
+            if digest is not None:
+                self.storage.witness(group.first_sequence, digest)
+                self.lock.acquire_write(limits.READ_LOCK_WARN_S, _warn_of_readers)
+                try:
+                    self._processor.publish(group)
+                finally:
+                    self.lock.release_write()
+                self._published(group)
+        except BaseException as error:
+            return self._fail(error)
+        return None
+
+    def _acknowledge(self, group: Group, failure: StoreFailed | None) -> None:
+        if failure is None:
+            acknowledge(group.submissions, group.values, group.errors)
+        else:
+            count = len(group.submissions)
+            acknowledge(group.submissions, [None] * count, [failure] * count)
+
+    def _count_ended_jobs(self, group: Group) -> None:
+        if not group.notices:
+            return
+        counts = list(self.ended_jobs)
+        for record, _ in group.notices:
+            if record.ended_us:
+                counts[_ENDED.index(record.state)] += 1
+        self.ended_jobs = (counts[0], counts[1], counts[2])
+
+    def _fail(self, error: BaseException) -> StoreFailed:
+        """Refuse everything from now on: what is stored of the group at hand is not known."""
+        if self._failure is None:
+            if isinstance(error, StoreFailed):
+                self._failure = error
+            else:
+                self._failure = StoreFailed(
+                    f"a group of commands could not be committed: {type(error).__name__}: {error}",
+                    hint="Close this Klerk and open the store again; reads go on meanwhile.",
+                )
+                self._failure.__cause__ = error
+            LOG.critical("the store failed; every later command is refused: %s", self._failure, exc_info=error)
+        return self._failure
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Take no more commands, finish those taken, and wait for the threads."""
+        self.queue.close()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+
+
+def _warn_of_readers(lock: ReadWriteLock) -> None:
+    threads, tasks = lock.holders()
+    names = [thread.name for thread in threading.enumerate() if thread.ident in threads]
+    LOG.warning(
+        "publishing has waited for readers for %s s: threads %s, tasks %s", limits.READ_LOCK_WARN_S, names, tasks
+    )

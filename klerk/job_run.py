@@ -1,0 +1,98 @@
+"""What the function of a running job receives."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from klerk import limits
+from klerk.commands import Command, Result
+from klerk.errors import JobCancelled
+from klerk.jobs import JobRecord, JobState
+from klerk.reader import Reader
+from klerk.values import Model
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Model)
+
+
+class JobHost(Protocol):
+    """What a running job needs of the open Klerk."""
+
+    def handle_for_job(self, record: JobRecord, command: Command[M]) -> Result[M]: ...
+    def read_for_job(self, record: JobRecord) -> Reader: ...
+
+
+class JobRun:
+    """One attempt at a job, as its function receives it.
+
+    Attributes:
+        record: of the job, as it was before this attempt.
+        id: of the job; the same for every attempt, so it serves as an idempotency key for outside effects.
+        attempt: counted from 1.
+    """
+
+    def __init__(self, host: JobHost, record: JobRecord) -> None:
+        self._host = host
+        self.record = record
+        self._lines = list(record.log)
+        self._cancelled = False
+        self.id = record.id
+        self.attempt = record.attempt + 1
+        self.done = 0
+        self.total = 0
+
+    @property
+    def log_lines(self) -> tuple[str, ...]:
+        """What was logged so far, by earlier attempts too."""
+        return tuple(self._lines)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the job was asked to stop."""
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Ask the job to stop: its next call of `track`, `handle` or `check_cancelled` raises."""
+        self._cancelled = True
+
+    def check_cancelled(self) -> None:
+        """Raise `JobCancelled` when the job was asked to stop."""
+        if self._cancelled:
+            raise JobCancelled(f"job {self.record.kind} {self.id} was asked to stop")
+
+    def ended(self, *, state: JobState, error: str, run_at_us: int, ended_us: int) -> JobRecord:
+        """Return the record of the job after this attempt."""
+        return msgspec.structs.replace(
+            self.record,
+            state=state,
+            attempt=self.attempt,
+            error=error,
+            run_at_us=run_at_us,
+            ended_us=ended_us,
+            log=tuple(self._lines),
+            done=self.done,
+            total=self.total,
+        )
+
+    def read(self) -> Reader:
+        """Return a reader for ``with`` or ``async with``, on behalf of the job."""
+        return self._host.read_for_job(self.record)
+
+    def handle(self, command: Command[M]) -> Result[M]:
+        """Handle a command on behalf of the job and return its result."""
+        self.check_cancelled()
+        return self._host.handle_for_job(self.record, command)
+
+    def log(self, text: str) -> None:
+        """Add a line to the job's own log, which is kept with it; the oldest lines go first."""
+        self._lines.append(text[: limits.JOB_LOG_LINE_LENGTH_MAX])
+        del self._lines[: -limits.JOB_LOG_LINES_MAX]
+
+    def track(self, items: Sequence[T]) -> Iterator[T]:
+        """Yield the items and note how many are done; stops with `JobCancelled` when the job is to stop."""
+        self.total += len(items)
+        for item in items:
+            self.check_cancelled()
+            yield item
+            self.done += 1

@@ -1,0 +1,364 @@
+"""The facade: what an opened app offers to threads (`Klerk`) and to asyncio (`Klerk.aio`)."""
+
+import atexit
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+from klerk import limits
+from klerk._core import Group, InternalWork
+from klerk._waiting import ReadWriteLock, Submission
+from klerk.app import Design, Spec
+from klerk.commands import Command, Context, Result, System
+from klerk.engine import Engine
+from klerk.errors import ArgumentError, Closed, ConfigError, NotFound
+from klerk.job_manager import JobManager, system_context
+from klerk.jobs import JobRecord
+from klerk.processing import Program, utc_now
+from klerk.reader import Reader
+from klerk.recovery import ProgressLine, Recovered, quiet, recover
+from klerk.scheduler import Scheduler
+from klerk.storage import MemoryStorage, RocksStorage, Storage
+from klerk.timers import Timers
+from klerk.unmanaged import UnmanagedCalls
+from klerk.values import Model
+
+M = TypeVar("M", bound=Model)
+Durability = Literal["sync", "process", "memory"]
+Commands = Iterable[Command[Any]] | Callable[..., Any]
+
+
+class Klerk:
+    """An opened app. Made by `App.open`; close it, or use it with ``with``.
+
+    Every method can be called from any thread. `aio` offers the same to asyncio.
+
+    Attributes:
+        jobs: the job manager.
+        aio: the asyncio face of this object.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        storage: Storage,
+        recovered: Recovered,
+        *,
+        clock: Callable[[], datetime],
+        job_threads: int,
+        queue_length_max: int,
+    ) -> None:
+        self._spec = spec
+        self._storage = storage
+        self._program: Program = recovered.program
+        self._clock = clock
+        self._lock = ReadWriteLock()
+        self._closing = threading.Lock()
+        self._closed = False
+        self._unmanaged = UnmanagedCalls()
+        self._scheduler = Scheduler(clock)
+        plan_of = {plan.model_class: plan for plan in self._program.plans}
+        self._timers = Timers(self._scheduler, self._submit_for_timer, plan_of)
+        self._program.processor.shown_by = self._show
+        self._engine = Engine(
+            storage, recovered, self._lock, queue_length_max=queue_length_max, published=self._published
+        )
+        self.jobs = JobManager(
+            spec,
+            self,
+            self._submit_as,
+            self._scheduler,
+            records=recovered.jobs,
+            ended_jobs=recovered.ended_jobs,
+            threads=job_threads,
+        )
+        self.aio = AioKlerk(self)
+
+    def start(self) -> None:
+        """Begin to fire timers and run jobs; `App.open` calls it."""
+        table = self._program.table
+        self._timers.note(table.get(id) for plan in self._program.plans for id in _timed(plan))
+        self._scheduler.start()
+        self.jobs.start()
+
+    # --- commands ---------------------------------------------------------------------------------
+
+    def handle(self, command: Command[M], context: Context, *, dry_run: bool = False) -> Result[M]:
+        """Handle a command and return what it did, once that is durable and visible.
+
+        Parameters:
+            dry_run: evaluate everything and keep nothing; the result shows what would be.
+
+        Raises:
+            Rejected, InvalidValue, WrongState, Conflict, NotFound: it was refused, with every problem found.
+            Denied: the context's actor may not do it.
+            FunctionFailed: a function of the application raised.
+            ReadLockHeld: this thread holds the read lock.
+            StoreFailed, Closed: nothing can be written any more.
+        """
+        submission = Submission(_one(command), context, dry_run)
+        result: Result[M] = self._engine.submit(submission, blocking=True).result()
+        return result
+
+    def submit(self, command: Command[M], context: Context, *, timeout: float | None = None) -> "Submission[Result[M]]":
+        """Put a command into the queue and return the future of its result, so that many can be in flight.
+
+        Commands are handled in the order in which they were submitted. When the queue is full, this waits.
+
+        Parameters:
+            timeout: seconds to wait for room at most.
+
+        Raises:
+            QueueFull: there was no room in time.
+            ReadLockHeld, StoreFailed, Closed: as for `handle`.
+        """
+        submission = Submission(_one(command), context)
+        return self._engine.submit(submission, blocking=False, timeout_s=-1 if timeout is None else timeout)
+
+    def handle_all(self, commands: Commands, context: Context, *, dry_run: bool = False) -> list[Result[Any]]:
+        """Handle several commands as one transaction, all or none, and return the result of each.
+
+        Parameters:
+            commands: a list, or a function ``(a: Args)`` that returns commands or yields them one by one; a
+                generator function receives the result of each command that it yields.
+        """
+        submission = Submission(_several(commands), context, dry_run)
+        results: list[Result[Any]] = self._engine.submit(submission, blocking=True).result()
+        return results
+
+    def check(self, command: Command[M], context: Context) -> Result[M]:
+        """Evaluate a command and keep nothing: return what it would do, or raise what `handle` would raise."""
+        return self.handle(command, context, dry_run=True)
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def read(self, context: Context) -> Reader:
+        """Return a reader for ``with``: everything read through it is of one moment."""
+        self._require_open()
+        context, _, trusted, _ = self._program.resolve(context)
+        return Reader(
+            self._lock, context, self._program.table, self._program.sight, self._program.views, trusted=trusted
+        )
+
+    def _show(self, context: Context, what: Any) -> Any:
+        """Return a model, or the one with an id, as a context's actor may see it."""
+        with self.read(context) as reader:
+            if isinstance(what, int):
+                return reader.get(what)
+            return what if what is None else reader.show(what)
+
+    # --- jobs and timers --------------------------------------------------------------------------
+
+    def handle_for_job(self, record: JobRecord, command: Command[M]) -> Result[M]:
+        """Handle a command on behalf of a running job."""
+        actor = System(f"job {record.kind} {record.id}", cause=record.cause)
+        return self.handle(command, self._system_context(actor))
+
+    def read_for_job(self, record: JobRecord) -> Reader:
+        """Return a reader on behalf of a running job."""
+        return self.read(self._system_context(System(f"job {record.kind} {record.id}", cause=record.cause)))
+
+    def _system_context(self, actor: System) -> Context:
+        return system_context(self._spec, actor, self._clock())
+
+    def _submit_as(self, work: InternalWork, actor: System) -> Submission[Any]:
+        return self._engine.submit(Submission(work, self._system_context(actor)), blocking=False)
+
+    def _submit_for_timer(self, work: InternalWork, name: str) -> Submission[Any]:
+        return self._submit_as(work, System(name))
+
+    def _published(self, group: Group) -> None:
+        """Tell everyone who waits for what a group did."""
+        if group.notices:
+            self.jobs.note([record for record, _ in group.notices])
+        self._timers.note(group.changed.values())
+        if group.unmanaged:
+            self._unmanaged.add(group.unmanaged)
+
+    # --- the store --------------------------------------------------------------------------------
+
+    @property
+    def sequence(self) -> int:
+        """The place of the newest processed transaction in the total order."""
+        return self._program.processor.sequence
+
+    def storage_bytes(self) -> int:
+        """Return the size of the store on disk, in bytes."""
+        return self._storage.size_bytes()
+
+    def checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Copy the store, while it is in use, into a new directory that can be opened by itself."""
+        self._require_open()
+        self._storage.checkpoint(path)
+
+    def close(self) -> None:
+        """Finish the commands that were taken, wait a bounded time for running jobs, and close the store."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        self._scheduler.close()
+        self.jobs.close(limits.CLOSE_WAIT_S)
+        self._engine.close()
+        self._unmanaged.close()
+        self._storage.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise Closed("this Klerk is closed", hint="Open the app again.")
+
+    def __enter__(self) -> "Klerk":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<klerk '{self._spec.name}'{', closed' if self._closed else ''}>"
+
+
+class AioKlerk:
+    """The asyncio face of a `Klerk`: the same methods, to be awaited; nothing here blocks the loop."""
+
+    def __init__(self, klerk: Klerk) -> None:
+        self._klerk = klerk
+
+    async def handle(self, command: Command[M], context: Context, *, dry_run: bool = False) -> Result[M]:
+        """See `Klerk.handle`. A cancelled task leaves the command in the queue."""
+        result: Result[M] = await (await self._push(Submission(_one(command), context, dry_run)))
+        return result
+
+    async def submit(self, command: Command[M], context: Context) -> "Submission[Result[M]]":
+        """See `Klerk.submit`: returns, once there is room in the queue, a future to be awaited."""
+        return await self._push(Submission(_one(command), context))
+
+    async def handle_all(self, commands: Commands, context: Context, *, dry_run: bool = False) -> list[Result[Any]]:
+        """See `Klerk.handle_all`."""
+        results: list[Result[Any]] = await (await self._push(Submission(_several(commands), context, dry_run)))
+        return results
+
+    async def check(self, command: Command[M], context: Context) -> Result[M]:
+        """See `Klerk.check`."""
+        return await self.handle(command, context, dry_run=True)
+
+    def read(self, context: Context) -> Reader:
+        """Return a reader for ``async with``."""
+        return self._klerk.read(context)
+
+    async def _push(self, submission: Submission[Any]) -> Submission[Any]:
+        engine = self._klerk._engine
+        engine.check_admission(blocking=False)
+        room = engine.queue.push_soon(submission)
+        if room is not None:
+            await room
+        return submission
+
+
+def _one(command: Any) -> Any:
+    if type(command) is not Command:
+        raise ArgumentError(
+            f"expected a command, got {type(command).__name__}", hint="Call an event to make one: join(...)."
+        )
+    return command
+
+
+def _several(commands: Commands) -> Any:
+    if callable(commands):
+        return commands
+    if isinstance(commands, Command):
+        raise ArgumentError("expected a list of commands, got one", hint="Use handle for a single command.")
+    return list(commands)
+
+
+def _timed(plan: Any) -> Iterable[int]:
+    return (id for state in plan.states if state.timers for id in state.ids)
+
+
+class App(Design):
+    """A design that can be opened.
+
+    Parameters:
+        name: kept in the store, which refuses to be opened by an app of another name.
+    """
+
+    def open(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        durability: Durability = "sync",
+        clock: Callable[[], datetime] | None = None,
+        job_threads: int = limits.JOB_THREADS,
+        queue_length_max: int = limits.QUEUE_LENGTH_MAX,
+        progress: bool | None = None,
+    ) -> Klerk:
+        """Check the design, open the store (made when there is none) and start working.
+
+        Parameters:
+            path: of the store, a directory; None keeps everything in memory.
+            durability: ``"sync"`` survives a power cut, ``"process"`` a killed process, ``"memory"`` nothing.
+            clock: gives the time, aware; for tests.
+            job_threads: threads for plain job functions; 0 runs no jobs.
+            queue_length_max: commands that may wait; whoever comes then waits for room.
+            progress: show progress of loading that takes over a second; None: when stderr is a terminal.
+
+        Raises:
+            ConfigError: the design is wrong.
+            StorageError: the store cannot be used; its subclasses say why.
+        """
+        spec = self.freeze()
+        if durability not in ("sync", "process", "memory"):
+            raise ConfigError("K017", f"durability must be 'sync', 'process' or 'memory', is {durability!r}.")
+        if durability == "memory" and path is not None:
+            raise ConfigError("K017", "with durability 'memory' nothing is stored, so there can be no path.")
+        storage: Storage = MemoryStorage()
+        if path is not None and durability != "memory":
+            storage = RocksStorage.open(path, app=self.name, durability=durability)
+        clock = clock or utc_now
+        line = ProgressLine() if progress or (progress is None and sys.stderr.isatty()) else None
+        try:
+            recovered = recover(storage, spec, clock, quiet if line is None else line)
+            opened = Klerk(
+                spec,
+                storage,
+                recovered,
+                clock=clock,
+                job_threads=job_threads,
+                queue_length_max=queue_length_max,
+            )
+        except BaseException:
+            storage.close()
+            raise
+        finally:
+            if line is not None:
+                line.finish()
+        _OPEN.add(opened)
+        opened.start()
+        return opened
+
+
+# Threads inside RocksDB at the end of the interpreter abort it, so what was left open is closed before.
+_OPEN: "weakref.WeakSet[Klerk]" = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for each in list(_OPEN):
+        each.close()
+
+
+def _after_fork() -> None:
+    # The child has none of the threads; its copy must neither wait for them nor write.
+    for each in list(_OPEN):
+        each._engine.queue.close()
+        each._closed = True
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

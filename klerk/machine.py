@@ -1,0 +1,462 @@
+"""State machines as users declare them: states, events, and blocks of executables."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar
+
+from klerk._dispatch import Args, Command, EventBase, JobRequest
+from klerk.errors import ConfigError
+from klerk.jobs import Job, bind, parameters_of
+from klerk.places import Place, here, place_of
+from klerk.values import Model, Ref
+
+M = TypeVar("M", bound=Model)
+P = ParamSpec("P")
+F = TypeVar("F", bound=Callable[..., Any])
+
+Commands = Command[Any] | Iterable[Command[Any]] | None
+Requests = JobRequest | Iterable[JobRequest] | None
+Condition = Callable[..., bool]
+
+# The kinds of executables; the numbers are those of `klerk._dispatch.Step`.
+UPDATE: Final = 0
+TO: Final = 1
+TO_WHEN: Final = 2
+COMMANDS: Final = 3
+JOB: Final = 4
+UNMANAGED: Final = 5
+DELETE: Final = 6
+
+
+class View(Generic[M]):
+    """A maintained selection of one class's models; states and machines are views, too.
+
+    Attributes:
+        machine: of the class that is selected from.
+        by_key: whether models are selected by what their fields hold, which an actor may not be allowed to read.
+    """
+
+    machine: "Machine[M]"
+    by_key: bool = False
+
+    def contains(self, model: M) -> bool:
+        """Return whether a model of the class belongs to the view."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Executable:
+    """One thing that a block does.
+
+    Parameters:
+        kind: one of the constants of this module.
+        function: of the user, when the kind has one.
+        when: only then is it run.
+        value: a state, the choices of ``to_when``, or a job.
+        place: where it was declared.
+    """
+
+    kind: int
+    function: Callable[..., Any] | None = None
+    when: Condition | None = None
+    value: Any = None
+    place: Place
+
+
+class Block(Generic[M]):
+    """What happens on one occasion. Every method adds an executable and returns the block, for chaining.
+
+    The order in which executables are declared does not matter: updates come first, then at most one
+    transition with its exit and enter blocks, then secondary commands and jobs, which see the result.
+    """
+
+    def __init__(self, owner: "Machine[M]", occasion: str) -> None:
+        self.owner = owner
+        self.occasion = occasion
+        self.executables: list[Executable] = []
+        self.place = here()
+
+    def _add(self, kind: int, function: Any = None, when: Condition | None = None, value: Any = None) -> "Block[M]":
+        self.owner.app_open_check()
+        self.executables.append(Executable(kind=kind, function=function, when=when, value=value, place=here()))
+        return self
+
+    def update(self, function: Callable[..., M | None], *, when: Condition | None = None) -> "Block[M]":
+        """Replace the model by the draft that ``function(a, ...)`` returns; None leaves it as it is."""
+        return self._add(UPDATE, function, when)
+
+    def to(self, state: "State[M]", *, when: Condition | None = None) -> "Block[M]":
+        """Move the model to a state."""
+        return self._add(TO, None, when, state)
+
+    def to_when(
+        self, choices: Mapping[Condition, "State[M]"], otherwise: "State[M] | None" = None
+    ) -> "Block[M]":
+        """Move the model to the state of the first condition that holds, or else to `otherwise`, if given."""
+        return self._add(TO_WHEN, None, None, (tuple(choices.items()), otherwise))
+
+    def commands(self, function: Callable[..., Commands], *, when: Condition | None = None) -> "Block[M]":
+        """Handle the commands that ``function(a, ...)`` returns or yields, in the same transaction."""
+        return self._add(COMMANDS, function, when)
+
+    def job(self, job: "Job[Any] | Callable[..., Requests]", *, when: Condition | None = None) -> "Block[M]":
+        """Create a job in the same write.
+
+        Parameters:
+            job: a declared job whose one parameter is a reference to the model, or a function that returns
+                requests, as in ``lambda a: remind(a.model.meta.id)``.
+        """
+        if isinstance(job, Job):
+            return self._add(JOB, None, when, job)
+        return self._add(JOB, job, when)
+
+    def unmanaged_job(self, function: Callable[[Args[M]], object], *, when: Condition | None = None) -> "Block[M]":
+        """Call ``function(a)`` once the command committed: fire and forget."""
+        return self._add(UNMANAGED, function, when)
+
+    def delete(self, *, when: Condition | None = None) -> "Block[M]":
+        """Delete the model, unless something still refers to it when the transaction ends."""
+        return self._add(DELETE, None, when)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeTrigger(Generic[M]):
+    """A block that runs when a model in a state has reached a moment.
+
+    Parameters:
+        due: gives the moment, or None for never.
+        delay: after the model came into the state; when there is no `due`.
+    """
+
+    block: Block[M]
+    due: Callable[[Args[M]], datetime | None] | None = None
+    delay: timedelta | None = None
+
+
+class State(View[M]):
+    """A state of a machine; comparable by identity, and a view of the models in it."""
+
+    def __init__(self, machine: "Machine[M]", name: str, index: int, *, final: bool, place: Place) -> None:
+        self.machine = machine
+        self.name = name
+        self.index = index
+        self.final = final
+        self.place = place
+        self.on_enter: Block[M] = Block(machine, f"on enter of {machine.name}.{name}")
+        self.on_exit: Block[M] = Block(machine, f"on exit of {machine.name}.{name}")
+        self.triggers: list[TimeTrigger[M]] = []
+
+    def on(self, event: "Event[M, Any]") -> Block[M]:
+        """Return the block that runs when the event happens in this state, which accepts it from now on."""
+        return event.block_in(self)
+
+    def at(self, due: Callable[[Args[M]], datetime | None]) -> Block[M]:
+        """Return a block that runs when the moment that ``due(a)`` gives has come."""
+        block: Block[M] = Block(self.machine, f"at a moment in {self.machine.name}.{self.name}")
+        self.triggers.append(TimeTrigger(block=block, due=due))
+        return block
+
+    def after(self, delay: timedelta) -> Block[M]:
+        """Return a block that runs when a model has been in this state for a while."""
+        block: Block[M] = Block(self.machine, f"after {delay} in {self.machine.name}.{self.name}")
+        self.triggers.append(TimeTrigger(block=block, delay=delay))
+        return block
+
+    def contains(self, model: M) -> bool:
+        return model.meta.state is self
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        return f"{self.machine.name}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredRule:
+    """A condition, its name as the code of the problem, and what people are told."""
+
+    function: Callable[..., bool]
+    code: str
+    message: str
+    place: Place
+
+
+def declared_rule(function: Callable[..., bool]) -> DeclaredRule:
+    """Return a rule named and explained as its function is."""
+    message = inspect.getdoc(function) or function.__name__.replace("_", " ")
+    return DeclaredRule(
+        function=function,
+        code=function.__name__,
+        message=" ".join(message.split("\n\n")[0].split()),
+        place=place_of(function),
+    )
+
+
+class _Event(EventBase, Generic[M]):
+    """What create events and events on models share."""
+
+    def __init__(self, machine: "Machine[M]", function: Callable[..., Any]) -> None:
+        self.machine = machine
+        self.function = function
+        self.name = function.__name__
+        self.place = place_of(function)
+        self.label = (inspect.getdoc(function) or self.name.replace("_", " ")).splitlines()[0]
+        self.rules: list[DeclaredRule] = []
+        try:
+            self.parameters = parameters_of(function)
+        except ValueError as error:
+            raise ConfigError(
+                "K006",
+                f"the function of event {machine.name}.{self.name} cannot be called: {error}.",
+                where=str(self.place),
+                hint=f"Declare it as def {self.name}(a: Args, ...).",
+            ) from error
+        self.names = tuple(parameter.name for parameter in self.parameters)
+        self.arity = len(self.parameters)
+        self.signature_of = self._bind
+
+    def _bind(self, values: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, ...]:
+        return bind(str(self), self.parameters, values, keywords)
+
+    def __repr__(self) -> str:
+        return f"{self.machine.name}.{self.name}"
+
+
+class CreateEvent(_Event[M], Generic[M, P]):
+    """An event that leads out of the void: calling it makes a command that creates a model."""
+
+    def __init__(self, machine: "Machine[M]", function: Callable[..., Any], into: State[M]) -> None:
+        super().__init__(machine, function)
+        self.creates = True
+        self.into = into
+        self.block: Block[M] = Block(machine, f"on {self}")
+
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Command[M]: ...
+
+    def rule(self, function: Callable[Concatenate[Args[Any], P], bool]) -> Callable[Concatenate[Args[Any], P], bool]:
+        """Declare a condition: the command is refused, with the function's docstring, unless it returns True."""
+        self.machine.app_open_check()
+        self.rules.append(declared_rule(function))
+        return function
+
+    def commands(self, function: Callable[..., Commands], *, when: Condition | None = None) -> Block[M]:
+        """See `Block.commands`."""
+        return self.block.commands(function, when=when)
+
+    def job(self, job: "Job[Any] | Callable[..., Requests]", *, when: Condition | None = None) -> Block[M]:
+        """See `Block.job`."""
+        return self.block.job(job, when=when)
+
+    def unmanaged_job(self, function: Callable[[Args[M]], object], *, when: Condition | None = None) -> Block[M]:
+        """See `Block.unmanaged_job`."""
+        return self.block.unmanaged_job(function, when=when)
+
+
+class Event(_Event[M], Generic[M, P]):
+    """What may happen to a model: calling it with the model's reference makes a command."""
+
+    def __init__(
+        self, machine: "Machine[M]", function: Callable[..., Any], states: tuple[State[M], ...], to: State[M] | None
+    ) -> None:
+        super().__init__(machine, function)
+        self.creates = False
+        self.blocks: dict[State[M], Block[M]] = {}
+        for state in states:
+            block = self.block_in(state)
+            if to is not None:
+                block.to(to)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, target: Ref[M], /, *args: P.args, **kwargs: P.kwargs) -> Command[M]: ...
+
+    def rule(self, function: Callable[Concatenate[Args[M], P], bool]) -> Callable[Concatenate[Args[M], P], bool]:
+        """Declare a condition: the command is refused, with the function's docstring, unless it returns True."""
+        self.machine.app_open_check()
+        self.rules.append(declared_rule(function))
+        return function
+
+    def block_in(self, state: State[M]) -> Block[M]:
+        """Return the block that runs when the event happens in a state."""
+        if state.machine is not self.machine:
+            raise ConfigError(
+                "K009",
+                f"the state {state!r} does not belong to the machine of the event {self!r}.",
+                where=str(here()),
+                hint=f"Use a state of {self.machine.name}.",
+            )
+        if state not in self.blocks:
+            block: Block[M] = Block(self.machine, f"on {self} in {state}")
+            block.update(self.function)
+            self.blocks[state] = block
+        return self.blocks[state]
+
+
+@dataclass(frozen=True, eq=False)
+class Index(Generic[M]):
+    """A lookup of one class's models by key, kept as they change.
+
+    Parameters:
+        key: gives a model's key; None keeps the model out of the index.
+        unique: at most one model may have a key.
+    """
+
+    machine: "Machine[M]"
+    key: Callable[[M], Any]
+    unique: bool
+    place: Place
+
+    def __call__(self, key: Any) -> "KeyView[M]":
+        """Return the view of the models with this key."""
+        return KeyView(self, key)
+
+
+class KeyView(View[M]):
+    """The models with one key in an index."""
+
+    by_key = True
+
+    def __init__(self, index: Index[M], key: Any) -> None:
+        self.machine = index.machine
+        self.index = index
+        self.key = key
+
+    def contains(self, model: M) -> bool:
+        try:
+            return bool(self.index.key(model) == self.key)
+        except Exception:
+            # A masked field can make the key's function fail; the model is not found by what may not be read.
+            return False
+
+
+class Machine(View[M]):
+    """The state machine of a model class, and the view of all its models.
+
+    Parameters:
+        model_class: whose machine it is.
+        app_open_check: raises when the app was opened, because its design is frozen then.
+    """
+
+    def __init__(self, model_class: type[M], app_open_check: Callable[[], None]) -> None:
+        self.machine = self
+        self.model_class = model_class
+        self.name = model_class.__name__
+        self.app_open_check = app_open_check
+        self.place = here()
+        self.all_states: list[State[M]] = []
+        self.events: list[CreateEvent[M, Any] | Event[M, Any]] = []
+        self.indexes: list[Index[M]] = []
+        self.rules: list[DeclaredRule] = []
+
+    def states(self, *names: str, final: Iterable[str] = ()) -> tuple[State[M], ...]:
+        """Declare states and return them in the same order.
+
+        Parameters:
+            final: the names of those that a model never leaves.
+        """
+        self.app_open_check()
+        place, ends = here(), set([final] if isinstance(final, str) else final)
+        for name in names:
+            if not name.isidentifier() or any(name == state.name for state in self.all_states):
+                raise ConfigError(
+                    "K004",
+                    f"{self.name} cannot have a state named {name!r}: names are identifiers, each once.",
+                    where=str(place),
+                    hint="Rename it.",
+                )
+            self.all_states.append(State(self, name, len(self.all_states), final=name in ends, place=place))
+        unknown = ends - set(names)
+        if unknown:
+            raise ConfigError(
+                "K004",
+                f"{self.name} marks {', '.join(sorted(unknown))} as final, which is no state of the same call.",
+                where=str(place),
+                hint="Write the name as in the list of states.",
+            )
+        return tuple(self.all_states[-len(names) :]) if names else ()
+
+    def create(
+        self, *, into: State[M]
+    ) -> Callable[[Callable[Concatenate[Args[Any], P], M | None]], CreateEvent[M, P]]:
+        """Declare an event that creates a model, by decorating the function that returns it.
+
+        Parameters:
+            into: the state in which the model begins.
+        """
+
+        def declare(function: Callable[Concatenate[Args[Any], P], M | None]) -> CreateEvent[M, P]:
+            self._require_own(into)
+            event: CreateEvent[M, P] = CreateEvent(self, function, into)
+            self._add_event(event)
+            return event
+
+        return declare
+
+    def event(
+        self, *states: State[M], to: State[M] | None = None
+    ) -> Callable[[Callable[Concatenate[Args[M], P], M | None]], Event[M, P]]:
+        """Declare an event that happens to a model, by decorating the function that returns its new version.
+
+        Parameters:
+            states: those that accept the event; more can be added with ``state.on(event)``.
+            to: the state it leads to from all of them.
+        """
+
+        def declare(function: Callable[Concatenate[Args[M], P], M | None]) -> Event[M, P]:
+            for state in (*states, *([] if to is None else [to])):
+                self._require_own(state)
+            event: Event[M, P] = Event(self, function, states, to)
+            self._add_event(event)
+            return event
+
+        return declare
+
+    def rule(self, function: Callable[[M], bool]) -> Callable[[M], bool]:
+        """Declare a condition that every version of every model must fulfil: ``function(model) -> bool``."""
+        self.app_open_check()
+        self.rules.append(declared_rule(function))
+        return function
+
+    def index(self, key: Callable[[M], Any], *, unique: bool = False) -> Index[M]:
+        """Declare a lookup by key.
+
+        Parameters:
+            key: gives the key of a model, hashable; None keeps the model out.
+            unique: a command that would give two models the same key is refused.
+        """
+        self.app_open_check()
+        index = Index(self, key, unique, here())
+        self.indexes.append(index)
+        return index
+
+    def contains(self, model: M) -> bool:
+        return type(model) is self.model_class
+
+    def _add_event(self, event: CreateEvent[M, Any] | Event[M, Any]) -> None:
+        self.app_open_check()
+        for other in self.events:
+            if other.name == event.name:
+                raise ConfigError(
+                    "K004",
+                    f"{self.name} has two events named '{event.name}'.",
+                    where=str(event.place),
+                    hint=f"Rename one; the other is at {other.place}.",
+                )
+        self.events.append(event)
+
+    def _require_own(self, state: State[M]) -> None:
+        if not isinstance(state, State) or state.machine is not self:
+            raise ConfigError(
+                "K009",
+                f"{state!r} is not a state of {self.name}.",
+                where=str(here()),
+                hint=f"Use one of: {', '.join(map(str, self.all_states)) or 'none declared yet'}.",
+            )
+
+    def __repr__(self) -> str:
+        return self.name

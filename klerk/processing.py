@@ -1,0 +1,239 @@
+"""From a design to the dispatch table that the core's loop runs over. No input or output happens here."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+
+from klerk._core import Processor
+from klerk._dispatch import (
+    Args,
+    Block,
+    Call,
+    ClassPlan,
+    EventPlan,
+    JobRequest,
+    StatePlan,
+    Step,
+    Timer,
+    microseconds,
+)
+from klerk._table import ModelTable
+from klerk.app import EventSpec, MachineSpec, Spec
+from klerk.authorization import Permit
+from klerk.codec import Catalog, encode
+from klerk.commands import NOW, Context, Result, System
+from klerk.errors import ArgumentError, ConfigError
+from klerk.jobs import Job, JobRecord, JobState
+from klerk.machine import JOB, TO_WHEN, CreateEvent, Executable
+from klerk.machine import Block as DeclaredBlock
+from klerk.reader import ClassAccess, FieldAccess, PlainReader, Sight
+from klerk.validation import call_of, rule_of
+from klerk.views import IndexStore, PublishedSource, Views, WorkingSource
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """Return the time of the machine's clock."""
+    return datetime.now(UTC)
+
+
+class Program:
+    """A design compiled for one open store: the processor, and what reads beside it.
+
+    Parameters:
+        spec: the design.
+        catalog: the codes that the store uses.
+        clock: the time for contexts that name none.
+    """
+
+    def __init__(self, spec: Spec, catalog: Catalog, clock: Clock) -> None:
+        self.spec = spec
+        self._clock = clock
+        codes = {entry.name: (code, entry) for code, entry in enumerate(catalog.classes)}
+        stores = {machine.machine.name: [IndexStore(i) for i in machine.machine.indexes] for machine in spec.machines}
+        self.plans = [
+            _class_plan(machine, *codes[machine.machine.name], stores[machine.machine.name])
+            for machine in spec.machines
+        ]
+        _link_references(self.plans)
+        by_class = {plan.model_class: plan for plan in self.plans}
+        event_codes = {name: code for code, name in enumerate(catalog.events)}
+        events = [
+            _event_plan(spec, each, by_class[each.event.machine.model_class], event_codes[str(each.event)])
+            for each in spec.events
+        ]
+        self.table = ModelTable()
+        self.processor: Processor = Processor(
+            self.table,
+            self.plans,
+            events,
+            encode=encode,
+            sha256=sha256,
+            outcome_class=Result,
+            resolve_context=self.resolve,
+            make_job=_job_record,
+        )
+        self.views = Views(self.plans, [store for each in stores.values() for store in each])
+        self.processor.reader = PlainReader(WorkingSource(self.processor, self.views), self.views)
+        self.published = PlainReader(PublishedSource(self.processor, self.views), self.views)
+        self.sight = Sight({each.machine.model_class: _access(spec, each) for each in spec.machines}, self.published)
+        self.plan_of_code = {plan.code: plan for plan in self.plans}
+
+    def resolve(self, context: Any) -> tuple[Context, int, bool, tuple[str, str, int]]:
+        """Return a context with its time set, that time in microseconds, whether rules are not asked about its
+        actor, and the actor as the commit log names it.
+
+        Raises:
+            ArgumentError: it is no context, or its time has no zone.
+        """
+        if not isinstance(context, Context):
+            raise ArgumentError(
+                f"expected a context, got {type(context).__name__}", hint="Pass Context(User('ada', roles=...))."
+            )
+        if context.now is NOW or context.now == NOW:
+            context = msgspec.structs.replace(context, now=self._clock())
+        elif context.now.tzinfo is None:
+            raise ArgumentError("the context's time has no time zone", hint="Use datetime.now(UTC).")
+        actor = context.actor
+        trusted = isinstance(actor, System)
+        cause = actor.cause if isinstance(actor, System) else 0
+        return context, microseconds(context.now), trusted, (actor.kind, actor.id, cause)
+
+
+def _class_plan(each: MachineSpec, code: int, entry: Any, indexes: list[IndexStore]) -> ClassPlan:
+    machine = each.machine
+    state_codes = {name: number for number, name in enumerate(entry.states)}
+    states = [
+        StatePlan(
+            state,
+            state_codes[state.name],
+            _block(state.on_enter) if state.on_enter.executables else None,
+            _block(state.on_exit) if state.on_exit.executables else None,
+            [_timer(trigger) for trigger in state.triggers],
+        )
+        for state in machine.all_states
+    ]
+    return ClassPlan(
+        machine.model_class,
+        machine.name,
+        code,
+        checks=[field.check(name) for name, field in each.fields.items()],
+        states=states,
+        indexes=indexes,
+        rules=[rule_of(rule, (), f"a rule of {machine.name}") for rule in machine.rules],
+        decode=msgspec.msgpack.Decoder(machine.model_class).decode,
+    )
+
+
+def _link_references(plans: list[ClassPlan]) -> None:
+    """Tell every class which fields of which classes may refer to it."""
+    for plan in plans:
+        plan.referenced_by = [
+            field
+            for other in plans
+            for field in other.references
+            if field.check.target is None or field.check.target is plan.model_class
+        ]
+
+
+def _timer(trigger: Any) -> Timer:
+    block = _block(trigger.block)
+    if trigger.due is not None:
+        return Timer(block, due=call_of(trigger.due, (), trigger.block.occasion))
+    return Timer(block, delay_us=trigger.delay // datetime.resolution)
+
+
+def _block(declared: DeclaredBlock[Any], names: tuple[str, ...] = ()) -> Block:
+    return Block([_step(executable, names, declared) for executable in declared.executables])
+
+
+def _step(executable: Executable, names: tuple[str, ...], declared: DeclaredBlock[Any]) -> Step:
+    what = f"a function {declared.occasion}"
+    call = None if executable.function is None else call_of(executable.function, names, what)
+    condition = None if executable.when is None else call_of(executable.when, names, f"a condition {declared.occasion}")
+    value = executable.value
+    if executable.kind == TO_WHEN:
+        choices, otherwise = value
+        value = ([(call_of(function, names, what), state) for function, state in choices], otherwise)
+    if executable.kind == JOB and value is not None:
+        _require_job_for_model(value, executable, declared)
+    return Step(executable.kind, call, condition, value)
+
+
+def _require_job_for_model(job: Job[Any], executable: Executable, declared: DeclaredBlock[Any]) -> None:
+    required = [check for check in job.checks if check.target is declared.owner.model_class]
+    if len(job.checks) != 1 or not required:
+        raise ConfigError(
+            "K008",
+            f"the job '{job.name}' does not take just a reference to {declared.owner.name}.",
+            where=str(executable.place),
+            hint=f"Give a function that makes the request: lambda a: {job.name}(...).",
+        )
+
+
+def _event_plan(spec: Spec, each: EventSpec, owner: ClassPlan, code: int) -> EventPlan:
+    event = each.event
+    names = event.names
+    create = into = None
+    blocks: list[Block | None]
+    if isinstance(event, CreateEvent):
+        create, into = call_of(event.function, names, f"the event {event}"), event.into
+        blocks = [_block(event.block, names)]
+    else:
+        blocks = [
+            _block(event.blocks[state], names) if state in event.blocks else None
+            for state in event.machine.all_states
+        ]
+    return EventPlan(
+        event,
+        owner,
+        code,
+        checks=[field.check(name) for name, field in each.parameters.items()],
+        allow=_calls(spec.allow.for_event(event)),
+        deny=_calls(spec.deny.for_event(event)),
+        rules=[rule_of(rule, names, f"a rule of {event}") for rule in event.rules],
+        blocks=blocks,
+        create=create,
+        into=into,
+    )
+
+
+def _calls(functions: list[Permit]) -> tuple[Call, ...]:
+    return tuple(call_of(function, (), "an allow or deny rule") for function in functions)
+
+
+def _access(spec: Spec, each: MachineSpec) -> ClassAccess:
+    model_class = each.machine.model_class
+    return ClassAccess(
+        allow=_calls(spec.allow.for_class(model_class)),
+        deny=_calls(spec.deny.for_class(model_class)),
+        fields=tuple(
+            FieldAccess(
+                name,
+                _calls(spec.allow.for_field(model_class, name, field.tags)),
+                _calls(spec.deny.for_field(model_class, name, field.tags)),
+            )
+            for name, field in each.fields.items()
+        ),
+        types=each.fields,
+    )
+
+
+def _job_record(request: JobRequest, job_id: int, a: Args[Any], sequence: int) -> tuple[JobRecord, bytes]:
+    """Return the record of a job that a transaction creates, and the record as it is stored."""
+    now_us = microseconds(a.now)
+    run_at_us = 0 if request.run_at is None else microseconds(request.run_at)
+    record = JobRecord(
+        id=job_id,
+        kind=request.job.name,
+        arguments=request.values,
+        state=JobState.SCHEDULED if run_at_us > now_us else JobState.AVAILABLE,
+        run_at_us=run_at_us,
+        created_us=now_us,
+        cause=sequence,
+    )
+    return record, encode(record)

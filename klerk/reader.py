@@ -1,0 +1,268 @@
+"""Authorized reads: what an actor may see of the published state, consistent while the lock is held."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar, overload
+
+import msgspec
+
+from klerk._core import ReaderBase
+from klerk._dispatch import Call, ask, new_args
+from klerk._table import ModelTable
+from klerk._waiting import ReadWriteLock
+from klerk.commands import Context
+from klerk.errors import ArgumentError, Denied, NotFound
+from klerk.fields import FieldType
+from klerk.machine import Index, View
+from klerk.values import MASKED, Model, Ref
+from klerk.views import META_COLUMNS, Columns, Source, Views, column, meta_column
+
+M = TypeVar("M", bound=Model)
+
+
+class PlainReader:
+    """Reads without authorization, for functions of the application: ``a.read``.
+
+    Parameters:
+        source: the working state while a command is processed, the published one in rules about reading.
+        views: resolves views.
+    """
+
+    def __init__(self, source: Source, views: Views) -> None:
+        self._source = source
+        self._views = views
+
+    def get(self, ref: Ref[M]) -> M:
+        """Return the model that a reference points to.
+
+        Raises:
+            NotFound: there is none.
+        """
+        model = self._source.model(ref)
+        if model is None:
+            raise NotFound(f"there is no model {ref!r}")
+        found: M = model
+        return found
+
+    @overload
+    def find(self, what: Ref[M]) -> M | None: ...
+    @overload
+    def find(self, what: Index[M], key: Any) -> M | None: ...
+    def find(self, what: Any, key: Any = None) -> Any:
+        """Return the model behind a reference, or the first one with a key in an index; None when there is none."""
+        if isinstance(what, Index):
+            return self.first(what(key))
+        return self._source.model(what)
+
+    def list(self, view: View[M]) -> Sequence[M]:
+        """Return the models in a view, in the order of their creation."""
+        return [self._source.model(id) for id in self._source.ids(view)]
+
+    def first(self, view: View[M]) -> M | None:
+        """Return the oldest model in a view, or None."""
+        for id in self._source.ids(view):
+            found: M = self._source.model(id)
+            return found
+        return None
+
+    def count(self, view: View[Any]) -> int:
+        """Return how many models are in a view."""
+        ids = self._source.ids(view)
+        return len(ids) if hasattr(ids, "__len__") else sum(1 for _ in ids)
+
+    def exists(self, view: View[Any]) -> bool:
+        """Return whether a view has any models."""
+        return any(True for _ in self._source.ids(view))
+
+
+class FieldAccess(msgspec.Struct, frozen=True):
+    """The rules about reading one field."""
+
+    name: str
+    allow: tuple[Call, ...]
+    deny: tuple[Call, ...]
+
+
+class ClassAccess(msgspec.Struct, frozen=True):
+    """The rules about reading the models of one class and their fields."""
+
+    allow: tuple[Call, ...]
+    deny: tuple[Call, ...]
+    fields: tuple[FieldAccess, ...]
+    types: dict[str, FieldType]
+
+
+class Sight:
+    """What decides who sees what in one open store.
+
+    Parameters:
+        access: the rules by model class.
+        plain: reads the published state, for the rules.
+    """
+
+    def __init__(self, access: dict[type[Model], ClassAccess], plain: PlainReader) -> None:
+        self.access = access
+        self.plain = plain
+
+    def hidden(self, context: Context, model: Model) -> tuple[tuple[str, ...] | None, bool]:
+        """Ask the rules what of a model is hidden from a context's actor.
+
+        Returns:
+            The names of the hidden fields, or None when the model may not be read at all; and whether the
+            answer is the same for every model of its class.
+        """
+        rules = self.access[type(model)]
+        a = new_args(context, context.now, self.plain, model)
+        permitted, looked, _ = ask(rules.allow, a)
+        if permitted:
+            denied, looked_again, _ = ask(rules.deny, a)
+            permitted, looked = not denied, looked or looked_again
+        if not permitted:
+            return None, not looked
+        names: list[str] = []
+        known: dict[tuple[tuple[Call, ...], tuple[Call, ...]], bool] = {}
+        for field in rules.fields:
+            visible = known.get((field.allow, field.deny))
+            if visible is None:
+                visible, looked_here, about_field = ask(field.allow, a, field.name)
+                if visible:
+                    denied, looked_again, about_field_again = ask(field.deny, a, field.name)
+                    visible = not denied
+                    looked_here, about_field = looked_here or looked_again, about_field or about_field_again
+                looked = looked or looked_here
+                if not about_field:
+                    known[field.allow, field.deny] = visible
+            if not visible:
+                names.append(field.name)
+        return tuple(names), not looked
+
+
+def masked(model: M, names: tuple[str, ...]) -> M:
+    """Return a copy of a model in which some fields show nothing; the model itself is shared and never touched."""
+    return msgspec.structs.replace(model, **dict.fromkeys(names, MASKED)) if names else model
+
+
+class Reader(ReaderBase):
+    """Reads several things at one moment, on behalf of a context's actor. Use it with ``with k.read(context)``.
+
+    Models that it returns are immutable and stay valid afterwards. Fields that the actor may not read show
+    `klerk.MASKED`.
+    """
+
+    def __init__(
+        self, lock: ReadWriteLock, context: Context, table: ModelTable, sight: Sight, views: Views, *, trusted: bool
+    ) -> None:
+        super().__init__(lock, context, table)
+        self._sight = sight
+        self._views = views
+        if trusted:
+            for model_class in sight.access:
+                self.allow(model_class, True)
+
+    def show(self, model: M) -> M:
+        """Return a model as the actor may see it.
+
+        Raises:
+            Denied: not at all.
+        """
+        verdict = self.verdict(type(model))
+        if verdict is None:
+            names, for_all = self._sight.hidden(self.context, model)
+            verdict = False if names is None else (names or True)
+            if for_all:
+                self.allow(type(model), verdict)
+        if verdict is True:
+            return model
+        if verdict is False:
+            raise Denied(f"{self.context.actor} may not read {type(model).__name__}")
+        return masked(model, verdict)
+
+    @overload
+    def find(self, what: Ref[M]) -> M | None: ...
+    @overload
+    def find(self, what: Index[M], key: Any) -> M | None: ...
+    def find(self, what: Any, key: Any = None) -> Any:
+        """Return the model behind a reference, or the first one with a key in an index; None when there is none.
+
+        A model is not found by a key that the actor may not read.
+
+        Raises:
+            Denied: the model may not be read.
+        """
+        if isinstance(what, Index):
+            return self.first(what(key))
+        self.require_held()
+        model = self.table.get(what)
+        return None if model is None else self.show(model)
+
+    def list(self, view: View[M]) -> Sequence[M]:
+        """Return the models in a view, in the order of their creation.
+
+        Raises:
+            Denied: one of them may not be read.
+        """
+        models = self.models(self._views.published(view))
+        return [model for model in models if view.contains(model)] if view.by_key else models
+
+    def first(self, view: View[M]) -> M | None:
+        """Return the oldest model in a view, or None.
+
+        Raises:
+            Denied: it may not be read.
+        """
+        self.require_held()
+        for id in self._views.published(view):
+            model: M = self.get(id)
+            if not view.by_key or view.contains(model):
+                return model
+        return None
+
+    def count(self, view: View[Any]) -> int:
+        """Return how many models are in a view.
+
+        Raises:
+            Denied: one of them may not be read.
+        """
+        self.require_held()
+        ids = self._views.published(view)
+        if not view.by_key and self.verdict(view.machine.model_class):
+            return len(ids)
+        return len(self.list(view))
+
+    def exists(self, view: View[Any]) -> bool:
+        """Return whether a view has any models that the actor may read.
+
+        Raises:
+            Denied: the first one may not be read.
+        """
+        return self.first(view) is not None
+
+    def columns(self, view: View[Any], *names: str) -> Columns:
+        """Return numeric and time fields of a view's models as NumPy arrays, one row for each model.
+
+        Parameters:
+            names: of fields, or of `id`, `version`, `created_at`, `updated_at`, `entered_at`.
+
+        Returns:
+            The arrays, in that order and by name. Numbers are int64, float64 or bool; None in them is NaN, in
+            float64. Times are ``datetime64[us]`` in UTC with NaT, dates ``datetime64[D]``, references int64.
+
+        Raises:
+            Denied: a model or one of the fields may not be read.
+            ArgumentError: there is no such field, or it is neither a number nor a time.
+        """
+        model_class = self._views.plan(view).model_class
+        types = self._sight.access[model_class].types
+        for name in names:
+            if name not in types and name not in META_COLUMNS:
+                raise ArgumentError(
+                    f"{model_class.__name__} has no field '{name}'",
+                    hint=f"It has: {', '.join((*types, *META_COLUMNS))}.",
+                )
+        models = list(self.list(view))
+        for name in names:
+            if name in types and any(getattr(model, name) is MASKED for model in models):
+                raise Denied(f"{self.context.actor} may not read {model_class.__name__}.{name}")
+        arrays: Iterable[Any] = [
+            column(models, name, types[name]) if name in types else meta_column(models, name) for name in names
+        ]
+        return Columns(names, arrays)

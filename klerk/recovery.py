@@ -1,0 +1,216 @@
+"""Opening a store: check what is there, load it, and refuse to go on when something acknowledged is missing."""
+
+import gc
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from klerk import limits
+from klerk._core import class_code_of
+from klerk.app import Spec
+from klerk.codec import (
+    CATALOG_KEY,
+    ENDED_JOB,
+    GENESIS,
+    LIVE_JOB,
+    VERIFIED_KEY,
+    check_payloads,
+    extended,
+    key_of,
+    number_of,
+    read_catalog,
+    read_job,
+    read_record,
+    write_catalog,
+)
+from klerk.errors import Corrupted, KlerkError
+from klerk.jobs import JobRecord
+from klerk.processing import Clock, Program
+from klerk.storage.contract import Family, Storage
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much is done and how much there is (0: not known)."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Recovered:
+    """What a store held.
+
+    Parameters:
+        program: with all models in its table.
+        digest: of the newest log record's head.
+        ended_jobs: completed, discarded and cancelled, since the store was made.
+        jobs: those that are still to run.
+    """
+
+    program: Program
+    digest: bytes = GENESIS
+    ended_jobs: tuple[int, int, int] = (0, 0, 0)
+    jobs: list[JobRecord] = field(default_factory=list)
+
+
+def recover(storage: Storage, spec: Spec, clock: Clock, progress: Progress) -> Recovered:
+    """Check and load a store.
+
+    Raises:
+        SchemaChanged: the design does not fit what is stored.
+        Corrupted: something is damaged, or acknowledged commands are missing.
+    """
+    stored = storage.get(Family.META, CATALOG_KEY)
+    known = read_catalog(stored)
+    catalog = extended(known, spec)
+    recovered = Recovered(program=Program(spec, catalog, clock))
+    _read_head(storage, recovered)
+    verify_log(storage, _verified(storage), progress)
+    if catalog != known:
+        storage.write([(Family.META, CATALOG_KEY, write_catalog(catalog))], [])
+        storage.sync()
+    with _without_collection():
+        _load_models(storage, recovered.program, progress)
+    _load_jobs(storage, recovered, progress)
+    storage.write([(Family.META, VERIFIED_KEY, key_of(_newest(storage)))], [])
+    return recovered
+
+
+def _newest(storage: Storage) -> int:
+    for key, _ in storage.scan(Family.LOG, reverse=True):
+        return number_of(key)
+    return 0
+
+
+def _verified(storage: Storage) -> int:
+    value = storage.get(Family.META, VERIFIED_KEY)
+    return 0 if value is None else number_of(value)
+
+
+def _read_head(storage: Storage, recovered: Recovered) -> None:
+    """Take over where the log ends, and hold it against the witness.
+
+    Raises:
+        Corrupted: the witness knows of acknowledged commands that the log does not have.
+    """
+    witness = storage.witnessed()
+    for key, value in storage.scan(Family.LOG, reverse=True):
+        head, digest, _ = read_record(key, value)
+        processor = recovered.program.processor
+        processor.sequence = head.last
+        processor.next_id, processor.next_job_id = head.next_id, head.next_job_id
+        recovered.digest, recovered.ended_jobs = digest, head.ended_jobs
+        if witness is not None and witness.sequence > head.first:
+            raise _behind(witness.sequence, head.last)
+        break
+    else:
+        if witness is not None and witness.sequence:
+            raise _behind(witness.sequence, 0)
+    if witness is None or not witness.sequence:
+        return
+    value_at_witness = storage.get(Family.LOG, key_of(witness.sequence))
+    if value_at_witness is None:
+        raise _behind(witness.sequence, recovered.program.processor.sequence)
+    _, digest, _ = read_record(key_of(witness.sequence), value_at_witness)
+    if digest != witness.digest:
+        raise Corrupted(f"log record {witness.sequence} is not the one that was acknowledged")
+
+
+def _behind(acknowledged: int, found: int) -> Corrupted:
+    return Corrupted(
+        f"commands up to {acknowledged} at least were acknowledged, and the log ends at {found}",
+        hint="Part of the store was lost or damaged. Restore a backup, or the missing files.",
+    )
+
+
+def verify_log(storage: Storage, start: int, progress: Progress) -> int:
+    """Follow the hash chain of the commit log from a record to the end.
+
+    Parameters:
+        start: the key of a record that is known to be good; 0 for the beginning.
+
+    Returns:
+        How many records were checked.
+
+    Raises:
+        Corrupted: a record is missing, damaged, or not the one that its successor names.
+    """
+    previous: bytes | None = GENESIS if start == 0 else None
+    expected: int | None = 1 if start == 0 else None
+    total, count = storage.estimated_count(Family.LOG) if start == 0 else 0, 0
+    for key, value in storage.scan(Family.LOG, key_of(start)):
+        head, digest, record = read_record(key, value)
+        if expected is not None and head.first != expected:
+            raise Corrupted(f"the log records {expected} to {head.first - 1} are missing")
+        if previous is not None and head.previous != previous:
+            raise Corrupted(f"log record {head.first} does not follow the one before it")
+        check_payloads(head, record)
+        previous, expected = digest, head.last + 1
+        count += 1
+        if count % 256 == 0:
+            progress("checking the log", count, total)
+    return count
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Keep the garbage collector from walking over millions of new objects, which hold no cycles."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _load_models(storage: Storage, program: Program, progress: Progress) -> None:
+    processor, plans = program.processor, program.plan_of_code
+    total = storage.estimated_count(Family.MODELS)
+    load = processor.load
+    for count, (key, stored) in enumerate(storage.scan(Family.MODELS)):
+        id = number_of(key)
+        try:
+            plan = plans[class_code_of(stored)]
+            model = load(plan, id, stored)
+            for index in plan.indexes:
+                index.load(id, model)
+        except KlerkError:
+            raise
+        except Exception as error:
+            raise Corrupted(f"model {id} cannot be read: {error}") from error
+        if count % 4096 == 0:
+            progress("loading models", count, total)
+
+
+def _load_jobs(storage: Storage, recovered: Recovered, progress: Progress) -> None:
+    for count, (key, stored) in enumerate(storage.scan(Family.JOBS, LIVE_JOB, ENDED_JOB)):
+        recovered.jobs.append(read_job(key, stored))
+        if count % 4096 == 0:
+            progress("loading jobs", count, 0)
+
+
+def quiet(_what: str, _done: int, _total: int) -> None:
+    """Show no progress."""
+
+
+class ProgressLine:
+    """Shows progress on stderr, in one line, once something takes longer than a second."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._shown = 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._start < limits.PROGRESS_AFTER_S or now - self._shown < 0.1:
+            return
+        self._shown = now
+        share = f"{min(1.0, done / total):4.0%} " if total else ""
+        bar = f"[{'#' * int(30 * min(1.0, done / total)):<30}] " if total else ""
+        sys.stderr.write(f"\r{what} {bar}{share}{done:,}\x1b[K")
+        sys.stderr.flush()
+
+    def finish(self) -> None:
+        """Clear the line."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()

@@ -1,0 +1,98 @@
+"""Timers: the blocks of ``state.at`` and ``state.after``, run through the same path as commands when they are due.
+
+When a model's next timer is due stands in the model itself, so timers survive restarts without records of their
+own; what is kept here is only the order in which they come.
+"""
+
+import heapq
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from klerk import limits
+from klerk._core import InternalWork
+from klerk._dispatch import ClassPlan
+from klerk._waiting import Submission
+from klerk.errors import Closed, KlerkError, StoreFailed
+from klerk.scheduler import Scheduler
+
+LOG = logging.getLogger("klerk")
+
+
+class FireTimer(InternalWork):
+    """The transaction of a due timer: nothing happens when the model has moved on meanwhile."""
+
+    def __init__(self, plan: ClassPlan, id: int, due_us: int) -> None:
+        self.plan = plan
+        self.id = id
+        self.due_us = due_us
+
+    def perform(self, processor: Any) -> bool:
+        fired: bool = processor.fire(self.plan, self.id, self.due_us)
+        return fired
+
+    def __repr__(self) -> str:
+        return f"timer of {self.plan.name} {self.id}"
+
+
+class Timers:
+    """Knows which models have timers, and submits those that are due.
+
+    Parameters:
+        scheduler: wakes this when the earliest is due.
+        submit: takes the work and whom it is for, as ``submit(work, name, cause)``.
+        plan_of: gives the plan of a model's class.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        submit: Callable[[InternalWork, str], Submission],
+        plan_of: dict[type[Any], ClassPlan],
+    ) -> None:
+        self._scheduler = scheduler
+        self._submit = submit
+        self._plan_of = plan_of
+        self._heap: list[tuple[int, int, Any]] = []
+        self._awake_at_us: int | None = None
+        self._lock = threading.Lock()
+
+    def note(self, models: Any) -> None:
+        """Take over the timers of models that were loaded or published."""
+        timed = [model for model in models if model is not None and model._meta.due_us]
+        if timed:
+            with self._lock:
+                for model in timed:
+                    heapq.heappush(self._heap, (model._meta.due_us, model._meta.id, self._plan_of[type(model)]))
+                self._wake()
+
+    def _wake(self) -> None:
+        if self._heap and (self._awake_at_us is None or self._heap[0][0] < self._awake_at_us):
+            self._awake_at_us = self._heap[0][0]
+            self._scheduler.at(self._awake_at_us, self._fire_due)
+
+    def _take_due(self) -> list[FireTimer]:
+        now_us = self._scheduler.now_us()
+        due = []
+        with self._lock:
+            self._awake_at_us = None
+            while self._heap and self._heap[0][0] <= now_us and len(due) < limits.TIMERS_FIRED_AT_ONCE_MAX:
+                due_us, id, plan = heapq.heappop(self._heap)
+                due.append(FireTimer(plan, id, due_us))
+        return due
+
+    def _fire_due(self) -> None:
+        """Submit what is due, a bounded number at once, and wait for it, so that commands get their turn."""
+        submitted = []
+        for work in self._take_due():
+            try:
+                submitted.append((work, self._submit(work, str(work))))
+            except (Closed, StoreFailed):
+                return
+        for work, submission in submitted:
+            error = submission.exception()
+            if isinstance(error, KlerkError):
+                LOG.warning("the %s was refused and is not tried again until the next start: %s", work, error)
+        with self._lock:
+            self._wake()

@@ -1,0 +1,321 @@
+"""Value types, references and models: what users declare their data with.
+
+A value type checks in its constructor and returns the plain builtin, so ``type(Name("x")) is str``: models hold
+plain values at no cost, while type checkers keep the types apart.
+"""
+
+import enum
+import math
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Generic, NoReturn, TypeVar, dataclass_transform
+
+import msgspec
+
+from klerk import limits
+from klerk._dispatch import Meta, MetaField
+from klerk.errors import InvalidValue, Problem, listed
+from klerk.places import Place, here
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+INT64_MIN: Final = -(2**63)
+INT64_MAX: Final = 2**63 - 1
+
+
+def refuse(name: str, problems: list[Problem]) -> NoReturn:
+    """Raise `InvalidValue` for the value type called `name`."""
+    raise InvalidValue(f"{name}: {listed(problems)}", problems=problems)
+
+
+class _Value:
+    """What the four value types share: their tags, their own validator, and how they are checked."""
+
+    tags: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def validate(cls, value: Any) -> None:
+        """Check what bounds cannot say; override and raise `ValueError` with a message for people."""
+
+    @classmethod
+    def problems_of(cls, value: Any, path: str = "") -> list[Problem]:
+        """Return everything that is wrong with a value of the plain type."""
+        problems = cls._bounds(value, path)
+        if not problems:
+            try:
+                cls.validate(value)
+            except ValueError as error:
+                problems.append(Problem(code="invalid", message=str(error) or "is not valid", path=path))
+        return problems
+
+    @classmethod
+    def _bounds(cls, value: Any, path: str) -> list[Problem]:
+        raise NotImplementedError
+
+    @classmethod
+    def _has_validator(cls) -> bool:
+        return cls.validate.__func__ is not _Value.validate.__func__  # type: ignore[attr-defined]
+
+
+def _wrong_type(value: Any, expected: str, path: str) -> Problem:
+    return Problem(code="wrong_type", message=f"expected {expected}, got {type(value).__name__}", path=path)
+
+
+def _length_problems(length: int, low: int, high: int, unit: str, path: str) -> list[Problem]:
+    if length < low:
+        text = "must not be empty" if low == 1 else f"needs at least {low} {unit}, has {length}"
+        return [Problem(code="too_short", message=text, path=path)]
+    if length > high:
+        return [Problem(code="too_long", message=f"may have at most {high} {unit}, has {length}", path=path)]
+    return []
+
+
+def _range_problems(value: float, low: float | None, high: float | None, path: str) -> list[Problem]:
+    if low is not None and value < low:
+        return [Problem(code="too_small", message=f"must be at least {low}, is {value}", path=path)]
+    if high is not None and value > high:
+        return [Problem(code="too_large", message=f"must be at most {high}, is {value}", path=path)]
+    return []
+
+
+class Text(str, _Value):
+    """A constrained text, declared as ``class Name(klerk.Text, min=1, max=80): ...``.
+
+    Parameters of the declaration:
+        min, max: length in characters.
+        pattern: regular expression that the whole text must match.
+        tags: marks for rules, as in ``app.deny.field(tag="pii")``.
+    """
+
+    min_length: ClassVar[int] = 0
+    max_length: ClassVar[int] = limits.TEXT_LENGTH_MAX
+    pattern: ClassVar[re.Pattern[str] | None] = None
+
+    def __init_subclass__(
+        cls, *, min: int | None = None, max: int | None = None, pattern: str | None = None, tags: Iterable[str] = ()
+    ) -> None:
+        super().__init_subclass__()
+        cls.min_length = cls.min_length if min is None else min
+        cls.max_length = cls.max_length if max is None else max
+        cls.pattern = cls.pattern if pattern is None else re.compile(pattern)
+        cls.tags = cls.tags | frozenset(tags)
+
+    def __new__(cls, value: str) -> "Self":
+        problems = cls.problems_of(value)
+        if problems:
+            refuse(cls.__name__, problems)
+        return str.__str__(value)  # type: ignore[return-value]
+
+    @classmethod
+    def _bounds(cls, value: Any, path: str) -> list[Problem]:
+        if not isinstance(value, str):
+            return [_wrong_type(value, "a text", path)]
+        problems = _length_problems(len(value), cls.min_length, cls.max_length, "characters", path)
+        if not problems and cls.pattern is not None and cls.pattern.fullmatch(value) is None:
+            text = f"does not have the form {cls.pattern.pattern}"
+            problems.append(Problem(code="pattern", message=text, path=path))
+        return problems
+
+
+class Bytes(bytes, _Value):
+    """Constrained bytes, declared as ``class Thumbnail(klerk.Bytes, max=10_000): ...``; `min`, `max` in bytes."""
+
+    min_length: ClassVar[int] = 0
+    max_length: ClassVar[int] = limits.BYTES_LENGTH_MAX
+
+    def __init_subclass__(cls, *, min: int | None = None, max: int | None = None, tags: Iterable[str] = ()) -> None:
+        super().__init_subclass__()
+        cls.min_length = cls.min_length if min is None else min
+        cls.max_length = cls.max_length if max is None else max
+        cls.tags = cls.tags | frozenset(tags)
+
+    def __new__(cls, value: bytes) -> "Self":
+        problems = cls.problems_of(value)
+        if problems:
+            refuse(cls.__name__, problems)
+        return bytes(value)  # type: ignore[return-value]
+
+    @classmethod
+    def _bounds(cls, value: Any, path: str) -> list[Problem]:
+        if not isinstance(value, bytes):
+            return [_wrong_type(value, "bytes", path)]
+        return _length_problems(len(value), cls.min_length, cls.max_length, "bytes", path)
+
+
+class Int(int, _Value):
+    """A constrained whole number of 64 bits, declared as ``class Cents(klerk.Int, ge=0, le=100_000): ...``."""
+
+    low: ClassVar[int] = INT64_MIN
+    high: ClassVar[int] = INT64_MAX
+
+    def __init_subclass__(cls, *, ge: int | None = None, le: int | None = None, tags: Iterable[str] = ()) -> None:
+        super().__init_subclass__()
+        cls.low = cls.low if ge is None else ge
+        cls.high = cls.high if le is None else le
+        cls.tags = cls.tags | frozenset(tags)
+
+    def __new__(cls, value: int) -> "Self":
+        if type(value) is not int:
+            value = plain_int(value)
+        problems = cls.problems_of(value)
+        if problems:
+            refuse(cls.__name__, problems)
+        return value  # type: ignore[return-value]
+
+    @classmethod
+    def _bounds(cls, value: Any, path: str) -> list[Problem]:
+        if not isinstance(value, int) or isinstance(value, bool):
+            return [_wrong_type(value, "a whole number", path)]
+        return _range_problems(value, cls.low, cls.high, path)
+
+
+class Float(float, _Value):
+    """A constrained finite number, declared as ``class Celsius(klerk.Float, ge=-273.15): ...``."""
+
+    low: ClassVar[float | None] = None
+    high: ClassVar[float | None] = None
+
+    def __init_subclass__(cls, *, ge: float | None = None, le: float | None = None, tags: Iterable[str] = ()) -> None:
+        super().__init_subclass__()
+        cls.low = cls.low if ge is None else ge
+        cls.high = cls.high if le is None else le
+        cls.tags = cls.tags | frozenset(tags)
+
+    def __new__(cls, value: float) -> "Self":
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = float(value)
+        problems = cls.problems_of(value)
+        if problems:
+            refuse(cls.__name__, problems)
+        return value  # type: ignore[return-value]
+
+    @classmethod
+    def _bounds(cls, value: Any, path: str) -> list[Problem]:
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            return [_wrong_type(value, "a number", path)]
+        if not math.isfinite(value):
+            return [Problem(code="not_finite", message=f"must be a finite number, is {value}", path=path)]
+        return _range_problems(value, cls.low, cls.high, path)
+
+
+def plain_int(value: Any) -> Any:
+    """Return whatever counts as a whole number (a NumPy integer, say) as an int; anything else unchanged."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return value
+    return int(value.__index__())
+
+
+class Enum(enum.Enum):
+    """A closed set of named values, declared as ``class Colour(klerk.Enum): RED = "red"``."""
+
+
+M = TypeVar("M", bound="Model")
+
+
+class RefTo(msgspec.Struct, frozen=True):
+    """The model class, or its name, that a reference points to; found in a field's annotation."""
+
+    target: Any
+
+
+if TYPE_CHECKING:
+
+    class Ref(int, Generic[M]):
+        """A typed reference to a model of class `M`: at run time the model's id, a plain int."""
+
+else:
+
+    class Ref:
+        """A typed reference to a model: at run time the model's id, a plain int."""
+
+        def __new__(cls, value):
+            return int(value)
+
+        def __class_getitem__(cls, target):
+            return Annotated[int, RefTo(target)]
+
+
+class _Masked:
+    """Stands for a value that may not be read. There is one of them, `MASKED`; it is false and shows nothing."""
+
+    _instance: ClassVar["_Masked | None"] = None
+
+    def __new__(cls) -> "_Masked":
+        if cls._instance is None:
+            cls._instance = super().__new__(cls)
+        return cls._instance
+
+    def __repr__(self) -> str:
+        return "<masked>"
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __reduce__(self) -> str:
+        return "MASKED"
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+MASKED: Final = _Masked()
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
+class ModelType(msgspec.StructMeta):
+    """The type of model classes: every field of a subclass is keyword-only, and the place is noted."""
+
+    __klerk_place__: Place
+
+    def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> "ModelType":
+        if any(isinstance(base, ModelType) for base in bases):
+            options["kw_only"] = True
+        cls: ModelType = super().__new__(mcls, name, bases, namespace, **options)
+        cls.__klerk_place__ = here()
+        return cls
+
+
+class Model(msgspec.Struct, metaclass=ModelType, frozen=True, array_like=True, gc=False, kw_only=False):
+    """The base of everything that Klerk keeps. Subclasses declare fields of immutable types, as in::
+
+        class Member(Model):
+            name: Name
+            email: Email
+
+    A model is immutable. One made by calling its class is a draft until a command stored it.
+    """
+
+    _meta: Any = None
+
+    if TYPE_CHECKING:
+
+        @property
+        def meta(self) -> Meta["Self"]:
+            """What Klerk knows about this version: id, state, version and times."""
+
+    else:
+        meta = MetaField()
+
+    def replace(self, **changes: Any) -> "Self":
+        """Return a draft with some fields changed, for an event to give back."""
+        return msgspec.structs.replace(self, _meta=None, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return {name: getattr(self, name) for name in field_names(type(self))}
+
+    def __rich_repr__(self) -> Iterable[Any]:
+        if self._meta is not None:
+            yield "id", self._meta.id
+            yield "state", str(self._meta.state)
+        yield from self.as_dict().items()
+
+    def __repr__(self) -> str:
+        text = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"{type(self).__name__}({text})"
+
+
+def field_names(model_class: type[Model]) -> tuple[str, ...]:
+    """Return the names of the fields that the user declared, in order."""
+    return model_class.__struct_fields__[1:]

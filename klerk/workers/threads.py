@@ -1,0 +1,57 @@
+"""Runs plain functions on a fixed number of threads."""
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from klerk.workers.contract import Executor
+
+
+class ThreadExecutor(Executor):
+    """Threads that each take a job, run it, and take the next.
+
+    Parameters:
+        count: of threads.
+        take: returns a job that is ready, or None.
+        run: runs it.
+    """
+
+    def __init__(self, count: int, take: Callable[[], Any], run: Callable[[Any], None]) -> None:
+        self._take = take
+        self._run = run
+        self._ready = threading.Condition()
+        self._signals = 0
+        self._stopping = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"klerk-job-{i + 1}", daemon=True) for i in range(count)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def wake(self) -> None:
+        with self._ready:
+            self._signals += 1
+            self._ready.notify_all()
+
+    def _work(self) -> None:
+        seen = -1
+        while not self._stopping:
+            with self._ready:
+                while self._signals == seen and not self._stopping:
+                    self._ready.wait()
+                seen = self._signals
+            while not self._stopping and (job := self._take()) is not None:
+                self._run(job)
+
+    def stop(self, wait_s: float) -> bool:
+        with self._ready:
+            self._stopping = True
+            self._ready.notify_all()
+        deadline = monotonic() + wait_s
+        for thread in self._threads:
+            if thread.is_alive() and thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
