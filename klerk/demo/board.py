@@ -66,7 +66,13 @@ def read_board(k: klerk.Klerk, place: Place) -> Table:
         rows = [_row(flight, r.get(flight.destination), now, zone) for flight in planned[-LINES_MAX:]]
     return Table(
         title=f"Departures from {airport.name} at {now.astimezone(zone):%H:%M on %A, %d %B %Y}",
-        columns=[Column(heading=heading) for heading in ("Planned", "Actual", "Flight", "To", "Remark")],
+        columns=[
+            Column(heading="Planned"),
+            Column(heading="Actual"),
+            Column(heading="Flight"),
+            Column(heading="To", may_be_cut=True),
+            Column(heading="Remark"),
+        ],
         rows=rows,
     )
 

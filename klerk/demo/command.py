@@ -163,7 +163,7 @@ def _replay(replay: Replay, progress: Advance) -> Table:
     is_before = replay.stream.minute[left] <= place.minute
     replay.send(left[is_before])
     replay.finish()
-    # What comes next is on its way while the board is read: readers wait for no command and see no half of one.
+    # What comes next is on its way while the board is read: readers see whole commands, and wait for none.
     after = left[~is_before]
     replay.send(after[:IN_FLIGHT_MAX])
     board = read_board(replay.k, place)

@@ -64,8 +64,9 @@ class Ordeal:
         self.stream = stream_of(data)
         self.mailbox = store.with_name(store.name + ".mailbox")
         self._days = days
-        # Events known to be in the store, because they were found there or acknowledged since.
+        # Events that were in the store when it was last looked into, and those that were ever acknowledged.
         self.done = 0
+        self._acknowledged = np.zeros(len(self.stream), dtype=np.bool_)
         # Jobs that had completed when the store was last looked into, and how often each job had run by then.
         self._completed: frozenset[str] = frozenset()
         self._runs: Counter[str] = Counter()
@@ -88,22 +89,19 @@ class Ordeal:
         command = [sys.executable, "-m", "klerk.demo.worker"]
         arguments = [str(self.store), str(self.data.source), str(self._days or 0)]
         environment = {**os.environ, Mailbox.VARIABLE: str(self.mailbox)}
-        done_before = self.done
         with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, env=environment) as worker:
             try:
-                if kill_after is None:
-                    self._follow(worker, progress)
-                else:
-                    self._follow(worker, progress, until=done_before + kill_after)
+                acknowledged = self._follow(worker, progress, kill_after)
+                if kill_after is not None:
                     time.sleep(delay_seconds)
                     worker.kill()
-                    self._follow(worker, progress)
+                    acknowledged += self._follow(worker, progress)
             except BaseException:
                 worker.kill()
                 raise
         if worker.returncode and kill_after is None:
             raise RuntimeError(f"the worker ended with exit code {worker.returncode}")
-        return Run(acknowledged=self.done - done_before, was_killed=worker.returncode != 0)
+        return Run(acknowledged=acknowledged, was_killed=worker.returncode != 0)
 
     def verify(self) -> Findings:
         """Open the store as it was left, without running its jobs, and compare it with what must be in it."""
@@ -124,34 +122,37 @@ class Ordeal:
         )
 
     def _follow(
-        self, worker: subprocess.Popen[bytes], progress: Callable[[int], object], until: int | None = None
-    ) -> None:
-        """Read acknowledgements to the end, or until so many events are done."""
+        self, worker: subprocess.Popen[bytes], progress: Callable[[int], object], limit: int | None = None
+    ) -> int:
+        """Read acknowledgements to the end, or until there were so many, and return how many there were."""
         assert worker.stdout is not None, "the worker was started with a pipe"
-        rest = b""
-        while until is None or self.done < until:
+        count, rest = 0, b""
+        while limit is None or count < limit:
             read = os.read(worker.stdout.fileno(), _READ_BYTES)
             if not read:
-                return
+                break
+            # Each number was written at once, but a read may end within one.
             whole = len(rest + read) // NUMBER_BYTES * NUMBER_BYTES
             numbers, rest = np.frombuffer((rest + read)[:whole], dtype="<u4"), (rest + read)[whole:]
             self._note(numbers)
+            count += len(numbers)
             progress(len(numbers))
+        return count
 
     def _note(self, numbers: NDArray[np.uint32]) -> None:
-        """Note acknowledged events; each must be the one after the last known to be done."""
-        wrong = np.flatnonzero(numbers != np.arange(self.done, self.done + len(numbers)))
-        if len(wrong):
-            expected, found = self.done + wrong[0], numbers[wrong[0]]
-            self._problems.append(f"event {found} was acknowledged when it was the turn of {expected}")
-        self.done += len(numbers)
+        """Note acknowledged events. Groups are acknowledged side by side, so they come in no strict order."""
+        for number in numbers[self._acknowledged[numbers] | (numbers < self.done)]:
+            self._problems.append(f"event {number} was done before, and was acknowledged again")
+        self._acknowledged[numbers] = True
 
     def _problems_with(
         self, contents: Contents, events: int, completed: frozenset[str], runs: Counter[str]
     ) -> Iterator[str]:
         """Yield what is not as it must be in a store that holds so many events and completed these jobs."""
         if events < self.done:
-            yield f"event {events} was acknowledged and is lost, with up to {self.done - events - 1} after it"
+            yield f"event {events} was in the store and is lost"
+        for number in np.flatnonzero(self._acknowledged[events:])[:1]:
+            yield f"event {events + number} was acknowledged, and event {events} is lost"
         yield from differences(contents, self.data, self.stream, events)
         for message in completed - contents.told:
             yield f"a job completed without a notice: {message}"

@@ -71,8 +71,8 @@ class Replay:
         k: the open store.
         clock: the one that it was opened with, which the replay sets.
         data: what to replay.
-        acknowledged: called with an event's number when its command is acknowledged, in the order of the
-            stream, from another thread.
+        acknowledged: called with an event's number when its command is acknowledged, from other threads
+            and in no strict order.
         progress: called with the number of events done since the last call.
     """
 

@@ -18,10 +18,14 @@ PLAIN_PROGRESS_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column of a table: its heading, and whether its cells are numbers, which stand to the right."""
+    """A column of a table: its heading, and how it is shown.
+
+    Numbers stand to the right. On a narrow terminal only columns that may be cut get narrower.
+    """
 
     heading: str
     is_number: bool = False
+    may_be_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,14 +92,16 @@ class RichScreen:
             caption=Text(table.remark) if table.remark else None,
             caption_justify="left",
             box=box.SIMPLE_HEAD,
+            collapse_padding=True,
+            pad_edge=False,
         )
         for column, *cells in zip(table.columns, *(row.cells for row in table.rows), strict=True):
-            if column.is_number:
-                # On a narrow terminal texts are cut, never numbers.
-                width = max(map(len, (column.heading, *cells)))
-                shown.add_column(Text(column.heading), justify="right", no_wrap=True, min_width=width)
-            else:
-                shown.add_column(Text(column.heading), no_wrap=True)
+            shown.add_column(
+                Text(column.heading),
+                justify="right" if column.is_number else "left",
+                no_wrap=True,
+                min_width=None if column.may_be_cut else max(map(len, (column.heading, *cells))),
+            )
         for row in table.rows:
             shown.add_row(*map(Text, row.cells), style=row.style or None)
         self._console.print(shown)

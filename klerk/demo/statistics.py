@@ -46,9 +46,9 @@ def _table(lines: list[tuple[str, int, float, float, float, float]]) -> Table:
     return Table(
         title="Arrival delays by airline, in minutes",
         columns=[
-            Column(heading="Airline"),
+            Column(heading="Airline", may_be_cut=True),
             *(Column(heading=heading, is_number=True) for heading in _HEADINGS),
-            Column(heading="p90"),
+            Column(heading=""),
         ],
         rows=rows,
         remark=f"late: {design.LATE_MINUTES} minutes or more; p90: nine of ten flights were no later",
