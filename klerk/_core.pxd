@@ -19,11 +19,14 @@ from klerk._table cimport ModelTable
 from klerk._waiting cimport ReadHold, Submission
 
 
+cpdef bytes key_of(int64_t number)
+
+
 cdef class Outcome:
     cdef readonly int64_t sequence
     cdef readonly object id
     cdef readonly list changes
-    cdef readonly list jobs
+    cdef readonly object jobs
     cdef readonly object context
     cdef object shown_by
 
@@ -109,11 +112,17 @@ cdef class Processor:
     cdef int is_referenced(self, object id, RefField field) except -1
     cdef bytes image(self, ClassPlan owner, object model)
     cdef object close_transaction(self, Group group, Submission submission, list ids)
+    cdef object encoded_jobs(self)
+    cdef object results(self, Submission submission, list ids, list changes, int64_t sequence)
+    cdef Outcome outcome(self, object id, list changes, int64_t sequence)
 
 
 cdef class ReaderBase(ReadHold):
-    cdef readonly object context
+    cdef readonly object given
+    cdef readonly object sight
     cdef readonly ModelTable table
+    cdef object known_context
     cdef dict verdicts
+    cdef int begin(self) except -1
     cdef int require_open(self) except -1
     cdef object shown(self, object model)

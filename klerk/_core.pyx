@@ -4,7 +4,6 @@ Everything here runs under the interpreter lock, which changes hands only inside
 Between two of those a sequence of statements is atomic; publishing a group calls none of them.
 """
 
-from copy import copy
 from inspect import isgenerator
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -59,6 +58,13 @@ from klerk.errors import (
 )
 
 
+cdef Py_ssize_t GROUP_BYTES_MAX = limits.GROUP_BYTES_MAX
+cdef Py_ssize_t RECORD_BYTES_MAX = limits.RECORD_BYTES_MAX
+cdef int SECONDARY_DEPTH_MAX = limits.SECONDARY_DEPTH_MAX
+cdef Py_ssize_t TRANSACTION_COMMANDS_MAX = limits.TRANSACTION_COMMANDS_MAX
+cdef Py_ssize_t TRANSACTION_JOBS_MAX = limits.TRANSACTION_JOBS_MAX
+
+
 cdef packed struct Header:
     uint8_t format
     uint8_t flags
@@ -97,6 +103,9 @@ cdef class Outcome:
     def show(self, model):
         """Return a model as the actor of the command may see it; None stands for the one that was not changed."""
         return self.shown_by(self.context, self.id if model is None else model)
+
+
+cdef tuple NO_JOBS = ()
 
 
 def _as_it_is(context, model):
@@ -164,6 +173,12 @@ cdef class Processor:
         self.make_job = make_job
         self.next_id = 1
         self.next_job_id = 1
+        self.touched = {}
+        self.parameters = []
+        self.index_operations = []
+        self.jobs = []
+        self.notices = []
+        self.unmanaged = []
 
     cpdef object working(self, int64_t id):
         """Return the working version of a model, or None."""
@@ -180,7 +195,7 @@ cdef class Processor:
         cdef list rest
         self.context_given = None
         for submission in group.submissions:
-            if group.bytes_count >= limits.GROUP_BYTES_MAX:
+            if group.bytes_count >= GROUP_BYTES_MAX:
                 rest = group.submissions[i:]
                 del group.submissions[i:]
                 return rest
@@ -203,17 +218,22 @@ cdef class Processor:
                 error.__cause__ = failure
             group.values.append(value)
             group.errors.append(error)
-        self.touched = None
+        self.touched.clear()
         return []
 
     cdef int begin(self, Submission submission) except -1:
-        self.touched = {}
-        self.index_operations = []
+        # What the last transaction left empty is used again: most have no jobs, deletions or indexes.
+        self.touched.clear()
+        self.parameters.clear()
         self.targets = []
-        self.parameters = []
-        self.jobs = []
-        self.notices = []
-        self.unmanaged = []
+        if self.index_operations:
+            self.index_operations = []
+        if self.jobs:
+            self.jobs = []
+        if self.notices:
+            self.notices = []
+        if self.unmanaged:
+            self.unmanaged = []
         self.first_id = self.next_id
         self.first_job_id = self.next_job_id
         if submission.context is not self.context_given or self.context_given is None:
@@ -233,7 +253,7 @@ cdef class Processor:
                 self.pending.pop(id, None)
             else:
                 self.pending[id] = before
-        self.touched = {}
+        self.touched.clear()
         self.next_id = self.first_id
         self.next_job_id = self.first_job_id
         return 0
@@ -302,12 +322,8 @@ cdef class Processor:
                 generator.close()
                 raise
             ids.append(id)
-            outcome = self.outcome_class.__new__(self.outcome_class)
-            outcome.id = id
-            outcome.context = None
+            outcome = self.outcome(id, [] if id is None else [(self.touched.get(id), self.working(id))], 0)
             outcome.shown_by = _as_it_is
-            outcome.changes = [] if id is None else [(self.touched.get(id), self.working(id))]
-            outcome.jobs = []
 
     def apply_command(self, Command command not None, bint authorize=False):
         """Apply a command within an internal transaction; return the id it is about."""
@@ -323,14 +339,14 @@ cdef class Processor:
         plan = self.events[command.event.index] if command.event.index < len(self.events) else None
         if plan is None or plan.event is not command.event:
             raise ArgumentError(f"{command.event} belongs to another app")
-        if depth > limits.SECONDARY_DEPTH_MAX:
+        if depth > SECONDARY_DEPTH_MAX:
             raise LimitExceeded(
-                f"{command.event}: secondary commands are nested deeper than {limits.SECONDARY_DEPTH_MAX}",
+                f"{command.event}: secondary commands are nested deeper than {SECONDARY_DEPTH_MAX}",
                 hint="Two blocks probably cause each other.",
             )
         at = len(self.targets)
-        if at >= limits.TRANSACTION_COMMANDS_MAX:
-            raise LimitExceeded(f"more than {limits.TRANSACTION_COMMANDS_MAX} commands in one transaction")
+        if at >= TRANSACTION_COMMANDS_MAX:
+            raise LimitExceeded(f"more than {TRANSACTION_COMMANDS_MAX} commands in one transaction")
         values = self.checked_values(plan.checks, command.values, command.event)
         a = self.args(command)
         if plan.create is None:
@@ -460,8 +476,8 @@ cdef class Processor:
         cdef Step step
         cdef StatePlan left
         draft = None
-        if depth > limits.SECONDARY_DEPTH_MAX:
-            raise LimitExceeded(f"{owner.name}: blocks cause each other more than {limits.SECONDARY_DEPTH_MAX} deep")
+        if depth > SECONDARY_DEPTH_MAX:
+            raise LimitExceeded(f"{owner.name}: blocks cause each other more than {SECONDARY_DEPTH_MAX} deep")
         state = (<Meta>a.current._meta).state
         for step in block.updates:
             if draft is not None:
@@ -529,7 +545,7 @@ cdef class Processor:
             raise FunctionFailed(
                 f"{described(call.function)} returned {type(draft).__name__}, expected {owner.name} or None"
             )
-        return draft if draft._meta is None else copy(draft)
+        return draft if draft._meta is None else draft.__copy__()
 
     cdef int check_draft(self, ClassPlan owner, object draft, object previous) except -1:
         """Check the fields that changed, their references, and the rules of the class."""
@@ -621,7 +637,7 @@ cdef class Processor:
         if plan.exit is not None:
             self.run_block(owner, plan.exit, a, (), id, depth + 1)
         if draft is None:
-            draft = copy(a.current)
+            draft = a.current.__copy__()
         self.put(owner, id, draft, state, a.current, a)
         plan = owner.states[state.index]
         if plan.enter is not None:
@@ -651,8 +667,8 @@ cdef class Processor:
                 raise ArgumentError(
                     f"expected a job request, got {type(request).__name__}", hint="Call the job to make one: remind(ref)."
                 )
-            if len(self.jobs) >= limits.TRANSACTION_JOBS_MAX:
-                raise LimitExceeded(f"more than {limits.TRANSACTION_JOBS_MAX} jobs in one transaction")
+            if len(self.jobs) >= TRANSACTION_JOBS_MAX:
+                raise LimitExceeded(f"more than {TRANSACTION_JOBS_MAX} jobs in one transaction")
             request = self.checked_request(request)
             record, encoded = self.make_job(request, self.next_job_id, a, self.sequence + 1)
             self.put_job(record, encoded)
@@ -673,7 +689,7 @@ cdef class Processor:
         """Note that the timers of a model have fired up to a moment, and find the next one."""
         cdef Meta meta
         model = self.working(id)
-        draft = copy(model)
+        draft = model.__copy__()
         a = self.args(None)
         self.put(owner, id, draft, (<Meta>model._meta).state, model, a)
         meta = draft._meta
@@ -747,8 +763,8 @@ cdef class Processor:
         cdef bytes fields = self.encode(model)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(fields)
         cdef bytes image
-        if size > limits.RECORD_BYTES_MAX:
-            raise LimitExceeded(f"{owner.name} {meta.id} takes {size} bytes, more than {limits.RECORD_BYTES_MAX}")
+        if size > RECORD_BYTES_MAX:
+            raise LimitExceeded(f"{owner.name} {meta.id} takes {size} bytes, more than {RECORD_BYTES_MAX}")
         header.format = IMAGE_FORMAT
         header.flags = 0
         header.class_code = owner.code
@@ -769,19 +785,20 @@ cdef class Processor:
         """Turn what the transaction did into its log record and images; nothing can fail after the first line
         that changes the group. Without a group (a dry run) nothing is kept."""
         cdef list changes = [], images = [], deleted = []
-        cdef Outcome outcome
+        cdef bint has_ghosts = False
         self.check_deleted()
         for id, before in self.touched.items():
             after = self.pending[id]
-            if before is None and after is None:
-                continue
-            changes.append((before, after))
-            if after is None:
+            if after is not None:
+                images.append((id, self.image(self.classes[type(after)], after)))
+            elif before is not None:
                 deleted.append(id)
             else:
-                images.append((id, self.image(self.classes[type(after)], after)))
-        encoded_jobs = [(record.id, encoded) for record, encoded in self.notices]
-        payload = self.encode((self.parameters, images, deleted, encoded_jobs))
+                # Created and deleted by the same transaction: nothing of it is left.
+                has_ghosts = True
+                continue
+            changes.append((before, after))
+        payload = self.encode((self.parameters, images, deleted, self.encoded_jobs()))
         value = self.results(submission, ids, changes, 0 if group is None else self.sequence + 1)
         if group is None:
             return value
@@ -789,37 +806,44 @@ cdef class Processor:
         self.sequence += 1
         group.heads.append((self.sequence, self.now_us, self.actor, self.targets, digest))
         group.payloads.append(payload)
-        group.bytes_count += len(payload) * 2
+        group.bytes_count += len(<bytes>payload) * 2
         for id, image in images:
             group.changed[id] = self.pending[id]
             group.images[id] = image
         for id in deleted:
-            group.changed[id] = None
-            group.images[id] = None
-        group.index_operations.extend(self.index_operations)
-        group.notices.extend(self.notices)
-        group.unmanaged.extend(self.unmanaged)
-        for id, before in self.touched.items():
-            if before is None and self.pending[id] is None:
-                del self.pending[id]
+            group.changed[id] = group.images[id] = None
+        if self.index_operations:
+            group.index_operations.extend(self.index_operations)
+        if self.notices:
+            group.notices.extend(self.notices)
+        if self.unmanaged:
+            group.unmanaged.extend(self.unmanaged)
+        if has_ghosts:
+            for id, before in self.touched.items():
+                if before is None and self.pending[id] is None:
+                    del self.pending[id]
         return value
 
-    def results(self, Submission submission not None, list ids not None, list changes, int64_t sequence):
+    cdef object encoded_jobs(self):
+        return [(record.id, encoded) for record, encoded in self.notices] if self.notices else ()
+
+    cdef object results(self, Submission submission, list ids, list changes, int64_t sequence):
         """Return the outcome of a single command, or a list with one for each command of a list."""
-        cdef Outcome outcome
-        cdef list outcomes = []
+        if type(submission.work) is Command:
+            return self.outcome(ids[0], changes, sequence)
         if isinstance(submission.work, InternalWork):
             return ids[0]
-        for id in ids:
-            outcome = self.outcome_class.__new__(self.outcome_class)
-            outcome.sequence = sequence
-            outcome.id = id
-            outcome.changes = changes
-            outcome.jobs = self.jobs
-            outcome.context = self.context
-            outcome.shown_by = self.shown_by
-            outcomes.append(outcome)
-        return outcomes[0] if type(submission.work) is Command else outcomes
+        return [self.outcome(id, changes, sequence) for id in ids]
+
+    cdef Outcome outcome(self, object id, list changes, int64_t sequence):
+        cdef Outcome outcome = self.outcome_class()
+        outcome.sequence = sequence
+        outcome.id = id
+        outcome.changes = changes
+        outcome.jobs = self.jobs if self.jobs else NO_JOBS
+        outcome.context = self.context
+        outcome.shown_by = self.shown_by
+        return outcome
 
     def publish(self, Group group not None):
         """Make a durable group visible. Called with the write lock held; runs no function of the application."""
@@ -865,6 +889,35 @@ cdef class Processor:
         return model
 
 
+def without_meta(value):
+    """Encode the part of a model that is stored in its header as nothing: the hook for what msgspec does not know."""
+    if type(value) is not Meta:
+        raise TypeError(f"a {type(value).__name__} cannot be stored")
+    return None
+
+
+def model_puts(int family, dict images not None):
+    """Return the puts (family, key, image) and deletes (family, key) that store the images of a group."""
+    cdef list puts = [], deletes = []
+    for id, image in images.items():
+        if image is None:
+            deletes.append((family, key_of(id)))
+        else:
+            puts.append((family, key_of(id), image))
+    return puts, deletes
+
+
+cpdef bytes key_of(int64_t number):
+    """Return an id or sequence as a key of 8 bytes that sorts as the number does."""
+    cdef bytes key = PyBytes_FromStringAndSize(NULL, 8)
+    cdef uint8_t* at = <uint8_t*>PyBytes_AS_STRING(key)
+    cdef int i
+    for i in range(8):
+        at[7 - i] = number & 0xFF
+        number >>= 8
+    return key
+
+
 def class_code_of(bytes stored not None):
     """Return the class code in the header of a stored model."""
     cdef Header header
@@ -880,15 +933,38 @@ def class_code_of(bytes stored not None):
 cdef class ReaderBase(ReadHold):
     """Reads under the lock: the lookup by reference, and what the last authorization said.
 
-    Subclasses define ``show(model)``, which decides about a model, and note in `verdicts` the classes whose
-    models may be shown just as they are.
+    Subclasses define ``show(model)``, which decides about a model, and note with `allow` what holds for all
+    models of a class.
+
+    Parameters:
+        lock: held while the reader is used.
+        given: on whose behalf.
+        sight: what is read and who sees what.
     """
 
-    def __init__(self, lock, context, ModelTable table not None):
+    def __init__(self, lock, given, sight):
         ReadHold.__init__(self, lock)
-        self.context = context
-        self.table = table
-        self.verdicts = {}
+        self.given = given
+        self.sight = sight
+        self.table = sight.table
+
+    @property
+    def context(self):
+        """On whose behalf, and when."""
+        self.begin()
+        return self.known_context
+
+    cdef int claim(self) except -1:
+        ReadHold.claim(self)
+        # What rules said holds for one moment only.
+        self.verdicts = None
+        return 0
+
+    cdef int begin(self) except -1:
+        # Who reads, and what rules say, is only asked once something is read.
+        if self.verdicts is None:
+            self.known_context, self.verdicts = self.sight.begin(self.given)
+        return 0
 
     def get(self, ref):
         """Return the model that a reference points to.
@@ -898,6 +974,8 @@ cdef class ReaderBase(ReadHold):
             Denied: it may not be read.
         """
         self.require_open()
+        if type(ref) is not int or not 0 < ref < 2**63:
+            raise NotFound(f"there is no model {ref!r}")
         model = self.table.get(ref)
         if model is None:
             raise NotFound(f"there is no model {ref!r}")
@@ -909,6 +987,7 @@ cdef class ReaderBase(ReadHold):
         return 0
 
     cdef object shown(self, object model):
+        self.begin()
         if self.verdicts.get(type(model)) is True:
             return model
         return self.show(model)
@@ -919,6 +998,7 @@ cdef class ReaderBase(ReadHold):
 
     def verdict(self, model_class):
         """Return what holds for every model of a class; None when it has to be asked for each."""
+        self.begin()
         return self.verdicts.get(model_class)
 
     def allow(self, model_class, verdict):

@@ -2,7 +2,9 @@
 
 from datetime import datetime, timedelta, timezone
 
+cimport cython
 from cpython.datetime cimport import_datetime, datetime_tzinfo
+from cpython.object cimport PyObject_GenericSetAttr
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t
 
@@ -30,6 +32,7 @@ cpdef object moment_of(int64_t us):
 # --- models, values and what is asked of them ---------------------------------------------------------
 
 
+@cython.no_gc
 cdef class Meta:
     """What Klerk knows about one version of a model.
 
@@ -78,6 +81,17 @@ cdef class Meta:
 
     def __repr__(self):
         return f"Meta(id={self.id}, state={self.state}, version={self.version})"
+
+
+def replace(self, **changes):
+    """Return a draft with some fields changed, for an event to give back."""
+    draft = self.__copy__()
+    PyObject_GenericSetAttr(draft, "_meta", None)
+    for name, value in changes.items():
+        if name not in self.__struct_fields__ or name == "_meta":
+            raise TypeError(f"{type(self).__name__} has no field '{name}'")
+        PyObject_GenericSetAttr(draft, name, value)
+    return draft
 
 
 class MetaField:

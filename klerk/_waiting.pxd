@@ -15,6 +15,7 @@ cdef class ReadHold:
     cdef object thread
     cdef object task
     cdef bint held
+    cdef int claim(self) except -1
 
 
 cdef class Waiter:
@@ -36,6 +37,7 @@ cdef class ReadWriteLock:
     cdef int grant_read(self, ReadHold hold) except -1
     cdef int release_read(self, ReadHold hold) except -1
     cdef int pass_on(self) except -1
+    cpdef bint held_here(self, bint blocking) except -1
 
 
 cdef class Submission:
@@ -65,8 +67,11 @@ cdef class CommandQueue:
     cdef list submissions
     cdef object blocked
     cdef Gate sleeper
+    cdef ReadWriteLock lock
+    cdef public object refusal
     cdef readonly Py_ssize_t length_max
     cdef readonly bint closed
     cdef bint has_room(self)
+    cdef int admit_or_refuse(self, bint blocking) except -1
     cdef int append(self, Submission submission) except -1
     cdef int admit(self) except -1

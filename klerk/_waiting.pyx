@@ -20,7 +20,7 @@ from cpython.pythread cimport (
     PyThread_type_lock,
 )
 
-from klerk.errors import Closed, QueueFull
+from klerk.errors import Closed, QueueFull, ReadLockHeld
 
 cdef extern from "pythread.h":
     int PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int intr) nogil
@@ -125,12 +125,13 @@ cdef class ReadHold:
         if self.held:
             self.lock.release_read(self)
 
-    def claim(self):
+    cdef int claim(self) except -1:
         """Note whose hold this is: the thread that enters, and the asyncio task when one runs there."""
         if self.held:
             raise RuntimeError("this reader is in use: open another one with read(context)")
         self.thread = PyThread_get_thread_ident()
         self.task = running_task()
+        return 0
 
 
 cdef class Waiter:
@@ -262,7 +263,7 @@ cdef class ReadWriteLock:
         self.writing = False
         self.pass_on()
 
-    def held_here(self, bint blocking):
+    cpdef bint held_here(self, bint blocking) except -1:
         """Return whether whoever asks holds the read lock, so that waiting for a writer would never end.
 
         Parameters:
@@ -430,10 +431,19 @@ cdef class Blocked:
 
 
 cdef class CommandQueue:
-    """Submissions in the order of arrival, at most `length_max`; whoever comes then waits for room."""
+    """Submissions in the order of arrival, at most `length_max`; whoever comes then waits for room.
 
-    def __init__(self, Py_ssize_t length_max):
+    Parameters:
+        length_max: submissions that may wait.
+        lock: whoever holds it for reading is refused, because publishing would wait for them.
+
+    Attributes:
+        refusal: the error that everyone gets from now on; None while all is well.
+    """
+
+    def __init__(self, Py_ssize_t length_max, ReadWriteLock lock not None):
         self.length_max = length_max
+        self.lock = lock
         self.submissions = []
         self.blocked = deque()
 
@@ -451,16 +461,31 @@ cdef class CommandQueue:
             sleeper.open()
         return 0
 
-    def push(self, Submission submission not None, double timeout_s=-1):
+    cdef int admit_or_refuse(self, bint blocking) except -1:
+        if self.closed:
+            raise Closed("this Klerk is closed", hint="Open the app again.")
+        if self.refusal is not None:
+            raise self.refusal
+        if self.lock.held_here(blocking):
+            raise ReadLockHeld(
+                "a command was issued while its thread or task holds the read lock",
+                hint="Issue it after the `with k.read(...)` block: publishing it waits for that block to end.",
+            )
+        return 0
+
+    def push(self, Submission submission not None, bint blocking, double timeout_s=-1):
         """Add a submission, waiting for room as long as it takes or `timeout_s` seconds.
 
+        Parameters:
+            blocking: the caller will stop its whole thread to wait for the outcome.
+
         Raises:
+            ReadLockHeld: the caller holds the read lock.
             Closed: the queue takes no more.
             QueueFull: there was no room in time.
         """
         cdef Blocked blocked
-        if self.closed:
-            raise Closed("this Klerk is closed", hint="Open the app again.")
+        self.admit_or_refuse(blocking)
         if self.has_room():
             self.append(submission)
             return
@@ -485,8 +510,7 @@ cdef class CommandQueue:
     def push_soon(self, Submission submission not None):
         """Add a submission if there is room; else return a future of the running loop that ends when it is added."""
         cdef Blocked blocked
-        if self.closed:
-            raise Closed("this Klerk is closed", hint="Open the app again.")
+        self.admit_or_refuse(False)
         if self.has_room():
             self.append(submission)
             return None

@@ -6,8 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from klerk._core import Group
-from klerk._dispatch import Meta
+from klerk._core import Group, key_of, model_puts, without_meta
 from klerk.app import Spec
 from klerk.errors import Corrupted, SchemaChanged
 from klerk.fields import FieldType
@@ -25,23 +24,13 @@ LIVE_JOB: Final = b"a"
 ENDED_JOB: Final = b"z"
 
 
-def key_of(number: int) -> bytes:
-    """Return an id or sequence as a key that sorts as the number does."""
-    return number.to_bytes(8, "big")
-
-
 def number_of(key: bytes) -> int:
     """Return the number of a key made by `key_of`."""
     return int.from_bytes(key, "big")
 
 
-def _without_meta(value: Any) -> None:
-    if type(value) is not Meta:
-        raise TypeError(f"a {type(value).__name__} cannot be stored")
-
-
 encode: Final[Callable[[Any], bytes]] = msgspec.msgpack.Encoder(
-    enc_hook=_without_meta, decimal_format="string", uuid_format="canonical"
+    enc_hook=without_meta, decimal_format="string", uuid_format="canonical"
 ).encode
 
 
@@ -125,14 +114,8 @@ def seal(
     """
     first, last = group.heads[0][0], group.heads[-1][0]
     head = encode((LOG_FORMAT, first, last, previous, next_id, next_job_id, ended_jobs, group.heads))
-    puts: list[Put] = [(Family.LOG, key_of(first), encode((head, group.payloads)))]
-    deletes: list[Delete] = []
-    models = int(Family.MODELS)
-    for id, image in group.images.items():
-        if image is None:
-            deletes.append((models, key_of(id)))
-        else:
-            puts.append((models, key_of(id), image))
+    puts, deletes = model_puts(Family.MODELS, group.images)
+    puts.append((Family.LOG, key_of(first), encode((head, group.payloads))))
     jobs = int(Family.JOBS)
     # The last record of a job in the group is the one that holds.
     for record, encoded in {record.id: (record, encoded) for record, encoded in group.notices}.values():

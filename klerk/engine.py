@@ -12,7 +12,7 @@ from klerk import limits
 from klerk._core import Group
 from klerk._waiting import CommandQueue, ReadWriteLock, Submission, acknowledge
 from klerk.codec import seal
-from klerk.errors import ReadLockHeld, StoreFailed
+from klerk.errors import StoreFailed
 from klerk.jobs import JobState
 from klerk.recovery import Recovered
 from klerk.storage.contract import Storage
@@ -72,7 +72,7 @@ class Engine:
     ) -> None:
         self.storage = storage
         self.lock = lock
-        self.queue = CommandQueue(queue_length_max)
+        self.queue = CommandQueue(queue_length_max, lock)
         self.ended_jobs = recovered.ended_jobs
         self._processor = recovered.program.processor
         self._digest = recovered.digest
@@ -86,32 +86,6 @@ class Engine:
         ]
         for thread in self._threads:
             thread.start()
-
-    # --- how a command gets in -------------------------------------------------------------------
-
-    def submit(self, submission: Submission, *, blocking: bool, timeout_s: float = -1) -> Submission:
-        """Put a submission into the queue, waiting for room.
-
-        Parameters:
-            blocking: the caller will stop its whole thread to wait for the outcome.
-
-        Raises:
-            ReadLockHeld: the caller holds the read lock, and would wait for itself.
-            Closed, StoreFailed, QueueFull: it cannot be taken.
-        """
-        self.check_admission(blocking=blocking)
-        self.queue.push(submission, timeout_s)
-        return submission
-
-    def check_admission(self, *, blocking: bool) -> None:
-        """Refuse whoever holds the read lock, and everyone once the store has failed."""
-        if self.lock.held_here(blocking):
-            raise ReadLockHeld(
-                "a command was issued while its thread or task holds the read lock",
-                hint="Issue it after the `with k.read(...)` block: publishing it waits for that block to end.",
-            )
-        if self._failure is not None:
-            raise self._failure
 
     # --- the path of a group ---------------------------------------------------------------------
 
@@ -199,6 +173,7 @@ class Engine:
                     hint="Close this Klerk and open the store again; reads go on meanwhile.",
                 )
                 self._failure.__cause__ = error
+            self.queue.refusal = self._failure
             LOG.critical("the store failed; every later command is refused: %s", self._failure, exc_info=error)
         return self._failure
 

@@ -86,7 +86,7 @@ def _value_type(cls: Any, plain: type, kind: str, low: Any, high: Any, dtype: st
         problems.extend(found)
         return value if found else plain(value)
 
-    if cls._has_validator() or getattr(cls, "pattern", None) is not None:
+    if cls.has_validator or getattr(cls, "pattern", None) is not None:
         kind = "slow"
     bounds = f"{'' if low is None else low}..{'' if high is None else high}"
     pattern = getattr(cls, "pattern", None)

@@ -65,9 +65,12 @@ class Klerk:
         plan_of = {plan.model_class: plan for plan in self._program.plans}
         self._timers = Timers(self._scheduler, self._submit_for_timer, plan_of)
         self._program.processor.shown_by = self._show
+        self._sight = self._program.sight
         self._engine = Engine(
             storage, recovered, self._lock, queue_length_max=queue_length_max, published=self._published
         )
+        self._push = self._engine.queue.push
+        self.push_soon = self._engine.queue.push_soon
         self.jobs = JobManager(
             spec,
             self,
@@ -102,7 +105,8 @@ class Klerk:
             StoreFailed, Closed: nothing can be written any more.
         """
         submission = Submission(_one(command), context, dry_run)
-        result: Result[M] = self._engine.submit(submission, blocking=True).result()
+        self._push(submission, True)
+        result: Result[M] = submission.result()
         return result
 
     def submit(self, command: Command[M], context: Context, *, timeout: float | None = None) -> "Submission[Result[M]]":
@@ -118,7 +122,8 @@ class Klerk:
             ReadLockHeld, StoreFailed, Closed: as for `handle`.
         """
         submission = Submission(_one(command), context)
-        return self._engine.submit(submission, blocking=False, timeout_s=-1 if timeout is None else timeout)
+        self._push(submission, False, -1 if timeout is None else timeout)
+        return submission
 
     def handle_all(self, commands: Commands, context: Context, *, dry_run: bool = False) -> list[Result[Any]]:
         """Handle several commands as one transaction, all or none, and return the result of each.
@@ -128,7 +133,8 @@ class Klerk:
                 generator function receives the result of each command that it yields.
         """
         submission = Submission(_several(commands), context, dry_run)
-        results: list[Result[Any]] = self._engine.submit(submission, blocking=True).result()
+        self._push(submission, True)
+        results: list[Result[Any]] = submission.result()
         return results
 
     def check(self, command: Command[M], context: Context) -> Result[M]:
@@ -140,10 +146,7 @@ class Klerk:
     def read(self, context: Context) -> Reader:
         """Return a reader for ``with``: everything read through it is of one moment."""
         self._require_open()
-        context, _, trusted, _ = self._program.resolve(context)
-        return Reader(
-            self._lock, context, self._program.table, self._program.sight, self._program.views, trusted=trusted
-        )
+        return Reader(self._lock, context, self._sight)
 
     def _show(self, context: Context, what: Any) -> Any:
         """Return a model, or the one with an id, as a context's actor may see it."""
@@ -167,7 +170,9 @@ class Klerk:
         return system_context(self._spec, actor, self._clock())
 
     def _submit_as(self, work: InternalWork, actor: System) -> Submission[Any]:
-        return self._engine.submit(Submission(work, self._system_context(actor)), blocking=False)
+        submission: Submission[Any] = Submission(work, self._system_context(actor))
+        self._push(submission, False)
+        return submission
 
     def _submit_for_timer(self, work: InternalWork, name: str) -> Submission[Any]:
         return self._submit_as(work, System(name))
@@ -229,6 +234,7 @@ class AioKlerk:
 
     def __init__(self, klerk: Klerk) -> None:
         self._klerk = klerk
+        self._push_soon = klerk.push_soon
 
     async def handle(self, command: Command[M], context: Context, *, dry_run: bool = False) -> Result[M]:
         """See `Klerk.handle`. A cancelled task leaves the command in the queue."""
@@ -253,9 +259,7 @@ class AioKlerk:
         return self._klerk.read(context)
 
     async def _push(self, submission: Submission[Any]) -> Submission[Any]:
-        engine = self._klerk._engine
-        engine.check_admission(blocking=False)
-        room = engine.queue.push_soon(submission)
+        room = self._push_soon(submission)
         if room is not None:
             await room
         return submission

@@ -16,55 +16,6 @@ M = TypeVar("M", bound=Model)
 P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., Any])
 
-Commands = Command[Any] | Iterable[Command[Any]] | None
-Requests = JobRequest | Iterable[JobRequest] | None
-Condition = Callable[..., bool]
-
-# The kinds of executables; the numbers are those of `klerk._dispatch.Step`.
-UPDATE: Final = 0
-TO: Final = 1
-TO_WHEN: Final = 2
-COMMANDS: Final = 3
-JOB: Final = 4
-UNMANAGED: Final = 5
-DELETE: Final = 6
-
-
-class View(Generic[M]):
-    """A maintained selection of one class's models; states and machines are views, too.
-
-    Attributes:
-        machine: of the class that is selected from.
-        by_key: whether models are selected by what their fields hold, which an actor may not be allowed to read.
-    """
-
-    machine: "Machine[M]"
-    by_key: bool = False
-
-    def contains(self, model: M) -> bool:
-        """Return whether a model of the class belongs to the view."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Executable:
-    """One thing that a block does.
-
-    Parameters:
-        kind: one of the constants of this module.
-        function: of the user, when the kind has one.
-        when: only then is it run.
-        value: a state, the choices of ``to_when``, or a job.
-        place: where it was declared.
-    """
-
-    kind: int
-    function: Callable[..., Any] | None = None
-    when: Condition | None = None
-    value: Any = None
-    place: Place
-
-
 class Block(Generic[M]):
     """What happens on one occasion. Every method adds an executable and returns the block, for chaining.
 
@@ -174,27 +125,6 @@ class State(View[M]):
         return f"{self.machine.name}.{self.name}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeclaredRule:
-    """A condition, its name as the code of the problem, and what people are told."""
-
-    function: Callable[..., bool]
-    code: str
-    message: str
-    place: Place
-
-
-def declared_rule(function: Callable[..., bool]) -> DeclaredRule:
-    """Return a rule named and explained as its function is."""
-    message = inspect.getdoc(function) or function.__name__.replace("_", " ")
-    return DeclaredRule(
-        function=function,
-        code=function.__name__,
-        message=" ".join(message.split("\n\n")[0].split()),
-        place=place_of(function),
-    )
-
-
 class _Event(EventBase, Generic[M]):
     """What create events and events on models share."""
 
@@ -295,43 +225,6 @@ class Event(_Event[M], Generic[M, P]):
             block.update(self.function)
             self.blocks[state] = block
         return self.blocks[state]
-
-
-@dataclass(frozen=True, eq=False)
-class Index(Generic[M]):
-    """A lookup of one class's models by key, kept as they change.
-
-    Parameters:
-        key: gives a model's key; None keeps the model out of the index.
-        unique: at most one model may have a key.
-    """
-
-    machine: "Machine[M]"
-    key: Callable[[M], Any]
-    unique: bool
-    place: Place
-
-    def __call__(self, key: Any) -> "KeyView[M]":
-        """Return the view of the models with this key."""
-        return KeyView(self, key)
-
-
-class KeyView(View[M]):
-    """The models with one key in an index."""
-
-    by_key = True
-
-    def __init__(self, index: Index[M], key: Any) -> None:
-        self.machine = index.machine
-        self.index = index
-        self.key = key
-
-    def contains(self, model: M) -> bool:
-        try:
-            return bool(self.index.key(model) == self.key)
-        except Exception:
-            # A masked field can make the key's function fail; the model is not found by what may not be read.
-            return False
 
 
 class Machine(View[M]):

@@ -80,7 +80,13 @@ class Program:
         self.views = Views(self.plans, [store for each in stores.values() for store in each])
         self.processor.reader = PlainReader(WorkingSource(self.processor, self.views), self.views)
         self.published = PlainReader(PublishedSource(self.processor, self.views), self.views)
-        self.sight = Sight({each.machine.model_class: _access(spec, each) for each in spec.machines}, self.published)
+        self.sight = Sight(
+            {each.machine.model_class: _access(spec, each) for each in spec.machines},
+            self.published,
+            self.table,
+            self.views,
+            self._resolve_for_reading,
+        )
         self.plan_of_code = {plan.code: plan for plan in self.plans}
 
     def resolve(self, context: Any) -> tuple[Context, int, bool, tuple[str, str, int]]:
@@ -102,6 +108,10 @@ class Program:
         trusted = isinstance(actor, System)
         cause = actor.cause if isinstance(actor, System) else 0
         return context, microseconds(context.now), trusted, (actor.kind, actor.id, cause)
+
+    def _resolve_for_reading(self, context: Any) -> tuple[Context, bool]:
+        context, _, trusted, _ = self.resolve(context)
+        return context, trusted
 
 
 def _class_plan(each: MachineSpec, code: int, entry: Any, indexes: list[IndexStore]) -> ClassPlan:

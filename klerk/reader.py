@@ -1,6 +1,6 @@
 """Authorized reads: what an actor may see of the published state, consistent while the lock is held."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, overload
 
 import msgspec
@@ -8,7 +8,6 @@ import msgspec
 from klerk._core import ReaderBase
 from klerk._dispatch import Call, ask, new_args
 from klerk._table import ModelTable
-from klerk._waiting import ReadWriteLock
 from klerk.commands import Context
 from klerk.errors import ArgumentError, Denied, NotFound
 from klerk.fields import FieldType
@@ -17,6 +16,8 @@ from klerk.values import MASKED, Model, Ref
 from klerk.views import META_COLUMNS, Columns, Source, Views, column, meta_column
 
 M = TypeVar("M", bound=Model)
+Verdict = bool | tuple[str, ...]
+"""Whether a class's models may be read, or the names of the fields that are hidden."""
 
 
 class PlainReader:
@@ -97,11 +98,28 @@ class Sight:
     Parameters:
         access: the rules by model class.
         plain: reads the published state, for the rules.
+        table, views: what is read.
+        resolve: gives a context its time, and says whether rules are not asked about its actor.
     """
 
-    def __init__(self, access: dict[type[Model], ClassAccess], plain: PlainReader) -> None:
+    def __init__(
+        self,
+        access: dict[type[Model], ClassAccess],
+        plain: PlainReader,
+        table: ModelTable,
+        views: Views,
+        resolve: Callable[[Context], tuple[Context, bool]],
+    ) -> None:
         self.access = access
         self.plain = plain
+        self.table = table
+        self.views = views
+        self._resolve = resolve
+
+    def begin(self, context: Context) -> tuple[Context, dict[type[Model], Verdict]]:
+        """Return a reader's context with its time, and what holds from the start: everything for the system itself."""
+        context, trusted = self._resolve(context)
+        return context, dict.fromkeys(self.access, True) if trusted else {}
 
     def hidden(self, context: Context, model: Model) -> tuple[tuple[str, ...] | None, bool]:
         """Ask the rules what of a model is hidden from a context's actor.
@@ -148,16 +166,6 @@ class Reader(ReaderBase):
     `klerk.MASKED`.
     """
 
-    def __init__(
-        self, lock: ReadWriteLock, context: Context, table: ModelTable, sight: Sight, views: Views, *, trusted: bool
-    ) -> None:
-        super().__init__(lock, context, table)
-        self._sight = sight
-        self._views = views
-        if trusted:
-            for model_class in sight.access:
-                self.allow(model_class, True)
-
     def show(self, model: M) -> M:
         """Return a model as the actor may see it.
 
@@ -166,7 +174,7 @@ class Reader(ReaderBase):
         """
         verdict = self.verdict(type(model))
         if verdict is None:
-            names, for_all = self._sight.hidden(self.context, model)
+            names, for_all = self.sight.hidden(self.context, model)
             verdict = False if names is None else (names or True)
             if for_all:
                 self.allow(type(model), verdict)
@@ -200,7 +208,7 @@ class Reader(ReaderBase):
         Raises:
             Denied: one of them may not be read.
         """
-        models = self.models(self._views.published(view))
+        models = self.models(self.sight.views.published(view))
         return [model for model in models if view.contains(model)] if view.by_key else models
 
     def first(self, view: View[M]) -> M | None:
@@ -210,7 +218,7 @@ class Reader(ReaderBase):
             Denied: it may not be read.
         """
         self.require_held()
-        for id in self._views.published(view):
+        for id in self.sight.views.published(view):
             model: M = self.get(id)
             if not view.by_key or view.contains(model):
                 return model
@@ -223,7 +231,7 @@ class Reader(ReaderBase):
             Denied: one of them may not be read.
         """
         self.require_held()
-        ids = self._views.published(view)
+        ids = self.sight.views.published(view)
         if not view.by_key and self.verdict(view.machine.model_class):
             return len(ids)
         return len(self.list(view))
@@ -250,8 +258,8 @@ class Reader(ReaderBase):
             Denied: a model or one of the fields may not be read.
             ArgumentError: there is no such field, or it is neither a number nor a time.
         """
-        model_class = self._views.plan(view).model_class
-        types = self._sight.access[model_class].types
+        model_class = self.sight.views.plan(view).model_class
+        types = self.sight.access[model_class].types
         for name in names:
             if name not in types and name not in META_COLUMNS:
                 raise ArgumentError(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Generic, NoRe
 import msgspec
 
 from klerk import limits
-from klerk._dispatch import Meta, MetaField
+from klerk._dispatch import Meta, MetaField, replace
 from klerk.errors import InvalidValue, Problem, listed
 from klerk.places import Place, here
 
@@ -33,6 +33,7 @@ class _Value:
     """What the four value types share: their tags, their own validator, and how they are checked."""
 
     tags: ClassVar[frozenset[str]] = frozenset()
+    has_validator: ClassVar[bool] = False
 
     @classmethod
     def validate(cls, value: Any) -> None:
@@ -53,9 +54,9 @@ class _Value:
     def _bounds(cls, value: Any, path: str) -> list[Problem]:
         raise NotImplementedError
 
-    @classmethod
-    def _has_validator(cls) -> bool:
-        return cls.validate.__func__ is not _Value.validate.__func__  # type: ignore[attr-defined]
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.has_validator = cls.validate.__func__ is not _Value.validate.__func__  # type: ignore[attr-defined]
 
 
 def _wrong_type(value: Any, expected: str, path: str) -> Problem:
@@ -156,7 +157,10 @@ class Int(int, _Value):
         cls.tags = cls.tags | frozenset(tags)
 
     def __new__(cls, value: int) -> "Self":
-        if type(value) is not int:
+        if type(value) is int:
+            if cls.low <= value <= cls.high and not cls.has_validator:
+                return value  # type: ignore[return-value]
+        else:
             value = plain_int(value)
         problems = cls.problems_of(value)
         if problems:
@@ -294,12 +298,12 @@ class Model(msgspec.Struct, metaclass=ModelType, frozen=True, array_like=True, g
         def meta(self) -> Meta["Self"]:
             """What Klerk knows about this version: id, state, version and times."""
 
+        def replace(self, **changes: Any) -> "Self":
+            """Return a draft with some fields changed, for an event to give back."""
+
     else:
         meta = MetaField()
-
-    def replace(self, **changes: Any) -> "Self":
-        """Return a draft with some fields changed, for an event to give back."""
-        return msgspec.structs.replace(self, _meta=None, **changes)
+        replace = replace
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields by name."""
