@@ -1,0 +1,150 @@
+"""What several tests share: a bank whose rules permit everything, a clock to be set, and Python in a process of its own."""
+
+import os
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import klerk
+from klerk import App, Args, Context, Model, Ref, User
+
+TESTER = Context(User("tester"))
+NOON = datetime(2024, 2, 29, 12, tzinfo=UTC)
+
+
+class Name(klerk.Text, min=1, max=40): ...
+
+
+class Cents(klerk.Int, ge=0, le=1_000_000): ...
+
+
+class Account(Model):
+    owner: Name
+    balance: Cents = 0
+    guarantor: Ref["Account"] | None = None
+
+
+def permit_everything(app: App) -> None:
+    """Allow every actor every command and every read."""
+    app.allow.command()(lambda a: True)
+    app.allow.read()(lambda a: True)
+    app.allow.field()(lambda a: True)
+
+
+class Bank:
+    """Accounts with a unique owner, which may name another account as guarantor, and can be removed."""
+
+    def __init__(self) -> None:
+        self.app = App("bank")
+        self.accounts = accounts = self.app.machine(Account)
+        self.active, self.closed = accounts.states("active", "closed")
+        self.by_owner = accounts.index(lambda account: account.owner, unique=True)
+        self.by_balance = accounts.index(lambda account: account.balance or None)
+        permit_everything(self.app)
+
+        @accounts.create(into=self.active)
+        def enter(a: Args, owner: Name, balance: Cents = 0, guarantor: Ref[Account] | None = None) -> Account:
+            return Account(owner=owner, balance=balance, guarantor=guarantor)
+
+        @accounts.event(self.active)
+        def deposit(a: Args[Account], amount: Cents) -> Account:
+            return a.model.replace(balance=a.model.balance + amount)
+
+        @accounts.event(self.active)
+        def withdraw(a: Args[Account], amount: Cents) -> Account:
+            return a.model.replace(balance=a.model.balance - amount)
+
+        @withdraw.rule
+        def covered(a: Args[Account], amount: Cents) -> bool:
+            """There is not that much in the account."""
+            return amount <= a.model.balance
+
+        @accounts.event(self.active)
+        def transfer(a: Args[Account], to: Ref[Account], amount: Cents) -> Account:
+            return a.model.replace(balance=a.model.balance - amount)
+
+        self.active.on(transfer).commands(lambda a, to, amount: deposit(to, amount))
+
+        @accounts.event(self.active, self.closed)
+        def rename(a: Args[Account], owner: Name) -> Account:
+            return a.model.replace(owner=owner)
+
+        @accounts.event(self.active, to=self.closed)
+        def close(a: Args[Account]) -> None: ...
+
+        @accounts.event(self.closed, to=self.active)
+        def reopen(a: Args[Account]) -> None: ...
+
+        @accounts.event(self.active, self.closed)
+        def remove(a: Args[Account]) -> None: ...
+
+        self.active.on(remove).delete()
+        self.closed.on(remove).delete()
+        self.enter, self.deposit, self.withdraw, self.transfer = enter, deposit, withdraw, transfer
+        self.rename, self.close, self.reopen, self.remove = rename, close, reopen, remove
+
+    def contents(self, k: klerk.Klerk) -> dict[int, tuple[str, int, str]]:
+        """Return owner, balance and state of every account by id."""
+        with k.read(TESTER) as r:
+            return {m.meta.id: (m.owner, m.balance, str(m.meta.state)) for m in r.list(self.accounts)}
+
+
+class Clock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self, now: datetime = NOON) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, by: timedelta) -> None:
+        self.now += by
+
+
+class Spawned(threading.Thread):
+    """A thread that keeps what its function returned or raised; `end` waits for it and fails when it hangs."""
+
+    def __init__(self, function: Any, *args: Any) -> None:
+        super().__init__(daemon=True)
+        self.function, self.args = function, args
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.value = self.function(*self.args)
+        except BaseException as error:
+            self.error = error
+
+    def end(self, timeout_s: float = 20) -> Any:
+        self.join(timeout_s)
+        assert not self.is_alive(), f"{self.function} hangs"
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+def python_environment() -> dict[str, str]:
+    """Return an environment in which a new process finds the klerk and the helpers that are tested here."""
+    package = Path(klerk.__file__).resolve().parent.parent
+    paths = [str(package), str(Path(__file__).resolve().parent)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+
+
+def run_python(*arguments: str, cwd: Path, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run Python to its end, with warnings as errors, and return what it wrote."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        cwd=cwd,
+        env=python_environment(),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=timeout_s,
+        check=False,
+    )
