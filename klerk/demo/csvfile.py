@@ -120,7 +120,7 @@ def _opened(file: Path) -> Iterator[TextIO]:
             zipped = plain.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
         opener = gzip.open if zipped else open
         with opener(file, "rt", encoding="utf-8-sig", newline="") as text:
-            yield text  # type: ignore[misc]
+            yield text
     except FileNotFoundError as error:
         raise BadData(file, "a csv or csv.gz file, but there is none") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

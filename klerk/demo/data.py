@@ -88,12 +88,12 @@ class Flights:
     @property
     def is_cancelled(self) -> NDArray[np.bool_]:
         """The flights that never left."""
-        return self.departed == MISSING
+        return np.equal(self.departed, MISSING)
 
     @property
     def is_diverted(self) -> NDArray[np.bool_]:
         """The flights that left and never arrived where they should."""
-        return (self.departed != MISSING) & (self.arrival_delay == MISSING)
+        return np.not_equal(self.departed, MISSING) & np.equal(self.arrival_delay, MISSING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -267,8 +267,32 @@ def was_in_the_air(a: Args[Flight]) -> bool:
 
 
 @app.job(queue="passengers", max_attempts=5)
-def tell_passengers(job: JobRun, flight: Ref[Flight], reason: Reason) -> None:
-    """Tell the passengers that their flight is late, cancelled or diverted.
+def tell_of_delay(job: JobRun, flight: Ref[Flight]) -> None:
+    """Tell the passengers that their flight left late."""
+    tell(job, flight, Reason.LATE)
+
+
+@app.job(queue="passengers", max_attempts=5)
+def tell_of_cancellation(job: JobRun, flight: Ref[Flight]) -> None:
+    """Tell the passengers that their flight is called off."""
+    tell(job, flight, Reason.CANCELLED)
+
+
+@app.job(queue="passengers", max_attempts=5)
+def tell_of_diversion(job: JobRun, flight: Ref[Flight]) -> None:
+    """Tell those who wait that the flight came down somewhere else."""
+    tell(job, flight, Reason.DIVERTED)
+
+
+REASONS = {
+    tell_of_delay.name: Reason.LATE,
+    tell_of_cancellation.name: Reason.CANCELLED,
+    tell_of_diversion.name: Reason.DIVERTED,
+}
+
+
+def tell(job: JobRun, flight: Ref[Flight], reason: Reason) -> None:
+    """Send the mail and leave a notice.
 
     A job whose process is killed runs again, unless its end was recorded. The mail may then go out a second
     time, but the notice is left only once.
@@ -310,9 +334,9 @@ def is_late(a: Args[Flight]) -> bool:
     return a.model.departure_delay is not None and a.model.departure_delay >= LATE_MINUTES
 
 
-departed.on_enter.job(lambda a: tell_passengers(a.model.meta.id, Reason.LATE), when=is_late)
-cancelled.on_enter.job(lambda a: tell_passengers(a.model.meta.id, Reason.CANCELLED))
-diverted.on_enter.job(lambda a: tell_passengers(a.model.meta.id, Reason.DIVERTED))
+departed.on_enter.job(tell_of_delay, when=is_late)
+cancelled.on_enter.job(tell_of_cancellation)
+diverted.on_enter.job(tell_of_diversion)
 
 
 # --- who may do what ----------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def read_contents(k: klerk.Klerk, data: Data, context: klerk.Context) -> Content
     with k.read(context) as r:
         flights = [r.find(design.flight_by_key, flight_key(data, row)) for row in range(len(data.flights))]
         notices = [(notice.flight, notice.reason) for notice in r.list(design.sent)]
-        live = [record.arguments for record in k.jobs.live()]
+        live = [(record.arguments[0], design.REASONS[record.kind]) for record in k.jobs.live()]
         told, to_tell = (
             [design.message(r.get(flight).key, reason) for flight, reason in pairs]
             for pairs in (notices, live)
@@ -55,9 +55,9 @@ def differences(contents: Contents, data: Data, stream: Stream, events: int) -> 
     stages = np.zeros(len(data.flights), dtype=np.int64)
     np.maximum.at(stages, stream.row[:events], stream.stage[:events])
     for row, flight in enumerate(contents.flights):
-        expected, found = _expected(data, row, int(stages[row])), None if flight is None else _essence(flight)
-        if expected != found:
-            yield f"flight {flight_key(data, row)}: expected {expected}, found {found}"
+        must, found = _expected(data, row, int(stages[row])), None if flight is None else _essence(flight)
+        if must != found:
+            yield f"flight {flight_key(data, row)}: expected {must}, found {found}"
     expected = expected_messages(data, stream, events)
     for message in (contents.told | contents.to_tell) - expected:
         yield f"a notice or job that no event accounts for: {message}"

@@ -1,8 +1,11 @@
 """What a store holds, so that two moments can be compared: every model, its state and meta, and all jobs."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import msgspec
 
 import klerk
 from klerk.demo import design
@@ -11,7 +14,7 @@ from klerk.demo.show import Column, Row, Table
 # Digests are compared whole; so many digits of them are shown.
 SHOWN_DIGITS = 10
 
-_MACHINES = {
+_MACHINES: Mapping[str, klerk.Machine[Any]] = {
     "airlines": design.airline,
     "airports": design.airport,
     "planes": design.plane,
@@ -52,7 +55,9 @@ def snapshot(k: klerk.Klerk, context: klerk.Context) -> Snapshot:
                 models = r.list(state)
                 digests[f"{name}, {state.name}"] = _digest(models)
                 counts[f"{name}, {state.name}"] = len(models)
-    return Snapshot(digests=digests, counts=counts, jobs=dict(k.jobs.counts()))
+    return Snapshot(
+        digests=digests, counts=counts, jobs={state.value: count for state, count in k.jobs.counts().items()}
+    )
 
 
 def compare(before: Snapshot, after: Snapshot) -> list[Check]:
@@ -95,11 +100,12 @@ def _verdict(check: Check) -> str:
     return "same" if check.is_same else "DIFFERENT"
 
 
-def _digest(models: list[klerk.Model]) -> str:
+def _digest(models: Sequence[klerk.Model]) -> str:
     """Return a digest of the models with their ids, states, versions and times, in whatever order."""
     digest = hashlib.sha256()
     for model in sorted(models, key=lambda model: model.meta.id):
         meta = model.meta
         moments = (meta.created_at, meta.updated_at, meta.entered_at)
-        digest.update(repr((meta.id, meta.state.name, meta.version, moments, model.as_dict())).encode())
+        content = (meta.id, meta.state.name, meta.version, moments, model.as_dict())
+        digest.update(msgspec.msgpack.encode(content))
     return digest.hexdigest()

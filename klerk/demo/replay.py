@@ -4,11 +4,10 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +34,16 @@ M = TypeVar("M", bound=klerk.Model)
 
 def _ignore(_: int) -> None:
     """Do nothing with a number."""
+
+
+class Pending(Protocol):
+    """A command in flight, as `Klerk.submit` returns it."""
+
+    def result(self) -> Any:
+        """Wait for the outcome."""
+
+    def exception(self) -> BaseException | None:
+        """Wait for the outcome, and return the error if it is one."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,7 +101,7 @@ class Replay:
         self.figures = Figures()
         self._acknowledged = acknowledged
         self._progress = progress
-        self._window: deque[tuple[Future[Any], int, int]] = deque()
+        self._window: deque[tuple[Pending, int, int]] = deque()
         self._flights: list[Ref[Flight] | None] = [None] * len(data.flights)
         self._airlines: list[Ref[Airline]] = []
         self._airports: list[Ref[Airport]] = []
@@ -147,7 +156,7 @@ class Replay:
         self._window.append((future, kind, row))
         future.add_done_callback(partial(self._on_done, number, submitted))
 
-    def _on_done(self, number: int, submitted: int, future: Future[Any]) -> None:
+    def _on_done(self, number: int, submitted: int, future: Pending) -> None:
         """Note an acknowledgement; runs in the thread that completes the future, so it is short."""
         if future.exception() is None:
             self.figures.latencies_ns.append(time.perf_counter_ns() - submitted)

@@ -65,8 +65,8 @@ def stream_of(data: Data) -> Stream:
 
 def creates_job(flights: Flights, stream: Stream) -> NDArray[np.bool_]:
     """Tell for each event whether passengers must hear of it."""
-    late = (stream.kind == Kind.DEPART) & (flights.departure_delay[stream.row] >= LATE_MINUTES)
-    return late | (stream.kind == Kind.CANCEL) | (stream.kind == Kind.DIVERT)
+    late = np.equal(stream.kind, Kind.DEPART) & (flights.departure_delay[stream.row] >= LATE_MINUTES)
+    return late | np.isin(stream.kind, [Kind.CANCEL, Kind.DIVERT])
 
 
 def _published(flights: Flights) -> NDArray[np.int64]:
