@@ -143,8 +143,10 @@ class Retry(msgspec.Struct, frozen=True):
 
     def delay(self, attempt: int) -> timedelta:
         """Return how long to wait after the failure of an attempt, counted from 1."""
-        full = min(self.longest, self.base * 2 ** min(attempt - 1, 62))
-        return full / 2 + full / 2 * random.random()
+        # Beyond 2**40 times any base is over any bound, and a timedelta soon has no room for more.
+        doublings = min(attempt - 1, 40)
+        full_s = min(self.longest.total_seconds(), self.base.total_seconds() * 2**doublings)
+        return timedelta(seconds=full_s / 2 + full_s / 2 * random.random())
 
 
 class Rate(msgspec.Struct, frozen=True):
