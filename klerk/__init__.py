@@ -2,6 +2,7 @@
 
 from klerk._version import __version__
 from klerk.commands import Actor, Anonymous, Args, Command, Context, Result, System, User
+from klerk.declared import Index, View
 from klerk.errors import (
     ArgumentError,
     BrokenReference,
@@ -34,7 +35,7 @@ from klerk.errors import (
 from klerk.job_run import JobRun
 from klerk.jobs import Job, JobRecord, JobState
 from klerk.klerk import AioKlerk, App, Klerk
-from klerk.machine import CreateEvent, Event, Index, Machine, State, View
+from klerk.machine import CreateEvent, Event, Machine, State
 from klerk.reader import Reader
 from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text
 from klerk.views import Columns

@@ -32,11 +32,10 @@ def _explain(code: str | None) -> int:
         for known, text in EXPLANATIONS.items():
             print(f"{known}  {text.splitlines()[0]}")
         return 0
-    text = EXPLANATIONS.get(code.upper())
-    if text is None:
+    if code.upper() not in EXPLANATIONS:
         print(f"There is no code {code}. The codes are {', '.join(EXPLANATIONS)}.", file=sys.stderr)
         return 2
-    print(f"{code.upper()}: {text}")
+    print(f"{code.upper()}: {EXPLANATIONS[code.upper()]}")
     return 0
 
 

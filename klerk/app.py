@@ -83,7 +83,8 @@ class Design:
             ConfigError: K001, K002.
         """
         self._require_unopened()
-        if not (isinstance(model_class, type) and issubclass(model_class, Model)) or model_class is Model:
+        given: Any = model_class
+        if not (isinstance(given, type) and issubclass(given, Model)) or given is Model:
             raise ConfigError(
                 "K001",
                 f"{model_class!r} is not a model class.",
@@ -172,7 +173,7 @@ class Design:
         machines = tuple(
             MachineSpec(machine=machine, fields=self._fields(machine)) for machine in self.machines.values()
         )
-        events = []
+        events: list[EventSpec] = []
         for machine in self.machines.values():
             for event in machine.events:
                 event.index = len(events)

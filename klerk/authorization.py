@@ -10,7 +10,7 @@ from klerk.machine import CreateEvent, Event
 from klerk.places import Place, here
 from klerk.values import Model
 
-Permit = Callable[[Args[Any]], bool]
+Permit = Callable[[Args[Any, Any]], bool]
 F = TypeVar("F", bound=Permit)
 AnyEvent = CreateEvent[Any, Any] | Event[Any, Any]
 

@@ -7,9 +7,10 @@ from typing import Any, NoReturn
 
 from cronsim import CronSim, CronSimError
 
+from klerk.declared import DELETE, TO, TO_WHEN
 from klerk.errors import ConfigError
 from klerk.jobs import Job, Rate, Retry
-from klerk.machine import DELETE, TO, TO_WHEN, Block, CreateEvent, Event, Machine, State
+from klerk.machine import Block, CreateEvent, Event, Machine, State
 from klerk.places import Place, place_of
 
 
@@ -205,7 +206,8 @@ def _check_block(block: Block[Any], *, in_exit: bool) -> None:
             where=str(moves[-1].place),
             hint="Use to_when({condition: state}, otherwise=state).",
         )
-    for target in targets_of(block):
+    targets: Iterable[Any] = targets_of(block)
+    for target in targets:
         if not isinstance(target, State) or target.machine is not block.owner:
             raise ConfigError(
                 "K009",

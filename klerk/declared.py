@@ -1,16 +1,25 @@
 """What the declarations of a machine consist of: executables, conditions, views and lookups by key."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from datetime import datetime
+from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeAlias, TypeVar
 
+from klerk._dispatch import Args, Command, JobRequest
 from klerk.places import Place, place_of
 from klerk.values import Model
 
 M = TypeVar("M", bound=Model)
+P = ParamSpec("P")
 
-Condition = Callable[..., bool]
+# What functions of the application get and give. They may also take any of the event's parameters, by name,
+# which type checkers cannot express; `klerk.validation` checks those names when the app is opened.
+Updating: TypeAlias = "Callable[Concatenate[Args[M, Any], P], M | None]"
+Commanding: TypeAlias = "Callable[Concatenate[Args[M, Any], P], Command[Any] | Iterable[Command[Any]] | None]"
+Requesting: TypeAlias = "Callable[Concatenate[Args[M, Any], P], JobRequest | Iterable[JobRequest] | None]"
+Condition: TypeAlias = "Callable[Concatenate[Args[M, Any], P], bool]"
+Due: TypeAlias = "Callable[[Args[M, Any]], datetime | None]"
 
 # The kinds of executables; the numbers are those of `klerk._dispatch.Step`.
 UPDATE: Final = 0
@@ -36,7 +45,7 @@ class Executable:
 
     kind: int
     function: Callable[..., Any] | None = None
-    when: Condition | None = None
+    when: Callable[..., bool] | None = None
     value: Any = None
     place: Place
 
@@ -67,7 +76,7 @@ class View(Generic[M]):
 
     Attributes:
         machine: of the class that is selected from.
-        by_key: whether models are selected by what their fields hold, which an actor may not be allowed to read.
+        by_key: whether models are selected by what their fields hold, which may be hidden from an actor.
     """
 
     machine: "MachineBase[M]"

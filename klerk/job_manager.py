@@ -14,7 +14,7 @@ from cronsim import CronSim
 
 from klerk import limits
 from klerk._core import InternalWork
-from klerk._dispatch import JobRequest, microseconds, moment_of
+from klerk._dispatch import JobRequest, microseconds
 from klerk._waiting import Submission
 from klerk.app import Spec
 from klerk.codec import encode
@@ -314,8 +314,7 @@ class JobManager:
 
     def _schedule_cron(self, job: Job[Any], expression: str) -> None:
         """Create a job at the next time that the expression names; times missed while nothing ran are left out."""
-        now = moment_of(self._scheduler.now_us())
-        due_us = microseconds(next(CronSim(expression, now)))
+        due_us = microseconds(next(CronSim(expression, self._scheduler.now())))
 
         def tick() -> None:
             self._submit(CreateJobs((JobRequest(job, ()),)), System(f"cron {job.name}"))

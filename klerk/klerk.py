@@ -151,9 +151,9 @@ class Klerk:
     def _show(self, context: Context, what: Any) -> Any:
         """Return a model, or the one with an id, as a context's actor may see it."""
         with self.read(context) as reader:
-            if isinstance(what, int):
-                return reader.get(what)
-            return what if what is None else reader.show(what)
+            if isinstance(what, Model):
+                return reader.show(what)
+            return what if what is None else reader.get(what)
 
     # --- jobs and timers --------------------------------------------------------------------------
 

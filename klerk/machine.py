@@ -3,10 +3,30 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
-from klerk._dispatch import Args, Command, EventBase, JobRequest
+from klerk._dispatch import Args, Command, EventBase
+from klerk.declared import (
+    COMMANDS,
+    DELETE,
+    JOB,
+    TO,
+    TO_WHEN,
+    UNMANAGED,
+    UPDATE,
+    Commanding,
+    Condition,
+    DeclaredRule,
+    Due,
+    Executable,
+    Index,
+    MachineBase,
+    Requesting,
+    Updating,
+    View,
+    declared_rule,
+)
 from klerk.errors import ConfigError
 from klerk.jobs import Job, bind, parameters_of
 from klerk.places import Place, here, place_of
@@ -14,7 +34,9 @@ from klerk.values import Model, Ref
 
 M = TypeVar("M", bound=Model)
 P = ParamSpec("P")
-F = TypeVar("F", bound=Callable[..., Any])
+Q = ParamSpec("Q")
+W = ParamSpec("W")
+
 
 class Block(Generic[M]):
     """What happens on one occasion. Every method adds an executable and returns the block, for chaining.
@@ -29,30 +51,36 @@ class Block(Generic[M]):
         self.executables: list[Executable] = []
         self.place = here()
 
-    def _add(self, kind: int, function: Any = None, when: Condition | None = None, value: Any = None) -> "Block[M]":
+    def _add(self, kind: int, function: Any = None, when: Any = None, value: Any = None) -> "Block[M]":
         self.owner.app_open_check()
-        self.executables.append(Executable(kind=kind, function=function, when=when, value=value, place=here()))
+        self.executables.append(
+            Executable(kind=kind, function=function, when=when, value=value, place=here())
+        )
         return self
 
-    def update(self, function: Callable[..., M | None], *, when: Condition | None = None) -> "Block[M]":
+    def update(self, function: "Updating[M, Q]", *, when: "Condition[M, W] | None" = None) -> "Block[M]":
         """Replace the model by the draft that ``function(a, ...)`` returns; None leaves it as it is."""
         return self._add(UPDATE, function, when)
 
-    def to(self, state: "State[M]", *, when: Condition | None = None) -> "Block[M]":
+    def to(self, state: "State[M]", *, when: "Condition[M, W] | None" = None) -> "Block[M]":
         """Move the model to a state."""
         return self._add(TO, None, when, state)
 
     def to_when(
-        self, choices: Mapping[Condition, "State[M]"], otherwise: "State[M] | None" = None
+        self,
+        choices: "Mapping[Condition[M, []] | Condition[M, ...], State[M]]",
+        otherwise: "State[M] | None" = None,
     ) -> "Block[M]":
         """Move the model to the state of the first condition that holds, or else to `otherwise`, if given."""
         return self._add(TO_WHEN, None, None, (tuple(choices.items()), otherwise))
 
-    def commands(self, function: Callable[..., Commands], *, when: Condition | None = None) -> "Block[M]":
+    def commands(self, function: "Commanding[M, Q]", *, when: "Condition[M, W] | None" = None) -> "Block[M]":
         """Handle the commands that ``function(a, ...)`` returns or yields, in the same transaction."""
         return self._add(COMMANDS, function, when)
 
-    def job(self, job: "Job[Any] | Callable[..., Requests]", *, when: Condition | None = None) -> "Block[M]":
+    def job(
+        self, job: "Job[[Ref[M]]] | Requesting[M, Q]", *, when: "Condition[M, W] | None" = None
+    ) -> "Block[M]":
         """Create a job in the same write.
 
         Parameters:
@@ -63,11 +91,13 @@ class Block(Generic[M]):
             return self._add(JOB, None, when, job)
         return self._add(JOB, job, when)
 
-    def unmanaged_job(self, function: Callable[[Args[M]], object], *, when: Condition | None = None) -> "Block[M]":
+    def unmanaged_job(
+        self, function: "Callable[[Args[M, Any]], object]", *, when: "Condition[M, W] | None" = None
+    ) -> "Block[M]":
         """Call ``function(a)`` once the command committed: fire and forget."""
         return self._add(UNMANAGED, function, when)
 
-    def delete(self, *, when: Condition | None = None) -> "Block[M]":
+    def delete(self, *, when: "Condition[M, W] | None" = None) -> "Block[M]":
         """Delete the model, unless something still refers to it when the transaction ends."""
         return self._add(DELETE, None, when)
 
@@ -82,12 +112,14 @@ class TimeTrigger(Generic[M]):
     """
 
     block: Block[M]
-    due: Callable[[Args[M]], datetime | None] | None = None
+    due: "Due[M] | None" = None
     delay: timedelta | None = None
 
 
 class State(View[M]):
     """A state of a machine; comparable by identity, and a view of the models in it."""
+
+    machine: "Machine[M]"
 
     def __init__(self, machine: "Machine[M]", name: str, index: int, *, final: bool, place: Place) -> None:
         self.machine = machine
@@ -103,7 +135,7 @@ class State(View[M]):
         """Return the block that runs when the event happens in this state, which accepts it from now on."""
         return event.block_in(self)
 
-    def at(self, due: Callable[[Args[M]], datetime | None]) -> Block[M]:
+    def at(self, due: "Due[M]") -> Block[M]:
         """Return a block that runs when the moment that ``due(a)`` gives has come."""
         block: Block[M] = Block(self.machine, f"at a moment in {self.machine.name}.{self.name}")
         self.triggers.append(TimeTrigger(block=block, due=due))
@@ -168,21 +200,31 @@ class CreateEvent(_Event[M], Generic[M, P]):
 
         def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Command[M]: ...
 
-    def rule(self, function: Callable[Concatenate[Args[Any], P], bool]) -> Callable[Concatenate[Args[Any], P], bool]:
-        """Declare a condition: the command is refused, with the function's docstring, unless it returns True."""
+    def rule(
+        self, function: Callable[Concatenate[Args[Any, Any], Q], bool]
+    ) -> Callable[Concatenate[Args[Any, Any], Q], bool]:
+        """Declare a condition: the command is refused, with the function's docstring, unless it returns True.
+
+        Parameters:
+            function: takes ``a: Args`` and any of the event's parameters, by name.
+        """
         self.machine.app_open_check()
         self.rules.append(declared_rule(function))
         return function
 
-    def commands(self, function: Callable[..., Commands], *, when: Condition | None = None) -> Block[M]:
+    def commands(self, function: "Commanding[M, Q]", *, when: "Condition[M, W] | None" = None) -> Block[M]:
         """See `Block.commands`."""
         return self.block.commands(function, when=when)
 
-    def job(self, job: "Job[Any] | Callable[..., Requests]", *, when: Condition | None = None) -> Block[M]:
+    def job(
+        self, job: "Job[[Ref[M]]] | Requesting[M, Q]", *, when: "Condition[M, W] | None" = None
+    ) -> Block[M]:
         """See `Block.job`."""
         return self.block.job(job, when=when)
 
-    def unmanaged_job(self, function: Callable[[Args[M]], object], *, when: Condition | None = None) -> Block[M]:
+    def unmanaged_job(
+        self, function: "Callable[[Args[M, Any]], object]", *, when: "Condition[M, W] | None" = None
+    ) -> Block[M]:
         """See `Block.unmanaged_job`."""
         return self.block.unmanaged_job(function, when=when)
 
@@ -191,7 +233,11 @@ class Event(_Event[M], Generic[M, P]):
     """What may happen to a model: calling it with the model's reference makes a command."""
 
     def __init__(
-        self, machine: "Machine[M]", function: Callable[..., Any], states: tuple[State[M], ...], to: State[M] | None
+        self,
+        machine: "Machine[M]",
+        function: Callable[..., Any],
+        states: tuple[State[M], ...],
+        to: State[M] | None,
     ) -> None:
         super().__init__(machine, function)
         self.creates = False
@@ -205,8 +251,14 @@ class Event(_Event[M], Generic[M, P]):
 
         def __call__(self, target: Ref[M], /, *args: P.args, **kwargs: P.kwargs) -> Command[M]: ...
 
-    def rule(self, function: Callable[Concatenate[Args[M], P], bool]) -> Callable[Concatenate[Args[M], P], bool]:
-        """Declare a condition: the command is refused, with the function's docstring, unless it returns True."""
+    def rule(
+        self, function: Callable[Concatenate[Args[M, Any], Q], bool]
+    ) -> Callable[Concatenate[Args[M, Any], Q], bool]:
+        """Declare a condition: the command is refused, with the function's docstring, unless it returns True.
+
+        Parameters:
+            function: takes ``a: Args`` and any of the event's parameters, by name.
+        """
         self.machine.app_open_check()
         self.rules.append(declared_rule(function))
         return function
@@ -227,7 +279,7 @@ class Event(_Event[M], Generic[M, P]):
         return self.blocks[state]
 
 
-class Machine(View[M]):
+class Machine(MachineBase[M]):
     """The state machine of a model class, and the view of all its models.
 
     Parameters:
@@ -236,10 +288,7 @@ class Machine(View[M]):
     """
 
     def __init__(self, model_class: type[M], app_open_check: Callable[[], None]) -> None:
-        self.machine = self
-        self.model_class = model_class
-        self.name = model_class.__name__
-        self.app_open_check = app_open_check
+        super().__init__(model_class, app_open_check)
         self.place = here()
         self.all_states: list[State[M]] = []
         self.events: list[CreateEvent[M, Any] | Event[M, Any]] = []
@@ -267,7 +316,7 @@ class Machine(View[M]):
         if unknown:
             raise ConfigError(
                 "K004",
-                f"{self.name} marks {', '.join(sorted(unknown))} as final, which is no state of the same call.",
+                f"{self.name} marks {', '.join(sorted(unknown))} as final, no state of the same call.",
                 where=str(place),
                 hint="Write the name as in the list of states.",
             )
@@ -275,14 +324,14 @@ class Machine(View[M]):
 
     def create(
         self, *, into: State[M]
-    ) -> Callable[[Callable[Concatenate[Args[Any], P], M | None]], CreateEvent[M, P]]:
+    ) -> Callable[[Callable[Concatenate[Args[Any, Any], P], M | None]], CreateEvent[M, P]]:
         """Declare an event that creates a model, by decorating the function that returns it.
 
         Parameters:
             into: the state in which the model begins.
         """
 
-        def declare(function: Callable[Concatenate[Args[Any], P], M | None]) -> CreateEvent[M, P]:
+        def declare(function: Callable[Concatenate[Args[Any, Any], P], M | None]) -> CreateEvent[M, P]:
             self._require_own(into)
             event: CreateEvent[M, P] = CreateEvent(self, function, into)
             self._add_event(event)
@@ -292,7 +341,7 @@ class Machine(View[M]):
 
     def event(
         self, *states: State[M], to: State[M] | None = None
-    ) -> Callable[[Callable[Concatenate[Args[M], P], M | None]], Event[M, P]]:
+    ) -> Callable[[Callable[Concatenate[Args[M, Any], P], M | None]], Event[M, P]]:
         """Declare an event that happens to a model, by decorating the function that returns its new version.
 
         Parameters:
@@ -300,7 +349,7 @@ class Machine(View[M]):
             to: the state it leads to from all of them.
         """
 
-        def declare(function: Callable[Concatenate[Args[M], P], M | None]) -> Event[M, P]:
+        def declare(function: Callable[Concatenate[Args[M, Any], P], M | None]) -> Event[M, P]:
             for state in (*states, *([] if to is None else [to])):
                 self._require_own(state)
             event: Event[M, P] = Event(self, function, states, to)
@@ -327,9 +376,6 @@ class Machine(View[M]):
         self.indexes.append(index)
         return index
 
-    def contains(self, model: M) -> bool:
-        return type(model) is self.model_class
-
     def _add_event(self, event: CreateEvent[M, Any] | Event[M, Any]) -> None:
         self.app_open_check()
         for other in self.events:
@@ -342,7 +388,7 @@ class Machine(View[M]):
                 )
         self.events.append(event)
 
-    def _require_own(self, state: State[M]) -> None:
+    def _require_own(self, state: Any) -> None:
         if not isinstance(state, State) or state.machine is not self:
             raise ConfigError(
                 "K009",
@@ -350,6 +396,3 @@ class Machine(View[M]):
                 where=str(here()),
                 hint=f"Use one of: {', '.join(map(str, self.all_states)) or 'none declared yet'}.",
             )
-
-    def __repr__(self) -> str:
-        return self.name

@@ -25,10 +25,11 @@ from klerk.app import EventSpec, MachineSpec, Spec
 from klerk.authorization import Permit
 from klerk.codec import Catalog, encode
 from klerk.commands import NOW, Context, Result, System
+from klerk.declared import JOB, TO_WHEN, Executable
 from klerk.errors import ArgumentError, ConfigError
 from klerk.jobs import Job, JobRecord, JobState
-from klerk.machine import JOB, TO_WHEN, CreateEvent, Executable
 from klerk.machine import Block as DeclaredBlock
+from klerk.machine import CreateEvent
 from klerk.reader import ClassAccess, FieldAccess, PlainReader, Sight
 from klerk.validation import call_of, rule_of
 from klerk.views import IndexStore, PublishedSource, Views, WorkingSource

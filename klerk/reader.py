@@ -9,9 +9,9 @@ from klerk._core import ReaderBase
 from klerk._dispatch import Call, ask, new_args
 from klerk._table import ModelTable
 from klerk.commands import Context
+from klerk.declared import Index, View
 from klerk.errors import ArgumentError, Denied, NotFound
 from klerk.fields import FieldType
-from klerk.machine import Index, View
 from klerk.values import MASKED, Model, Ref
 from klerk.views import META_COLUMNS, Columns, Source, Views, column, meta_column
 
@@ -67,7 +67,7 @@ class PlainReader:
 
     def count(self, view: View[Any]) -> int:
         """Return how many models are in a view."""
-        ids = self._source.ids(view)
+        ids: Any = self._source.ids(view)
         return len(ids) if hasattr(ids, "__len__") else sum(1 for _ in ids)
 
     def exists(self, view: View[Any]) -> bool:
@@ -218,7 +218,8 @@ class Reader(ReaderBase):
             Denied: it may not be read.
         """
         self.require_held()
-        for id in self.sight.views.published(view):
+        ids: Iterable[Any] = self.sight.views.published(view)
+        for id in ids:
             model: M = self.get(id)
             if not view.by_key or view.contains(model):
                 return model

@@ -5,7 +5,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 from klerk._dispatch import microseconds
@@ -34,6 +34,10 @@ class Scheduler:
     def start(self) -> None:
         """Begin to call what is due."""
         self._thread.start()
+
+    def now(self) -> datetime:
+        """Return the time, in UTC."""
+        return self._clock().astimezone(UTC)
 
     def now_us(self) -> int:
         """Return the time in microseconds since 1970 UTC."""

@@ -74,7 +74,7 @@ class Timers:
 
     def _take_due(self) -> list[FireTimer]:
         now_us = self._scheduler.now_us()
-        due = []
+        due: list[FireTimer] = []
         with self._lock:
             self._awake_at_us = None
             while self._heap and self._heap[0][0] <= now_us and len(due) < limits.TIMERS_FIRED_AT_ONCE_MAX:

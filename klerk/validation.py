@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from klerk._dispatch import Call, Rule
+from klerk.declared import DeclaredRule
 from klerk.errors import ConfigError
-from klerk.machine import DeclaredRule
 from klerk.places import place_of
 
 ALONE, POSITIONAL, CHOSEN, KEYWORDS = 0, 1, 2, 3

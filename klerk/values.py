@@ -8,7 +8,17 @@ import enum
 import math
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Generic, NoReturn, TypeVar, dataclass_transform
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Final,
+    Generic,
+    NoReturn,
+    TypeVar,
+    dataclass_transform,
+)
 
 import msgspec
 
@@ -187,8 +197,7 @@ class Float(float, _Value):
         cls.tags = cls.tags | frozenset(tags)
 
     def __new__(cls, value: float) -> "Self":
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            value = float(value)
+        value = plain_float(value)
         problems = cls.problems_of(value)
         if problems:
             refuse(cls.__name__, problems)
@@ -208,6 +217,11 @@ def plain_int(value: Any) -> Any:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         return value
     return int(value.__index__())
+
+
+def plain_float(value: Any) -> Any:
+    """Return a number as a float; anything else unchanged."""
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
 class Enum(enum.Enum):
@@ -290,9 +304,10 @@ class Model(msgspec.Struct, metaclass=ModelType, frozen=True, array_like=True, g
     A model is immutable. One made by calling its class is a draft until a command stored it.
     """
 
-    _meta: Any = None
-
     if TYPE_CHECKING:
+
+        @property
+        def _meta(self) -> Any: ...
 
         @property
         def meta(self) -> Meta["Self"]:
@@ -302,6 +317,7 @@ class Model(msgspec.Struct, metaclass=ModelType, frozen=True, array_like=True, g
             """Return a draft with some fields changed, for an event to give back."""
 
     else:
+        _meta: Any = None
         meta = MetaField()
         replace = replace
 
@@ -309,11 +325,10 @@ class Model(msgspec.Struct, metaclass=ModelType, frozen=True, array_like=True, g
         """Return the fields by name."""
         return {name: getattr(self, name) for name in field_names(type(self))}
 
-    def __rich_repr__(self) -> Iterable[Any]:
-        if self._meta is not None:
-            yield "id", self._meta.id
-            yield "state", str(self._meta.state)
-        yield from self.as_dict().items()
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        meta = self._meta
+        about = [] if meta is None else [("id", meta.id), ("state", str(meta.state))]
+        return [*about, *self.as_dict().items()]
 
     def __repr__(self) -> str:
         text = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())

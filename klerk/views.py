@@ -9,9 +9,10 @@ import numpy as np
 from klerk._core import Processor
 from klerk._dispatch import ClassPlan, described, microseconds
 from klerk._table import IdSet
+from klerk.declared import Index, KeyView, View
 from klerk.errors import ArgumentError, Conflict, FunctionFailed, KlerkError
 from klerk.fields import FieldType
-from klerk.machine import Index, KeyView, Machine, State, View
+from klerk.machine import Machine, State
 from klerk.values import Model
 
 
@@ -144,14 +145,14 @@ class Views:
         self._plans = {plan.model_class: plan for plan in plans}
         self._indexes = {store.index: store for store in indexes}
 
-    def plan(self, view: View[Any]) -> ClassPlan:
+    def plan(self, view: Any) -> ClassPlan:
         """Return the plan of a view's class.
 
         Raises:
             ArgumentError: it is no view, or one of another app.
         """
-        machine = getattr(view, "machine", None)
-        plan = self._plans.get(machine.model_class) if isinstance(view, View) and machine is not None else None
+        machine = getattr(view, "machine", None) if isinstance(view, View) else None
+        plan = None if machine is None else self._plans.get(machine.model_class)
         if plan is None or (plan.states and plan.states[0].state.machine is not machine):
             raise ArgumentError(
                 f"{view!r} is not a view of this app", hint="Use a machine, a state, or an index called with a key."

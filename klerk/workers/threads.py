@@ -43,8 +43,11 @@ class ThreadExecutor(Executor):
                 while self._signals == seen and not self._stopping:
                     self._ready.wait()
                 seen = self._signals
-            while not self._stopping and (job := self._take()) is not None:
-                self._run(job)
+            self._run_what_is_ready()
+
+    def _run_what_is_ready(self) -> None:
+        while not self._stopping and (job := self._take()) is not None:
+            self._run(job)
 
     def stop(self, wait_s: float) -> bool:
         with self._ready:
