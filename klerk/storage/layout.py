@@ -158,13 +158,12 @@ def initialise(path: Path, app: str, create_database: Callable[[Path], None]) ->
     sync_directory(path)
 
 
-def check_marker(path: Path, app: str) -> None:
-    """Compare the marker with what this version and this application expect.
+def read_marker(path: Path) -> Marker:
+    """Return what the marker says.
 
     Raises:
         Corrupted: the marker cannot be read.
         NewerStore: the format is newer than this version of Klerk knows.
-        WrongStore: the store belongs to another application.
     """
     raw = (path / MARKER).read_bytes()
     try:
@@ -175,12 +174,33 @@ def check_marker(path: Path, app: str) -> None:
                 f"{path} has format {found}; this version of Klerk knows up to {FORMAT}",
                 hint="Open it with a newer version of Klerk.",
             )
-        marker = msgspec.json.decode(raw, type=Marker)
+        return msgspec.json.decode(raw, type=Marker)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Corrupted(
             f"the marker {path / MARKER} cannot be read: {error}",
             hint="Restore the file from a copy of the store.",
         ) from error
+
+
+def app_of(path: Path) -> str:
+    """Return the name of the application that a store belongs to.
+
+    Raises:
+        NotAStore: there is none at this path.
+        Corrupted, NewerStore: as for `read_marker`.
+    """
+    check_directory(path, create=False)
+    return read_marker(path).app
+
+
+def check_marker(path: Path, app: str) -> None:
+    """Compare the marker with what this version and this application expect.
+
+    Raises:
+        Corrupted, NewerStore: as for `read_marker`.
+        WrongStore: the store belongs to another application.
+    """
+    marker = read_marker(path)
     if marker.app != app:
         raise WrongStore(
             f"{path} belongs to the application {marker.app!r}, not to {app!r}",
