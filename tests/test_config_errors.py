@@ -1,0 +1,581 @@
+"""Every mistake in a design is found when it is declared or opened, with its code and the user's own line.
+
+Each case is a function that makes one mistake; the line that has to be named ends in ``# here``. The last
+tests show that every code is provoked by some case and can be explained.
+"""
+
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from designs import TESTER, Bank, python_environment
+
+from klerk import App, Args, ConfigError, JobRun, KlerkError, Model, Ref
+from klerk.explain import EXPLANATIONS
+
+CASES: dict[str, list[Callable[[App], object]]] = {}
+# Annotations that are wrong on purpose, so that type checkers do not find them first.
+ANY: Any = None
+
+
+class Item(Model):
+    size: int
+
+
+class Other(Model):
+    size: int
+
+
+class Mutable(msgspec.Struct):
+    x: int
+
+
+def mistake(code: str) -> Callable[[Callable[[App], object]], Callable[[App], object]]:
+    def note(function: Callable[[App], object]) -> Callable[[App], object]:
+        CASES.setdefault(code, []).append(function)
+        return function
+
+    return note
+
+
+def items_of(app: App) -> tuple[Any, Any, Any]:
+    """Declare a machine without mistakes: two states, a create event, and one way from the first to the second."""
+    items = app.machine(Item)
+    new, old = items.states("new", "old", final=("old",))
+
+    @items.create(into=new)
+    def make(a: Args) -> Item:
+        return Item(size=1)
+
+    @items.event(new, to=old)
+    def age(a: Args[Item]) -> None: ...
+
+    return items, new, old
+
+
+@mistake("K001")
+def no_model_class(app: App) -> None:
+    app.machine(int)  # type: ignore[type-var] # here
+
+
+@mistake("K001")
+def the_base_itself(app: App) -> None:
+    app.machine(Model)  # here
+
+
+@mistake("K001")
+def reference_to_a_class_without_machine(app: App) -> None:
+    class Part(Model):  # here
+        whole: Ref[Other]
+
+    parts = app.machine(Part)
+    (there,) = parts.states("there")
+
+    @parts.create(into=there)
+    def make(a: Args, whole: int) -> Part:
+        return Part(whole=whole)
+
+
+@mistake("K001")
+def parameter_refers_to_a_class_without_machine(app: App) -> None:
+    items, new, _ = items_of(app)
+
+    @items.event(new)  # here
+    def attach(a: Args[Item], whole: Ref[Other]) -> None: ...
+
+
+@mistake("K002")
+def two_machines(app: App) -> None:
+    app.machine(Item)
+    app.machine(Item)  # here
+
+
+@mistake("K003")
+def list_field(app: App) -> None:
+    class Part(Model):  # here
+        names: list[str]
+
+    app.machine(Part)
+
+
+@mistake("K003")
+def mutable_struct_in_a_tuple(app: App) -> None:
+    class Part(Model):  # here
+        parts: tuple[Mutable, ...]
+
+    app.machine(Part)
+
+
+@mistake("K003")
+def union_field(app: App) -> None:
+    class Part(Model):  # here
+        size: int | str
+
+    app.machine(Part)
+
+
+@mistake("K003")
+def any_field(app: App) -> None:
+    class Part(Model):  # here
+        size: Any
+
+    app.machine(Part)
+
+
+@mistake("K003")
+def unknown_name_in_an_annotation(app: App) -> None:
+    class Part(Model):  # here
+        size: "Sizes"  # type: ignore[name-defined] # noqa: F821
+
+    app.machine(Part)
+
+
+@mistake("K003")
+def types_nested_too_deep(app: App) -> None:
+    deep: Any = int
+    for _ in range(20):
+        deep = tuple[deep, ...]
+
+    class Part(Model):  # here
+        size: deep
+
+    app.machine(Part)
+
+
+@mistake("K004")
+def state_twice(app: App) -> None:
+    app.machine(Item).states("new", "new")  # here
+
+
+@mistake("K004")
+def state_that_is_no_identifier(app: App) -> None:
+    app.machine(Item).states("brand new")  # here
+
+
+@mistake("K004")
+def final_that_is_no_state(app: App) -> None:
+    app.machine(Item).states("new", "old", final=("dead",))  # here
+
+
+@mistake("K004")
+def event_twice(app: App) -> None:
+    items, new, _ = items_of(app)
+
+    @items.event(new)  # here
+    def age(a: Args[Item]) -> None: ...
+
+
+@mistake("K004")
+def job_twice(app: App) -> None:
+    @app.job()
+    def mail(job: JobRun) -> None: ...
+
+    def again() -> None:
+        @app.job()  # here
+        def mail(job: JobRun) -> None: ...
+
+    again()
+
+
+@mistake("K005")
+def no_states(app: App) -> None:
+    app.machine(Item)  # here
+
+
+@mistake("K005")
+def no_create_event(app: App) -> None:
+    items = app.machine(Item)  # here
+    (new,) = items.states("new")
+
+    @items.event(new)
+    def touch(a: Args[Item]) -> None: ...
+
+
+@mistake("K006")
+def event_without_args(app: App) -> None:
+    items, new, _ = items_of(app)
+
+    @items.event(new)  # here
+    def touch() -> None: ...
+
+
+@mistake("K006")
+def event_with_any_number_of_parameters(app: App) -> None:
+    items, new, _ = items_of(app)
+
+    @items.event(new)  # here
+    def touch(a: Args[Item], *sizes: int) -> None: ...
+
+
+@mistake("K006")
+def job_without_run(app: App) -> None:
+    @app.job()  # here
+    def mail() -> None: ...
+
+
+@mistake("K007")
+def parameter_without_annotation(app: App) -> None:
+    items, new, _ = items_of(app)
+
+    @items.event(new)  # here
+    def touch(a: Args[Item], size) -> None: ...  # type: ignore[no-untyped-def]
+
+
+@mistake("K007")
+def parameter_with_a_mutable_type(app: App) -> None:
+    items, new, _ = items_of(app)
+
+    @items.event(new)  # here
+    def touch(a: Args[Item], sizes: list[int]) -> None: ...
+
+
+@mistake("K007")
+def job_parameter_without_annotation(app: App) -> None:
+    @app.job()  # here
+    def mail(job: JobRun, to) -> None: ...  # type: ignore[no-untyped-def]
+
+
+@mistake("K008")
+def rule_about_a_parameter_that_is_not_there(app: App) -> None:
+    items, new, _ = items_of(app)
+
+    @items.event(new)
+    def touch(a: Args[Item], size: int) -> None: ...
+
+    @touch.rule  # here
+    def fits(a: Args[Item], weight: int) -> bool:
+        return True
+
+
+@mistake("K008")
+def block_about_parameters_where_there_are_none(app: App) -> None:
+    _, new, _ = items_of(app)
+    new.on_enter.update(lambda a, size: a.model)  # here
+
+
+@mistake("K008")
+def timer_about_parameters(app: App) -> None:
+    _, new, old = items_of(app)
+    new.at(lambda a, size: a.now).to(old)  # here
+
+
+@mistake("K008")
+def permission_about_parameters(app: App) -> None:
+    items_of(app)
+
+    @app.allow.command()  # here
+    def everyone(a: Args, size: int) -> bool:
+        return True
+
+
+@mistake("K008")
+def condition_without_args(app: App) -> None:
+    _, new, old = items_of(app)
+    new.after(timedelta(1)).to(old, when=lambda: True)  # here
+
+
+@mistake("K008")
+def job_in_a_block_with_other_parameters(app: App) -> None:
+    _, new, _ = items_of(app)
+
+    @app.job()
+    def mail(job: JobRun, item: Ref[Item], text: str) -> None: ...
+
+    new.on_enter.job(mail)  # here
+
+
+@mistake("K009")
+def into_a_state_of_another_machine(app: App) -> None:
+    _, new, _ = items_of(app)
+    others = app.machine(Other)
+
+    @others.create(into=new)  # here
+    def make(a: Args) -> Other:
+        return Other(size=1)
+
+
+@mistake("K009")
+def event_in_a_state_of_another_machine(app: App) -> None:
+    items, new, _ = items_of(app)
+    (there,) = app.machine(Other).states("there")
+    items.event(there)(lambda a: None)  # here
+
+
+@mistake("K009")
+def block_of_an_event_of_another_machine(app: App) -> None:
+    items, new, _ = items_of(app)
+    (there,) = app.machine(Other).states("there")
+
+    @items.event(new)
+    def touch(a: Args[Item]) -> None: ...
+
+    there.on(touch)  # here
+
+
+@mistake("K009")
+def transition_to_a_state_of_another_machine(app: App) -> None:
+    items, new, old = items_of(app)
+    others = app.machine(Other)
+    (there,) = others.states("there")
+
+    @others.create(into=there)
+    def build(a: Args) -> Other:
+        return Other(size=1)
+
+    @items.event(new, to=old)
+    def touch(a: Args[Item]) -> None: ...
+
+    new.after(timedelta(1)).to(there)  # here
+
+
+@mistake("K010")
+def event_in_no_state(app: App) -> None:
+    items, _, _ = items_of(app)
+
+    @items.event()  # here
+    def touch(a: Args[Item]) -> None: ...
+
+
+@mistake("K011")
+def unreachable_state(app: App) -> None:
+    items, _, old = items_of(app)
+    (lost,) = items.states("lost")  # here
+    lost.after(timedelta(1)).to(old)
+
+
+@mistake("K012")
+def state_without_a_way_out(app: App) -> None:
+    items, new, _ = items_of(app)
+    (stuck,) = items.states("stuck")  # here
+    new.after(timedelta(1)).to(stuck)
+
+
+@mistake("K013")
+def final_state_with_a_way_out(app: App) -> None:
+    items = app.machine(Item)
+    new, old = items.states("new", "old", final=("old",))  # here
+
+    @items.create(into=new)
+    def make(a: Args) -> Item:
+        return Item(size=1)
+
+    @items.event(new, to=old)
+    def age(a: Args[Item]) -> None: ...
+
+    old.after(timedelta(1)).to(new)
+
+
+@mistake("K014")
+def two_transitions_in_one_block(app: App) -> None:
+    items, new, old = items_of(app)
+
+    @items.event(new, to=old)
+    def touch(a: Args[Item]) -> None: ...
+
+    new.on(touch).to(new)  # here
+
+
+@mistake("K015")
+def state_after_opening(app: App) -> None:
+    items, _, _ = items_of(app)
+    with app.open():
+        items.states("third")  # here
+
+
+@mistake("K015")
+def permission_after_opening(app: App) -> None:
+    items_of(app)
+    app.open().close()
+    app.allow.read()(lambda a: True)  # here
+
+
+@mistake("K015")
+def block_after_opening(app: App) -> None:
+    _, new, _ = items_of(app)
+    app.open().close()
+    new.on_enter.commands(lambda a: None)  # here
+
+
+@mistake("K016")
+def transition_on_exit(app: App) -> None:
+    _, new, old = items_of(app)
+    new.on_exit.to(old)  # here
+
+
+@mistake("K016")
+def deletion_on_exit(app: App) -> None:
+    _, new, _ = items_of(app)
+    new.on_exit.delete()  # here
+
+
+@mistake("K017")
+def rate_without_unit(app: App) -> None:
+    @app.job(rate="20")  # here
+    def mail(job: JobRun) -> None: ...
+
+
+@mistake("K017")
+def cron_expression_of_another_form(app: App) -> None:
+    @app.job(cron="every day")  # here
+    def mail(job: JobRun) -> None: ...
+
+
+@mistake("K017")
+def cron_job_with_parameters(app: App) -> None:
+    @app.job(cron="0 3 * * *")  # here
+    def mail(job: JobRun, to: str) -> None: ...
+
+
+@mistake("K017")
+def no_attempts(app: App) -> None:
+    @app.job(max_attempts=0)  # here
+    def mail(job: JobRun) -> None: ...
+
+
+@mistake("K017")
+def queue_without_name(app: App) -> None:
+    @app.job(queue="")  # here
+    def mail(job: JobRun) -> None: ...
+
+
+@mistake("K017")
+def priority_out_of_bounds(app: App) -> None:
+    @app.job(priority=1001)  # here
+    def mail(job: JobRun) -> None: ...
+
+
+@mistake("K017")
+def app_without_name(app: App) -> None:
+    App("")  # here
+
+
+@mistake("K017")
+def permission_for_what_is_no_event(app: App) -> None:
+    app.allow.command(ANY)  # here
+
+
+@mistake("K017")
+def permission_for_what_is_no_class(app: App) -> None:
+    app.deny.read(ANY)  # here
+
+
+@mistake("K017")
+def unknown_durability(app: App) -> None:
+    items_of(app)
+    app.open(durability="maybe")  # type: ignore[arg-type] # here
+
+
+@mistake("K017")
+def path_for_what_is_only_in_memory(app: App) -> None:
+    items_of(app)
+    app.open("store", durability="memory")  # here
+
+
+def marked_line(function: Callable[[App], object]) -> int:
+    lines, first = inspect.getsourcelines(function)
+    (offset,) = [i for i, line in enumerate(lines) if line.rstrip().endswith("# here")]
+    return first + offset
+
+
+@pytest.mark.parametrize(
+    ("code", "case"),
+    [pytest.param(code, case, id=f"{code}-{case.__name__}") for code, cases in CASES.items() for case in cases],
+)
+def test_mistake_is_found(
+    code: str, case: Callable[[App], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    app = App("wrong")
+    with pytest.raises(ConfigError) as caught:
+        case(app)
+        app.open(tmp_path / "store")
+    error = caught.value
+    assert error.code == code, str(error)
+    source = Path(__file__).read_text(encoding="utf-8").splitlines()
+    line = marked_line(case)
+    assert error.where == f"{Path(__file__).name}:{line}  {source[line - 1].strip()}"
+    assert isinstance(error, ValueError)
+    assert isinstance(error, KlerkError)
+    text = str(error)
+    assert text.startswith(f"{code}: {error.message}\n")
+    assert error.where in text
+    assert text.endswith(f"\n  More: python -m klerk explain {code}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_code_is_provoked_and_explained() -> None:
+    assert set(CASES) == set(EXPLANATIONS)
+    for text in EXPLANATIONS.values():
+        assert text.splitlines()[0].endswith(".")
+
+
+@pytest.mark.parametrize("code", ["K001", "k012"])
+def test_explain_prints_what_a_code_means(code: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "klerk", "explain", code],
+        env=python_environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert EXPLANATIONS[code.upper()].splitlines()[0] in ran.stdout
+
+
+def test_explain_refuses_unknown_codes() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "klerk", "explain", "K999"],
+        env=python_environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ran.returncode != 0
+    assert "K999" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_design_without_mistakes_opens() -> None:
+    """What the cases start from is right, so each fails for its own mistake alone."""
+    app = App("right")
+    items_of(app)
+    app.open().close()
+
+
+def test_a_design_that_failed_can_be_mended() -> None:
+    app = App("mended")
+    items, new, _ = items_of(app)
+    (stuck,) = items.states("stuck")
+    new.after(timedelta(1)).to(stuck)
+    with pytest.raises(ConfigError, match="K012: Item.stuck can never be left"):
+        app.open()
+    stuck.after(timedelta(1)).to(new)
+    app.open().close()
+
+
+def test_one_design_can_be_opened_twice() -> None:
+    bank = Bank()
+    with bank.app.open() as first, bank.app.open() as second:
+        first.handle(bank.enter("Ada"), TESTER)
+        assert (len(bank.contents(first)), len(bank.contents(second))) == (1, 0)
+
+
+def test_names_in_quoted_annotations_are_found_where_they_were_written() -> None:
+    local = datetime
+    app = App("quoted")
+
+    class Part(Model):
+        made: "local"
+        next: "Ref[Part] | None" = None
+
+    parts = app.machine(Part)
+    (there,) = parts.states("there")
+    app.allow.command()(lambda a: True)
+
+    @parts.create(into=there)
+    def make(a: Args, after: "Ref[Part] | None") -> Part:
+        return Part(made=local.fromisoformat("2024-01-01T00:00:00+00:00"), next=after)
+
+    with app.open() as k:
+        first = k.handle(make(None), TESTER).id
+        assert k.handle(make(first), TESTER).id == first + 1
