@@ -71,6 +71,7 @@ cdef class Processor:
     cdef list index_operations
     cdef list targets
     cdef list parameters
+    cdef list images
     cdef list jobs
     cdef list notices
     cdef list unmanaged
@@ -111,9 +112,9 @@ cdef class Processor:
     cdef int check_deleted(self) except -1
     cdef int is_referenced(self, object id, RefField field) except -1
     cdef bytes image(self, ClassPlan owner, object model)
-    cdef object close_transaction(self, Group group, Submission submission, list ids)
+    cdef object close_transaction(self, Group group, Submission submission, object concerned)
     cdef object encoded_jobs(self)
-    cdef object results(self, Submission submission, list ids, list changes, int64_t sequence)
+    cdef object results(self, Submission submission, object concerned, list changes, int64_t sequence)
     cdef Outcome outcome(self, object id, list changes, int64_t sequence)
 
 

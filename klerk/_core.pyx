@@ -6,6 +6,7 @@ Between two of those a sequence of statements is atomic; publishing a group call
 
 from inspect import isgenerator
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject_GenericSetAttr
 from libc.stdint cimport int64_t, uint8_t, uint16_t
@@ -85,6 +86,7 @@ IMAGE_FORMAT = 1
 # --- the loop -----------------------------------------------------------------------------------------
 
 
+@cython.no_gc
 cdef class Outcome:
     """What a transaction did, as the facade's `Result` is built on it.
 
@@ -175,6 +177,7 @@ cdef class Processor:
         self.next_job_id = 1
         self.touched = {}
         self.parameters = []
+        self.images = []
         self.index_operations = []
         self.jobs = []
         self.notices = []
@@ -259,14 +262,14 @@ cdef class Processor:
         return 0
 
     cdef object perform(self, Submission submission):
-        """Run what was submitted; return the ids that its commands are about."""
+        """Run what was submitted; return the id that a command is about, a list of them, or what internal work gave."""
         work = submission.work
         if type(work) is Command:
-            return [self.apply(work, not self.trusted, 0)]
+            return self.apply(work, not self.trusted, 0)
         if type(work) is list:
             return self.apply_list(work, not self.trusted, 0)
         if isinstance(work, InternalWork):
-            return [(<InternalWork>work).perform(self)]
+            return (<InternalWork>work).perform(self)
         return self.apply_list(Call(work).run(self.args(None), ()), not self.trusted, 0)
 
     def args(self, Command command):
@@ -781,25 +784,29 @@ cdef class Processor:
         memcpy(PyBytes_AS_STRING(image) + sizeof(Header), PyBytes_AS_STRING(fields), size)
         return image
 
-    cdef object close_transaction(self, Group group, Submission submission, list ids):
+    cdef object close_transaction(self, Group group, Submission submission, object concerned):
         """Turn what the transaction did into its log record and images; nothing can fail after the first line
         that changes the group. Without a group (a dry run) nothing is kept."""
-        cdef list changes = [], images = [], deleted = []
+        cdef list changes = [], images = self.images
+        cdef list deleted = None
         cdef bint has_ghosts = False
+        images.clear()
         self.check_deleted()
         for id, before in self.touched.items():
             after = self.pending[id]
             if after is not None:
                 images.append((id, self.image(self.classes[type(after)], after)))
             elif before is not None:
+                if deleted is None:
+                    deleted = []
                 deleted.append(id)
             else:
                 # Created and deleted by the same transaction: nothing of it is left.
                 has_ghosts = True
                 continue
             changes.append((before, after))
-        payload = self.encode((self.parameters, images, deleted, self.encoded_jobs()))
-        value = self.results(submission, ids, changes, 0 if group is None else self.sequence + 1)
+        payload = self.encode((self.parameters, images, deleted or (), self.encoded_jobs()))
+        value = self.results(submission, concerned, changes, 0 if group is None else self.sequence + 1)
         if group is None:
             return value
         digest = self.sha256(payload).digest()
@@ -810,8 +817,9 @@ cdef class Processor:
         for id, image in images:
             group.changed[id] = self.pending[id]
             group.images[id] = image
-        for id in deleted:
-            group.changed[id] = group.images[id] = None
+        if deleted is not None:
+            for id in deleted:
+                group.changed[id] = group.images[id] = None
         if self.index_operations:
             group.index_operations.extend(self.index_operations)
         if self.notices:
@@ -827,13 +835,13 @@ cdef class Processor:
     cdef object encoded_jobs(self):
         return [(record.id, encoded) for record, encoded in self.notices] if self.notices else ()
 
-    cdef object results(self, Submission submission, list ids, list changes, int64_t sequence):
+    cdef object results(self, Submission submission, object concerned, list changes, int64_t sequence):
         """Return the outcome of a single command, or a list with one for each command of a list."""
         if type(submission.work) is Command:
-            return self.outcome(ids[0], changes, sequence)
+            return self.outcome(concerned, changes, sequence)
         if isinstance(submission.work, InternalWork):
-            return ids[0]
-        return [self.outcome(id, changes, sequence) for id in ids]
+            return concerned
+        return [self.outcome(id, changes, sequence) for id in concerned]
 
     cdef Outcome outcome(self, object id, list changes, int64_t sequence):
         cdef Outcome outcome = self.outcome_class()
@@ -844,6 +852,11 @@ cdef class Processor:
         outcome.context = self.context
         outcome.shown_by = self.shown_by
         return outcome
+
+    def reserve(self, Group group not None):
+        """Make room for what a group will publish, while it can still fail."""
+        for id in group.changed:
+            self.table.reserve(id)
 
     def publish(self, Group group not None):
         """Make a durable group visible. Called with the write lock held; runs no function of the application."""

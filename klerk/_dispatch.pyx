@@ -245,6 +245,7 @@ cdef class EventBase:
         return command
 
 
+@cython.no_gc
 cdef class Command:
     """A request that an event happen to a target. Inert until it is handled."""
 
@@ -260,6 +261,7 @@ cdef class Command:
         return f"<command {self.event} on {'a new model' if self.target is None else self.target}>"
 
 
+@cython.no_gc
 cdef class JobRequest:
     """A request that a job be run. Inert until a command or the job manager schedules it.
 
@@ -282,6 +284,7 @@ cdef class JobRequest:
         return f"<request for job {self.job}>"
 
 
+@cython.no_gc
 cdef class Args:
     """What every function of the application receives first.
 

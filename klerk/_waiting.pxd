@@ -69,6 +69,7 @@ cdef class CommandQueue:
     cdef Gate sleeper
     cdef ReadWriteLock lock
     cdef public object refusal
+    cdef int under_way
     cdef readonly Py_ssize_t length_max
     cdef readonly bint closed
     cdef bint has_room(self)

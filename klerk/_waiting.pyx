@@ -9,6 +9,7 @@ from asyncio.events import _get_running_loop
 from collections import deque
 import logging
 
+cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport (
     NOWAIT_LOCK,
@@ -308,6 +309,7 @@ cdef class WriteHold:
 # --- the commit queue ---------------------------------------------------------------------------------
 
 
+@cython.no_gc
 cdef class Submission:
     """Something to be processed as one transaction, and the future of its result.
 
@@ -398,6 +400,7 @@ cdef class Submission:
             self.gate.open()
         if self.waiter is not None:
             loops.setdefault(self.loop, []).append(self.waiter)
+            self.waiter = self.loop = None
         if self.callbacks is not None:
             for callback in self.callbacks:
                 try:
@@ -527,8 +530,14 @@ cdef class CommandQueue:
         if not blocked.admitted and blocked in self.blocked:
             self.blocked.remove(blocked)
 
-    def take(self, Py_ssize_t limit):
-        """Wait for submissions and return at most `limit` of them, oldest first; None once closed and empty."""
+    def take(self, Py_ssize_t limit, Py_ssize_t split_from=0):
+        """Wait for submissions and return the oldest of them; None once closed and empty.
+
+        Parameters:
+            limit: return at most so many.
+            split_from: when there are at least so many and no group taken before is still under way, return
+                only half of them, for another thread to take the rest meanwhile; 0: never.
+        """
         cdef list taken
         cdef Gate sleeper
         while not self.submissions:
@@ -537,15 +546,22 @@ cdef class CommandQueue:
             # Whoever wakes the sleeper forgets it: the local name keeps it alive meanwhile.
             sleeper = self.sleeper = Gate()
             sleeper.wait(-1)
+        if split_from and not self.under_way and len(self.submissions) >= split_from:
+            limit = min(limit, (len(self.submissions) + 1) // 2)
         if len(self.submissions) <= limit:
             taken = self.submissions
             self.submissions = []
         else:
             taken = self.submissions[:limit]
             del self.submissions[:limit]
+        self.under_way += 1
         if self.blocked:
             self.admit()
         return taken
+
+    def finished(self):
+        """Note that a group which was taken is under way no longer."""
+        self.under_way -= 1
 
     cdef int admit(self) except -1:
         cdef Blocked blocked

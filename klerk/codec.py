@@ -1,12 +1,12 @@
 """Records and bytes: what stands in the store, and how it is read back. Every format carries its version."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
 import msgspec
 
-from klerk._core import Group, key_of, model_puts, without_meta
+from klerk._core import Group, key_of, without_meta
 from klerk.app import Spec
 from klerk.errors import Corrupted, SchemaChanged
 from klerk.fields import FieldType
@@ -17,6 +17,7 @@ LOG_FORMAT: Final = 1
 CATALOG_FORMAT: Final = 1
 CATALOG_KEY: Final = b"catalog"
 VERIFIED_KEY: Final = b"verified"
+APPLIED_KEY: Final = b"applied"
 GENESIS: Final = b"\0" * 32
 
 # Jobs that are still to run come first in their family, so that opening reads nothing else.
@@ -105,8 +106,8 @@ _decode_job = msgspec.msgpack.Decoder(JobRecord).decode
 
 def seal(
     group: Group, previous: bytes, next_id: int, next_job_id: int, ended_jobs: tuple[int, int, int]
-) -> tuple[bytes, list[Put], list[Delete]]:
-    """Return what is written for a group: the digest of its log record's head, puts and deletes.
+) -> tuple[bytes, Put]:
+    """Return the digest of a group's log record and the put that stores it.
 
     Parameters:
         group: processed, with at least one transaction.
@@ -114,18 +115,22 @@ def seal(
     """
     first, last = group.heads[0][0], group.heads[-1][0]
     head = encode((LOG_FORMAT, first, last, previous, next_id, next_job_id, ended_jobs, group.heads))
-    puts, deletes = model_puts(Family.MODELS, group.images)
-    puts.append((Family.LOG, key_of(first), encode((head, group.payloads))))
-    jobs = int(Family.JOBS)
-    # The last record of a job in the group is the one that holds.
-    for record, encoded in {record.id: (record, encoded) for record, encoded in group.notices}.values():
+    return sha256(head).digest(), (Family.LOG, key_of(first), encode((head, group.payloads)))
+
+
+def job_puts(jobs: Iterable[tuple[JobRecord, bytes]]) -> tuple[list[Put], list[Delete]]:
+    """Return what stores jobs, given as record and encoded record."""
+    puts: list[Put] = []
+    deletes: list[Delete] = []
+    family = int(Family.JOBS)
+    for record, encoded in jobs:
         key = key_of(record.id)
         if record.ended_us:
-            deletes.append((jobs, LIVE_JOB + key))
-            puts.append((jobs, ENDED_JOB + key, encoded))
+            deletes.append((family, LIVE_JOB + key))
+            puts.append((family, ENDED_JOB + key, encoded))
         else:
-            puts.append((jobs, LIVE_JOB + key, encoded))
-    return sha256(head).digest(), puts, deletes
+            puts.append((family, LIVE_JOB + key, encoded))
+    return puts, deletes
 
 
 def read_record(key: bytes, value: bytes) -> tuple[Head, bytes, LogRecord]:
@@ -160,7 +165,7 @@ def read_payload(payload: bytes) -> Payload:
     return _decode_payload(payload)
 
 
-def read_job(key: bytes, value: bytes) -> JobRecord:
+def read_job(job_id: int, value: bytes) -> JobRecord:
     """Return a stored job.
 
     Raises:
@@ -169,7 +174,7 @@ def read_job(key: bytes, value: bytes) -> JobRecord:
     try:
         return _decode_job(value)
     except msgspec.DecodeError as error:
-        raise Corrupted(f"job {number_of(key[1:])} cannot be read: {error}") from error
+        raise Corrupted(f"job {job_id} cannot be read: {error}") from error
 
 
 class ClassEntry(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from klerk import limits
 from klerk._core import Group
 from klerk._waiting import CommandQueue, ReadWriteLock, Submission, acknowledge
+from klerk.checkpointer import Checkpointer
 from klerk.codec import seal
 from klerk.errors import StoreFailed
 from klerk.jobs import JobState
@@ -77,6 +78,7 @@ class Engine:
         self._processor = recovered.program.processor
         self._digest = recovered.digest
         self._published = published
+        self._checkpointer = Checkpointer(storage)
         self._baton = threading.Lock()
         self._turn: Turn | None = None
         self._failure: StoreFailed | None = None
@@ -92,13 +94,14 @@ class Engine:
     def _commit_groups(self) -> None:
         while True:
             with self._baton:
-                submissions = self.queue.take(limits.GROUP_COMMANDS_MAX)
+                submissions = self.queue.take(limits.GROUP_COMMANDS_MAX, limits.GROUP_SPLIT_MIN)
                 if submissions is None:
                     return
                 group, digest, turn, failure = self._process_and_write(submissions)
             if failure is None:
                 failure = self._sync_and_publish(group, digest, turn)
             turn.end(failure)
+            self.queue.finished()
             self._acknowledge(group, failure)
 
     def _process_and_write(
@@ -117,12 +120,11 @@ class Engine:
                 self.queue.give_back(left_over)
             if group.heads:
                 self._count_ended_jobs(group)
-                digest, puts, deletes = seal(
+                digest, record = seal(
                     group, self._digest, processor.next_id, processor.next_job_id, self.ended_jobs
                 )
-                for id in group.changed:
-                    processor.table.reserve(id)
-                self.storage.write(puts, deletes)
+                processor.reserve(group)
+                self.storage.write([record], [])
                 self._digest = digest
         except BaseException as error:
             return group, None, turn, self._fail(error)
@@ -141,6 +143,7 @@ class Engine:
                     self._processor.publish(group)
                 finally:
                     self.lock.release_write()
+                self._checkpointer.note(group)
                 self._published(group)
         except BaseException as error:
             return self._fail(error)
@@ -185,6 +188,7 @@ class Engine:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
+        self._checkpointer.close()
 
 
 def _warn_of_readers(lock: ReadWriteLock) -> None:

@@ -238,7 +238,11 @@ class AioKlerk:
 
     async def handle(self, command: Command[M], context: Context, *, dry_run: bool = False) -> Result[M]:
         """See `Klerk.handle`. A cancelled task leaves the command in the queue."""
-        result: Result[M] = await (await self._push(Submission(_one(command), context, dry_run)))
+        submission = Submission(_one(command), context, dry_run)
+        room = self._push_soon(submission)
+        if room is not None:
+            await room
+        result: Result[M] = await submission
         return result
 
     async def submit(self, command: Command[M], context: Context) -> "Submission[Result[M]]":

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from klerk import limits
 from klerk._core import class_code_of
 from klerk.app import Spec
+from klerk.checkpointer import apply
 from klerk.codec import (
+    APPLIED_KEY,
     CATALOG_KEY,
     ENDED_JOB,
     GENESIS,
@@ -22,6 +24,7 @@ from klerk.codec import (
     number_of,
     read_catalog,
     read_job,
+    read_payload,
     read_record,
     write_catalog,
 )
@@ -63,10 +66,11 @@ def recover(storage: Storage, spec: Spec, clock: Clock, progress: Progress) -> R
     catalog = extended(known, spec)
     recovered = Recovered(program=Program(spec, catalog, clock))
     _read_head(storage, recovered)
-    verify_log(storage, _verified(storage), progress)
+    verify_log(storage, _marked(storage, VERIFIED_KEY), progress)
     if catalog != known:
         storage.write([(Family.META, CATALOG_KEY, write_catalog(catalog))], [])
         storage.sync()
+    _apply_tail(storage, progress)
     with _without_collection():
         _load_models(storage, recovered.program, progress)
     _load_jobs(storage, recovered, progress)
@@ -80,9 +84,33 @@ def _newest(storage: Storage) -> int:
     return 0
 
 
-def _verified(storage: Storage) -> int:
-    value = storage.get(Family.META, VERIFIED_KEY)
+def _marked(storage: Storage, mark: bytes) -> int:
+    value = storage.get(Family.META, mark)
     return 0 if value is None else number_of(value)
+
+
+def _apply_tail(storage: Storage, progress: Progress) -> None:
+    """Bring models and jobs up to the end of the log, which they may be behind after a crash."""
+    applied = _marked(storage, APPLIED_KEY)
+    images: dict[int, bytes | None] = {}
+    jobs: dict[int, tuple[JobRecord, bytes]] = {}
+    newest = 0
+    for key, value in storage.scan(Family.LOG, key_of(applied + 1)):
+        head, _, record = read_record(key, value)
+        for payload in record.payloads:
+            if payload is None:
+                continue
+            done = read_payload(payload)
+            images.update(done.images)
+            images.update(dict.fromkeys(done.deleted))
+            jobs.update((id, (read_job(id, encoded), encoded)) for id, encoded in done.jobs)
+        newest = head.first
+        progress("applying the end of the log", head.last - applied, 0)
+        if len(images) + len(jobs) >= limits.CHECKPOINT_RECORDS_MAX:
+            apply(storage, images, jobs, newest)
+            images, jobs, newest = {}, {}, 0
+    if newest:
+        apply(storage, images, jobs, newest)
 
 
 def _read_head(storage: Storage, recovered: Recovered) -> None:
@@ -183,7 +211,7 @@ def _load_models(storage: Storage, program: Program, progress: Progress) -> None
 
 def _load_jobs(storage: Storage, recovered: Recovered, progress: Progress) -> None:
     for count, (key, stored) in enumerate(storage.scan(Family.JOBS, LIVE_JOB, ENDED_JOB)):
-        recovered.jobs.append(read_job(key, stored))
+        recovered.jobs.append(read_job(number_of(key[1:]), stored))
         if count % 4096 == 0:
             progress("loading jobs", count, 0)
 

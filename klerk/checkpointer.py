@@ -1,0 +1,107 @@
+"""Brings the families of models and jobs up to the commit log, behind the commits.
+
+A commit writes one record to the log and nothing else: the record holds every after-image and every job of the
+group. What a later version overtakes within a second is never written a second time. After a crash, the part of
+the log that was not applied yet is read again (`klerk.recovery`); the newest applied record is marked in the
+store, always after what it stands for.
+"""
+
+import logging
+import threading
+from typing import Any
+
+from klerk import limits
+from klerk._core import Group, model_puts
+from klerk.codec import APPLIED_KEY, job_puts, key_of
+from klerk.errors import StorageError
+from klerk.jobs import JobRecord
+from klerk.storage.contract import Family, Storage
+
+LOG = logging.getLogger("klerk")
+
+
+def apply(
+    storage: Storage, images: dict[int, bytes | None], jobs: dict[int, tuple[JobRecord, bytes]], newest: int
+) -> None:
+    """Write models and jobs in small batches, and then mark the log record up to which they were applied.
+
+    Parameters:
+        images: stored models by id; None for a deleted one.
+        jobs: record and stored record by id.
+        newest: the key of the log record.
+    """
+    puts, deletes = model_puts(Family.MODELS, images)
+    more_puts, more_deletes = job_puts(jobs.values())
+    for batch in _batches(deletes + more_deletes):
+        storage.write([], batch)
+    for batch in _batches(puts + more_puts):
+        storage.write(batch, [])
+    storage.write([(Family.META, APPLIED_KEY, key_of(newest))], [])
+
+
+class Checkpointer:
+    """Collects what published groups changed, and writes it about once a second, in small batches.
+
+    Parameters:
+        storage: where to.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._changed = threading.Condition()
+        self._images: dict[int, bytes | None] = {}
+        self._jobs: dict[int, tuple[JobRecord, bytes]] = {}
+        self._newest = 0
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="klerk-checkpointer", daemon=True)
+        self._thread.start()
+
+    def note(self, group: Group) -> None:
+        """Take over a durable group."""
+        with self._changed:
+            was_empty = not self._newest
+            self._images.update(group.images)
+            for record, encoded in group.notices:
+                self._jobs[record.id] = (record, encoded)
+            self._newest = group.first_sequence
+            if was_empty or self._is_urgent():
+                self._changed.notify()
+
+    def _run(self) -> None:
+        while not self._closed:
+            with self._changed:
+                self._changed.wait_for(lambda: self._newest or self._closed)
+                # What comes within the next second is written together with it.
+                self._changed.wait_for(self._is_urgent, limits.CHECKPOINT_INTERVAL_S)
+            try:
+                self.write()
+            except StorageError as error:
+                LOG.error("models and jobs are no longer written behind the log: %s", error)
+                return
+
+    def _is_urgent(self) -> bool:
+        return self._closed or len(self._images) + len(self._jobs) >= limits.CHECKPOINT_RECORDS_MAX
+
+    def write(self) -> None:
+        """Write what was collected."""
+        with self._changed:
+            images, jobs, newest = self._images, self._jobs, self._newest
+            self._images, self._jobs, self._newest = {}, {}, 0
+        if not newest:
+            return
+        apply(self._storage, images, jobs, newest)
+
+    def close(self) -> None:
+        """Write the rest and stop."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+        if self._storage.failed is None:
+            self.write()
+
+
+def _batches(items: list[Any]) -> list[list[Any]]:
+    size = limits.CHECKPOINT_BATCH_RECORDS
+    return [items[i : i + size] for i in range(0, len(items), size)]
+

@@ -1,0 +1,60 @@
+"""What a store holds, said without the app that made it: ``python -m klerk inspect PATH``."""
+
+from collections import Counter
+from pathlib import Path
+
+from klerk._core import class_code_of
+from klerk.codec import CATALOG_KEY, GENESIS, number_of, read_catalog, read_job, read_record
+from klerk.errors import Corrupted
+from klerk.recovery import ProgressLine, verify_log
+from klerk.storage import Family, RocksStorage, Storage, app_of
+
+
+def describe_store(path: Path) -> str:
+    """Verify the whole commit log of a store and return a description of what it holds.
+
+    Raises:
+        NotAStore, StoreLocked, Corrupted: as for opening it.
+    """
+    app = app_of(path)
+    storage = RocksStorage.open(path, app=app, durability="process", create=False)
+    progress = ProgressLine()
+    try:
+        records = verify_log(storage, 0, progress)
+        lines = [f"store of '{app}', {storage.size_bytes():,} bytes", *_log_lines(storage, records)]
+        lines += _model_lines(storage)
+        lines += _job_lines(storage)
+    finally:
+        progress.finish()
+        storage.close()
+    return "\n".join(lines)
+
+
+def _log_lines(storage: Storage, records: int) -> list[str]:
+    for key, value in storage.scan(Family.LOG, reverse=True):
+        head, digest, _ = read_record(key, value)
+        return [
+            f"commit log: {head.last:,} transactions in {records:,} groups; every hash fits",
+            f"  head {digest.hex()}",
+        ]
+    return [f"commit log: empty; head {GENESIS.hex()}"]
+
+
+def _model_lines(storage: Storage) -> list[str]:
+    catalog = read_catalog(storage.get(Family.META, CATALOG_KEY))
+    counts: Counter[int] = Counter()
+    for key, stored in storage.scan(Family.MODELS):
+        try:
+            counts[class_code_of(stored)] += 1
+        except ValueError as error:
+            raise Corrupted(f"model {number_of(key)} cannot be read: {error}") from error
+    return ["models:"] + [
+        f"  {entry.name}: {counts[code]:,} ({', '.join(entry.states)})" for code, entry in enumerate(catalog.classes)
+    ]
+
+
+def _job_lines(storage: Storage) -> list[str]:
+    counts: Counter[str] = Counter(
+        f"{job.kind} {job.state}" for job in (read_job(number_of(key[1:]), value) for key, value in storage.scan(Family.JOBS))
+    )
+    return ["jobs:"] + [f"  {kind}: {count:,}" for kind, count in sorted(counts.items())]
