@@ -33,7 +33,7 @@ from klerk.errors import (
     WrongStore,
 )
 from klerk.job_run import JobRun
-from klerk.jobs import Job, JobRecord, JobState
+from klerk.jobs import Job, JobRecord, JobRequest, JobState
 from klerk.klerk import AioKlerk, App, Klerk
 from klerk.machine import CreateEvent, Event, Machine, State
 from klerk.reader import Reader
@@ -70,6 +70,7 @@ __all__ = [
     "JobCancelled",
     "JobError",
     "JobRecord",
+    "JobRequest",
     "JobRun",
     "JobState",
     "Klerk",

@@ -65,7 +65,6 @@ class System(Actor, frozen=True):
     cause: int = 0
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
 class _ContextType(msgspec.StructMeta):
     """Makes every field that a user's own context class adds keyword-only."""
 
@@ -76,6 +75,7 @@ class _ContextType(msgspec.StructMeta):
         return cls
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
 class Context(msgspec.Struct, metaclass=_ContextType, frozen=True, kw_only=False):
     """On whose behalf something is read or done, and when. Subclass it to add fields of your own.
 

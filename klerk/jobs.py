@@ -16,6 +16,19 @@ from klerk.places import Place
 
 P = ParamSpec("P")
 
+__all__ = [
+    "FINAL_STATES",
+    "Job",
+    "JobRecord",
+    "JobRequest",
+    "JobState",
+    "Parameter",
+    "Rate",
+    "Retry",
+    "bind",
+    "parameters_of",
+]
+
 
 class JobState(StrEnum):
     """Where a job is on its way."""

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from klerk._dispatch import Args, Command, EventBase
 from klerk.declared import (
@@ -66,11 +66,15 @@ class Block(Generic[M]):
         """Move the model to a state."""
         return self._add(TO, None, when, state)
 
+    @overload
     def to_when(
-        self,
-        choices: "Mapping[Condition[M, []] | Condition[M, ...], State[M]]",
-        otherwise: "State[M] | None" = None,
-    ) -> "Block[M]":
+        self, choices: "Mapping[Condition[M, []], State[M]]", otherwise: "State[M] | None" = None
+    ) -> "Block[M]": ...
+    @overload
+    def to_when(
+        self, choices: "Mapping[Condition[M, ...], State[M]]", otherwise: "State[M] | None" = None
+    ) -> "Block[M]": ...
+    def to_when(self, choices: Mapping[Any, "State[M]"], otherwise: "State[M] | None" = None) -> "Block[M]":
         """Move the model to the state of the first condition that holds, or else to `otherwise`, if given."""
         return self._add(TO_WHEN, None, None, (tuple(choices.items()), otherwise))
 
@@ -183,6 +187,10 @@ class _Event(EventBase, Generic[M]):
     def _bind(self, values: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, ...]:
         return bind(str(self), self.parameters, values, keywords)
 
+    def _add_rule(self, function: Callable[..., bool]) -> None:
+        self.machine.app_open_check()
+        self.rules.append(declared_rule(function))
+
     def __repr__(self) -> str:
         return f"{self.machine.name}.{self.name}"
 
@@ -208,8 +216,7 @@ class CreateEvent(_Event[M], Generic[M, P]):
         Parameters:
             function: takes ``a: Args`` and any of the event's parameters, by name.
         """
-        self.machine.app_open_check()
-        self.rules.append(declared_rule(function))
+        self._add_rule(function)
         return function
 
     def commands(self, function: "Commanding[M, Q]", *, when: "Condition[M, W] | None" = None) -> Block[M]:
@@ -259,8 +266,7 @@ class Event(_Event[M], Generic[M, P]):
         Parameters:
             function: takes ``a: Args`` and any of the event's parameters, by name.
         """
-        self.machine.app_open_check()
-        self.rules.append(declared_rule(function))
+        self._add_rule(function)
         return function
 
     def block_in(self, state: State[M]) -> Block[M]:
@@ -280,12 +286,7 @@ class Event(_Event[M], Generic[M, P]):
 
 
 class Machine(MachineBase[M]):
-    """The state machine of a model class, and the view of all its models.
-
-    Parameters:
-        model_class: whose machine it is.
-        app_open_check: raises when the app was opened, because its design is frozen then.
-    """
+    """The state machine of a model class, and the view of all its models."""
 
     def __init__(self, model_class: type[M], app_open_check: Callable[[], None]) -> None:
         super().__init__(model_class, app_open_check)

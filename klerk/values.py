@@ -280,7 +280,6 @@ class _Masked:
 MASKED: Final = _Masked()
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
 class ModelType(msgspec.StructMeta):
     """The type of model classes: every field of a subclass is keyword-only, and the place is noted."""
 
@@ -294,6 +293,7 @@ class ModelType(msgspec.StructMeta):
         return cls
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
 class Model(msgspec.Struct, metaclass=ModelType, frozen=True, array_like=True, gc=False, kw_only=False):
     """The base of everything that Klerk keeps. Subclasses declare fields of immutable types, as in::
 
