@@ -8,15 +8,15 @@ import weakref
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from klerk import limits
 from klerk._core import Group, InternalWork
 from klerk._waiting import ReadWriteLock, Submission
 from klerk.app import Design, Spec
-from klerk.commands import Command, Context, Result, System
+from klerk.commands import Args, Command, Context, Result, System
 from klerk.engine import Engine
-from klerk.errors import ArgumentError, Closed, ConfigError, NotFound
+from klerk.errors import ArgumentError, Closed, ConfigError, ReadLockHeld
 from klerk.job_manager import JobManager, system_context
 from klerk.jobs import JobRecord
 from klerk.processing import Program, utc_now
@@ -30,7 +30,9 @@ from klerk.values import Model
 
 M = TypeVar("M", bound=Model)
 Durability = Literal["sync", "process", "memory"]
-Commands = Iterable[Command[Any]] | Callable[..., Any]
+Commands: TypeAlias = (
+    Iterable[Command[Any]] | Callable[[Args[Any, Any]], Command[Any] | Iterable[Command[Any]] | None]
+)
 
 
 class Klerk:
@@ -202,7 +204,13 @@ class Klerk:
         self._storage.checkpoint(path)
 
     def close(self) -> None:
-        """Finish the commands that were taken, wait a bounded time for running jobs, and close the store."""
+        """Finish the commands that were taken, wait a bounded time for running jobs, and close the store.
+
+        Raises:
+            ReadLockHeld: this thread holds the read lock, for which publishing those commands would wait.
+        """
+        if self._lock.held_here(True):
+            raise ReadLockHeld("close was called inside `with k.read(...)`", hint="Close after the block.")
         with self._closing:
             if self._closed:
                 return

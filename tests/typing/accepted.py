@@ -58,6 +58,7 @@ class Ctx(klerk.Context):
 
 app = klerk.App("bank")
 account, entry = app.machine(Account), app.machine(Entry)
+ONE = Cents(1)
 (active,) = account.states("active")
 booked, settled = entry.states("booked", "settled", final=("settled",))
 by_name = account.index(lambda m: m.name, unique=True)
@@ -80,7 +81,7 @@ def open_account(a: Args, name: Name) -> Account:
 
 
 @entry.create(into=booked)
-def book(a: Args[Entry, Ctx], account: Ref[Account], amount: Cents = Cents(1)) -> Entry | None:
+def book(a: Args[Entry, Ctx], account: Ref[Account], amount: Cents = ONE) -> Entry | None:
     assert_type(a.context, Ctx)
     assert_type(a.context.tenant, str)
     return Entry(account=account, amount=amount, at=a.context.now)
