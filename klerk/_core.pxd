@@ -65,6 +65,7 @@ cdef class Processor:
     cdef object resolve_context
     cdef object make_job
     cdef public object reader
+    cdef public object published_reader
     cdef public object shown_by
     # The transaction at hand; empty between transactions.
     cdef dict touched

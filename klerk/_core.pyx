@@ -521,6 +521,7 @@ cdef class Processor:
         elif step.kind == UNMANAGED:
             snapshot = self.args(a.command)
             (<Args>snapshot).current = a.current
+            (<Args>snapshot).read = self.published_reader
             self.unmanaged.append((step.call.function, snapshot))
         elif step.kind == DELETE:
             self.delete(owner, id, a, depth)

@@ -70,6 +70,8 @@ cdef class CommandQueue:
     cdef ReadWriteLock lock
     cdef public object refusal
     cdef int under_way
+    cdef long processing
+    cdef set committers
     cdef readonly Py_ssize_t length_max
     cdef readonly bint closed
     cdef bint has_room(self)

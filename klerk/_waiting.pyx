@@ -21,7 +21,7 @@ from cpython.pythread cimport (
     PyThread_type_lock,
 )
 
-from klerk.errors import Closed, QueueFull, ReadLockHeld
+from klerk.errors import Closed, NotPure, QueueFull, ReadLockHeld
 
 cdef extern from "pythread.h":
     int PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int intr) nogil
@@ -447,6 +447,7 @@ cdef class CommandQueue:
     def __init__(self, Py_ssize_t length_max, ReadWriteLock lock not None):
         self.length_max = length_max
         self.lock = lock
+        self.committers = set()
         self.submissions = []
         self.blocked = deque()
 
@@ -469,6 +470,17 @@ cdef class CommandQueue:
             raise Closed("this Klerk is closed", hint="Open the app again.")
         if self.refusal is not None:
             raise self.refusal
+        thread = PyThread_get_thread_ident()
+        if thread == self.processing:
+            raise NotPure(
+                "a function of the application issued a command while one is processed",
+                hint="Return secondary commands from a `.commands(...)` block, or do it in a job.",
+            )
+        if blocking and thread in self.committers:
+            raise NotPure(
+                "a done callback waited for a command in the thread that has to commit it",
+                hint="Use submit there, or hand the work to a thread of your own.",
+            )
         if self.lock.held_here(blocking):
             raise ReadLockHeld(
                 "a command was issued while its thread or task holds the read lock",
@@ -540,6 +552,7 @@ cdef class CommandQueue:
         """
         cdef list taken
         cdef Gate sleeper
+        self.committers.add(PyThread_get_thread_ident())
         while not self.submissions:
             if self.closed:
                 return None
@@ -555,9 +568,14 @@ cdef class CommandQueue:
             taken = self.submissions[:limit]
             del self.submissions[:limit]
         self.under_way += 1
+        self.processing = PyThread_get_thread_ident()
         if self.blocked:
             self.admit()
         return taken
+
+    def processed(self):
+        """Note that the group taken last was processed: functions of the application run no longer."""
+        self.processing = 0
 
     def finished(self):
         """Note that a group which was taken is under way no longer."""

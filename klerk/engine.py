@@ -116,6 +116,7 @@ class Engine:
             return group, None, turn, self._failure
         try:
             left_over = processor.process(group)
+            self.queue.processed()
             if left_over:
                 self.queue.give_back(left_over)
             if group.heads:

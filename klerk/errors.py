@@ -159,6 +159,12 @@ class ReadLockHeld(KlerkError, RuntimeError):
     code = "read_lock_held"
 
 
+class NotPure(KlerkError, RuntimeError):
+    """A function that Klerk calls while it commits tried to issue a command: it would wait for itself."""
+
+    code = "not_pure"
+
+
 class ReaderClosed(KlerkError, RuntimeError):
     """A reader was used after its ``with`` block ended."""
 

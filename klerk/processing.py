@@ -81,6 +81,7 @@ class Program:
         self.views = Views(self.plans, [store for each in stores.values() for store in each])
         self.processor.reader = PlainReader(WorkingSource(self.processor, self.views), self.views)
         self.published = PlainReader(PublishedSource(self.processor, self.views), self.views)
+        self.processor.published_reader = self.published
         self.sight = Sight(
             {each.machine.model_class: _access(spec, each) for each in spec.machines},
             self.published,
