@@ -52,6 +52,14 @@ def test_fifty_kills_lose_nothing(tmp_path: Path, rng: random.Random) -> None:
         assert findings.completed == findings.jobs > 0
 
 
+def test_a_worker_that_fails_by_itself_is_no_kill(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    store = tmp_path / "store"
+    store.write_text("not a store", encoding="utf-8")
+    with pytest.raises(RuntimeError, match="exit code 1"):
+        Ordeal(store, load(days=1), days=1).run()
+    assert "NotAStore" in capfd.readouterr().err
+
+
 def test_the_proof_finds_what_is_wrong(tmp_path: Path) -> None:
     """The proof of the other test can fail: each kind of damage is reported."""
     flights = tmp_path / "flights.csv"

@@ -107,7 +107,7 @@ def survive(show: Screen, ordeal: Ordeal, seed: int) -> bool:
         left = len(ordeal.stream) - ordeal.done
         after = moments.randrange(1, max(2, 2 * left // (KILLS - number + 2)))
         delay = moments.uniform(0, KILL_DELAY_SECONDS_MAX)
-        with show.progress(f"Replaying, {number}", after) as progress:
+        with show.progress(f"Replaying, {number}", left) as progress:
             done = ordeal.run(kill_after=after, delay_seconds=delay, progress=progress)
         is_well &= report(show, ordeal.verify(), f"Killed after {done.acknowledged:,} acknowledged commands")
     return is_well

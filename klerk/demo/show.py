@@ -86,9 +86,9 @@ class RichScreen:
         from rich.table import Table as RichTable
         from rich.text import Text
 
+        self._console.print()
+        self._console.print(Text(table.title, style="bold"), no_wrap=True)
         shown = RichTable(
-            title=Text(table.title, style="bold"),
-            title_justify="left",
             caption=Text(table.remark) if table.remark else None,
             caption_justify="left",
             box=box.SIMPLE_HEAD,
