@@ -11,9 +11,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from klerk import checks, limits
 from klerk.authorization import Permissions
-from klerk.commands import Actor, Context
-from klerk.errors import ConfigError
-from klerk.fields import FieldType, Resolve, Unsupported, field_type, struct_fields
+from klerk.commands import Actor, Context, System
+from klerk.errors import ConfigError, KlerkError
+from klerk.field_types import FieldType, Unsupported
+from klerk.fields import Resolve, field_type, struct_fields
 from klerk.jobs import Job, Parameter, Retry
 from klerk.machine import CreateEvent, Event, Machine
 from klerk.places import Place, here, place_of
@@ -53,9 +54,16 @@ class Spec:
     deny: Permissions
     context_provider: ContextProvider
 
-    def fields_of(self, model_class: type[Model]) -> dict[str, FieldType]:
-        """Return the compiled fields of a model class."""
-        return next(each.fields for each in self.machines if each.machine.model_class is model_class)
+    def system_context(self, actor: System, now: datetime) -> Context:
+        """Return the context in which a job or timer acts.
+
+        Raises:
+            KlerkError: the app's provider gave something else.
+        """
+        context = self.context_provider(actor, now)
+        if not isinstance(context, Context):
+            raise KlerkError(f"the context provider returned {type(context).__name__}, expected a Context")
+        return context
 
 
 class Design:

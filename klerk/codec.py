@@ -9,7 +9,7 @@ import msgspec
 from klerk._core import Group, key_of, without_meta
 from klerk.app import Spec
 from klerk.errors import Corrupted, SchemaChanged
-from klerk.fields import FieldType
+from klerk.field_types import FieldType
 from klerk.jobs import JobRecord
 from klerk.storage.contract import Delete, Family, Put
 

@@ -4,7 +4,7 @@ import heapq
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from time import monotonic
 from typing import Any, Protocol
@@ -13,15 +13,14 @@ import msgspec
 from cronsim import CronSim
 
 from klerk import limits
-from klerk._core import InternalWork
 from klerk._dispatch import JobRequest, microseconds
 from klerk._waiting import Submission
 from klerk.app import Spec
-from klerk.codec import encode
-from klerk.commands import Context, System
-from klerk.errors import ArgumentError, Closed, JobCancelled, KlerkError, NotFound, StoreFailed
+from klerk.commands import System
+from klerk.errors import ArgumentError, Closed, JobCancelled, NotFound, StoreFailed
 from klerk.job_run import JobHost, JobRun
-from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState, Rate
+from klerk.job_work import Bucket, CreateJobs, RecordJob
+from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState
 from klerk.scheduler import Scheduler
 from klerk.workers import Executor, LoopExecutor, ThreadExecutor
 
@@ -35,51 +34,6 @@ class Submit(Protocol):
     """Puts the transaction of a job into the queue."""
 
     def __call__(self, work: Any, actor: System) -> Submission: ...
-
-
-class RecordJob(InternalWork):
-    """The transaction that records what became of an attempt."""
-
-    def __init__(self, record: JobRecord) -> None:
-        self.record = record
-        self.encoded = encode(record)
-
-    def perform(self, processor: Any) -> None:
-        processor.put_job(self.record, self.encoded)
-
-
-class CreateJobs(InternalWork):
-    """The transaction that creates jobs outside of a command."""
-
-    def __init__(self, requests: tuple[JobRequest, ...]) -> None:
-        self.requests = requests
-
-    def perform(self, processor: Any) -> tuple[JobRecord, ...]:
-        return tuple(processor.add_jobs(self.requests, processor.args(None)))
-
-
-class Bucket:
-    """A token bucket: as many starts at once as it holds, and then as many as flow in.
-
-    Parameters:
-        rate: its size and how fast it fills.
-    """
-
-    def __init__(self, rate: Rate) -> None:
-        self._size = float(rate.count)
-        self._per_s = rate.count / rate.period.total_seconds()
-        self._tokens = self._size
-        self._filled_at = monotonic()
-
-    def take(self) -> float:
-        """Take a token and return 0, or return the seconds until there is one."""
-        now = monotonic()
-        self._tokens = min(self._size, self._tokens + (now - self._filled_at) * self._per_s)
-        self._filled_at = now
-        if self._tokens >= 1:
-            self._tokens -= 1
-            return 0.0
-        return (1 - self._tokens) / self._per_s
 
 
 class JobManager:
@@ -396,15 +350,3 @@ class JobManager:
     def _closing_begin(self) -> None:
         with self._lock:
             self._closing = True
-
-
-def system_context(spec: Spec, actor: System, now: datetime) -> Context:
-    """Return the context in which a job or timer acts.
-
-    Raises:
-        KlerkError: the app's provider gave something else.
-    """
-    context = spec.context_provider(actor, now)
-    if not isinstance(context, Context):
-        raise KlerkError(f"the context provider returned {type(context).__name__}, expected a Context")
-    return context

@@ -17,7 +17,7 @@ from klerk.app import Design, Spec
 from klerk.commands import Args, Command, Context, Result, System
 from klerk.engine import Engine
 from klerk.errors import ArgumentError, Closed, ConfigError, ReadLockHeld
-from klerk.job_manager import JobManager, system_context
+from klerk.job_manager import JobManager
 from klerk.jobs import JobRecord
 from klerk.processing import Program, utc_now
 from klerk.reader import Reader
@@ -169,7 +169,7 @@ class Klerk:
         return self.read(self._system_context(System(f"job {record.kind} {record.id}", cause=record.cause)))
 
     def _system_context(self, actor: System) -> Context:
-        return system_context(self._spec, actor, self._clock())
+        return self._spec.system_context(actor, self._clock())
 
     def _submit_as(self, work: InternalWork, actor: System) -> Submission[Any]:
         submission: Submission[Any] = Submission(work, self._system_context(actor))

@@ -11,7 +11,7 @@ from klerk._table import ModelTable
 from klerk.commands import Context
 from klerk.declared import Index, View
 from klerk.errors import ArgumentError, Denied, NotFound
-from klerk.fields import FieldType
+from klerk.field_types import FieldType
 from klerk.values import MASKED, Model, Ref
 from klerk.views import META_COLUMNS, Columns, Source, Views, column, meta_column
 

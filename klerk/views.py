@@ -11,7 +11,7 @@ from klerk._dispatch import ClassPlan, described, microseconds
 from klerk._table import IdSet
 from klerk.declared import Index, KeyView, View
 from klerk.errors import ArgumentError, Conflict, FunctionFailed, KlerkError
-from klerk.fields import FieldType
+from klerk.field_types import FieldType
 from klerk.machine import Machine, State
 from klerk.values import Model
 

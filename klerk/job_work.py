@@ -1,0 +1,54 @@
+"""What the job manager works with: the transactions that it submits, and how often jobs may start."""
+
+from time import monotonic
+from typing import Any
+
+from klerk._core import InternalWork
+from klerk._dispatch import JobRequest
+from klerk.codec import encode
+from klerk.jobs import JobRecord, Rate
+
+
+class RecordJob(InternalWork):
+    """The transaction that records what became of an attempt."""
+
+    def __init__(self, record: JobRecord) -> None:
+        self.record = record
+        self.encoded = encode(record)
+
+    def perform(self, processor: Any) -> None:
+        processor.put_job(self.record, self.encoded)
+
+
+class CreateJobs(InternalWork):
+    """The transaction that creates jobs outside of a command."""
+
+    def __init__(self, requests: tuple[JobRequest, ...]) -> None:
+        self.requests = requests
+
+    def perform(self, processor: Any) -> tuple[JobRecord, ...]:
+        return tuple(processor.add_jobs(self.requests, processor.args(None)))
+
+
+class Bucket:
+    """A token bucket: as many starts at once as it holds, and then as many as flow in.
+
+    Parameters:
+        rate: its size and how fast it fills.
+    """
+
+    def __init__(self, rate: Rate) -> None:
+        self._size = float(rate.count)
+        self._per_s = rate.count / rate.period.total_seconds()
+        self._tokens = self._size
+        self._filled_at = monotonic()
+
+    def take(self) -> float:
+        """Take a token and return 0, or return the seconds until there is one."""
+        now = monotonic()
+        self._tokens = min(self._size, self._tokens + (now - self._filled_at) * self._per_s)
+        self._filled_at = now
+        if self._tokens >= 1:
+            self._tokens -= 1
+            return 0.0
+        return (1 - self._tokens) / self._per_s
