@@ -11,8 +11,8 @@ import threading
 from typing import Any
 
 from klerk import limits
-from klerk._core import Group, model_puts
-from klerk.codec import APPLIED_KEY, job_puts, key_of
+from klerk._core import Group, key_of, model_puts
+from klerk.codec import APPLIED_KEY, job_puts
 from klerk.errors import StorageError
 from klerk.jobs import JobRecord
 from klerk.storage.contract import Family, Storage
