@@ -191,7 +191,7 @@ def test_many_futures_in_order(office: Office) -> None:
         running = 0
         for i, result in enumerate(results):
             running += i
-            assert result.changes[0][1].balance == running
+            assert result.model.balance == running
         assert all(future.done() for future in futures)
 
 
@@ -270,7 +270,7 @@ async def test_futures_can_be_awaited(office: Office) -> None:
         ada = (await k.aio.handle(office.enter("Ada"), TESTER)).id
         futures = [await k.aio.submit(office.deposit(ada, 1), TESTER) for _ in range(200)]
         results = await asyncio.gather(*(_outcome(future) for future in futures))
-        assert [result.changes[0][1].balance for result in results] == list(range(1, 201))
+        assert [result.model.balance for result in results] == list(range(1, 201))
         # One future, many tasks, and again afterwards.
         future = k.submit(office.deposit(ada, 1), TESTER)
         many = await asyncio.gather(*(_outcome(future) for _ in range(10)))
@@ -411,14 +411,13 @@ def test_random_lists_from_many_threads_agree_with_their_results(rng: random.Ran
 
 
 def apply_changes(expected: dict[int, Account], result: Any) -> None:
-    """Take over what a transaction changed; what it saw before must be what the ones before it left."""
-    for before, after in result.changes:
-        id = (before or after).meta.id
-        assert expected.get(id) == before
-        if after is None:
-            del expected[id]
-        else:
-            expected[id] = after
+    """Take over what a transaction changed; its versions must follow those that the ones before it left."""
+    for model in result.models:
+        known = expected.get(model.meta.id)
+        assert model.meta.version == (1 if known is None else known.meta.version + 1)
+        expected[model.meta.id] = model
+    for id in result.deleted:
+        del expected[id]
 
 
 def check_against(bank: Bank, k: klerk.Klerk, expected: dict[int, Account]) -> None:
