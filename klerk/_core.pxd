@@ -114,6 +114,7 @@ cdef class Processor:
     cdef int is_referenced(self, object id, RefField field) except -1
     cdef bytes image(self, ClassPlan owner, object model)
     cdef object close_transaction(self, Group group, Submission submission, object concerned)
+    cdef int load(self, dict plans, bytes key, bytes stored) except -1
     cdef object encoded_jobs(self)
     cdef object results(self, Submission submission, object concerned, list changes, int64_t sequence)
     cdef Outcome outcome(self, object id, list changes, int64_t sequence)

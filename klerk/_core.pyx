@@ -45,6 +45,7 @@ from klerk.errors import (
     ArgumentError,
     BrokenReference,
     Conflict,
+    Corrupted,
     Denied,
     FunctionFailed,
     InvalidValue,
@@ -874,23 +875,44 @@ cdef class Processor:
         for index, operation in group.index_operations:
             index.publish(operation)
 
-    def load(self, ClassPlan owner not None, int64_t id, bytes stored not None):
-        """Put one stored model into the published table and return it, its indexes aside."""
+    def load_all(self, rows, dict plans not None, progress):
+        """Put stored models into the published table.
+
+        Parameters:
+            rows: pairs of key and stored model.
+            plans: class plans by their code.
+            progress: called now and then with how many were loaded.
+
+        Raises:
+            Corrupted: one cannot be read.
+        """
+        cdef int64_t count = 0
+        for key, stored in rows:
+            if count & 4095 == 0:
+                progress(count)
+            count += 1
+            try:
+                self.load(plans, key, stored)
+            except KlerkError:
+                raise
+            except Exception as error:
+                raise Corrupted(f"model {int.from_bytes(key, 'big')} cannot be read: {error!r}") from error
+
+    cdef int load(self, dict plans, bytes key, bytes stored) except -1:
         cdef Header header
-        cdef Meta meta
-        if PyBytes_GET_SIZE(stored) < <Py_ssize_t>sizeof(Header):
-            raise ValueError("it is too short")
-        memcpy(&header, PyBytes_AS_STRING(stored), sizeof(Header))
-        if header.format != IMAGE_FORMAT:
-            raise ValueError(f"it has format {header.format}, expected {IMAGE_FORMAT}")
+        cdef ClassPlan owner
+        cdef StatePlan state
+        cdef Meta meta = Meta.__new__(Meta)
+        read_header(stored, &header)
+        owner = plans[header.class_code]
+        state = owner.state_of_code(header.state_code)
         model = owner.decode(
             PyBytes_FromStringAndSize(
                 PyBytes_AS_STRING(stored) + sizeof(Header), PyBytes_GET_SIZE(stored) - <Py_ssize_t>sizeof(Header)
             )
         )
-        meta = Meta.__new__(Meta)
-        meta.id = id
-        meta.state = owner.state_of_code(header.state_code)
+        meta.id = id_of(key)
+        meta.state = state.state
         meta.version = header.version
         meta.created_us = header.created_us
         meta.updated_us = header.updated_us
@@ -898,9 +920,36 @@ cdef class Processor:
         meta.due_us = header.due_us
         meta.fired_us = header.fired_us
         PyObject_GenericSetAttr(model, "_meta", meta)
-        self.table.put(id, model)
-        owner.publish(id, None, model)
-        return model
+        self.table.put(meta.id, model)
+        owner.ids.add(meta.id)
+        state.ids.add(meta.id)
+        for field in owner.references:
+            (<RefField>field).publish(meta.id, None, model)
+        for index in owner.indexes:
+            index.load(meta.id, model)
+        return 0
+
+
+cdef int read_header(bytes stored, Header* header) except -1:
+    """Read the header of a stored model, or raise `ValueError`."""
+    if PyBytes_GET_SIZE(stored) < <Py_ssize_t>sizeof(Header):
+        raise ValueError("it is too short")
+    memcpy(header, PyBytes_AS_STRING(stored), sizeof(Header))
+    if header.format != IMAGE_FORMAT:
+        raise ValueError(f"it has format {header.format}, expected {IMAGE_FORMAT}")
+    return 0
+
+
+cdef int64_t id_of(bytes key) except -1:
+    """Return the id that `key_of` made a key of."""
+    cdef int64_t id = 0
+    cdef uint8_t* at = <uint8_t*>PyBytes_AS_STRING(key)
+    cdef int i
+    if PyBytes_GET_SIZE(key) != 8:
+        raise ValueError("its key is not that of a model")
+    for i in range(8):
+        id = (id << 8) | at[i]
+    return id
 
 
 def without_meta(value):
@@ -933,11 +982,9 @@ cpdef bytes key_of(int64_t number):
 
 
 def class_code_of(bytes stored not None):
-    """Return the class code in the header of a stored model."""
+    """Return the class code in the header of a stored model, or raise `ValueError`."""
     cdef Header header
-    if PyBytes_GET_SIZE(stored) < <Py_ssize_t>sizeof(Header):
-        raise ValueError("it is too short")
-    memcpy(&header, PyBytes_AS_STRING(stored), sizeof(Header))
+    read_header(stored, &header)
     return header.class_code
 
 

@@ -156,6 +156,7 @@ cdef class ClassPlan:
     cdef public list referenced_by
     cdef readonly IdSet ids
     cdef readonly object decode
+    cdef StatePlan state_of_code(self, int code)
     cdef int publish(self, object id, object old, object new) except -1
 
 

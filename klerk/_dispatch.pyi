@@ -236,7 +236,6 @@ class ClassPlan:
         rules: list[Rule],
         decode: Callable[[bytes], Any],
     ) -> None: ...
-    def state_of_code(self, code: int) -> State[Any]: ...
 
 class EventPlan:
     @property

@@ -465,12 +465,12 @@ cdef class ClassPlan:
         ]
         self.referenced_by = []
 
-    def state_of_code(self, int code):
-        """Return the state that a stored code means."""
+    cdef StatePlan state_of_code(self, int code):
+        """Return the plan of the state that a stored code means."""
         cdef StatePlan plan
         for plan in self.states:
             if plan.code == code:
-                return plan.state
+                return plan
         raise ValueError(f"{self.name} has no state with code {code}")
 
     cdef int publish(self, object id, object old, object new) except -1:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from klerk import limits
-from klerk._core import class_code_of
+from klerk._core import class_code_of, key_of
 from klerk.app import Spec
 from klerk.checkpointer import apply
 from klerk.codec import (
@@ -20,7 +20,6 @@ from klerk.codec import (
     VERIFIED_KEY,
     check_payloads,
     extended,
-    key_of,
     number_of,
     read_catalog,
     read_job,
@@ -28,7 +27,7 @@ from klerk.codec import (
     read_record,
     write_catalog,
 )
-from klerk.errors import Corrupted, KlerkError
+from klerk.errors import Corrupted
 from klerk.jobs import JobRecord
 from klerk.processing import Clock, Program
 from klerk.storage.contract import Family, Storage
@@ -191,22 +190,12 @@ def _without_collection() -> Iterator[None]:
 
 
 def _load_models(storage: Storage, program: Program, progress: Progress) -> None:
-    processor, plans = program.processor, program.plan_of_code
     total = storage.estimated_count(Family.MODELS)
-    load = processor.load
-    for count, (key, stored) in enumerate(storage.scan(Family.MODELS)):
-        id = number_of(key)
-        try:
-            plan = plans[class_code_of(stored)]
-            model = load(plan, id, stored)
-            for index in plan.indexes:
-                index.load(id, model)
-        except KlerkError:
-            raise
-        except Exception as error:
-            raise Corrupted(f"model {id} cannot be read: {error}") from error
-        if count % 4096 == 0:
-            progress("loading models", count, total)
+
+    def tell(count: int) -> None:
+        progress("loading models", count, total)
+
+    program.processor.load_all(storage.scan(Family.MODELS), program.plan_of_code, tell)
 
 
 def _load_jobs(storage: Storage, recovered: Recovered, progress: Progress) -> None:
