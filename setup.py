@@ -5,11 +5,10 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-# The core indexes by C integers that it has bounded itself, so nothing is checked again in its loops;
-# what a caller passes is checked before it gets there.
+# Indexes into lists are checked, because a wrong one would read memory that is not there; they never count
+# from the end, which a test of the source makes sure of, so the core's loops need not ask.
 DIRECTIVES = {
     "language_level": "3",
-    
     "wraparound": False,
     "initializedcheck": False,
     "autotestdict": False,

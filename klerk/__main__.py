@@ -14,7 +14,8 @@ from klerk.inspection import describe_store
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m klerk", description="Klerk: an in-process framework in place of a database and business logic."
+        prog="python -m klerk",
+        description="Klerk: an in-process framework in place of a database and business logic.",
     )
     parser.add_argument("--version", action="version", version=f"klerk {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)

@@ -98,12 +98,18 @@ cdef class Processor:
     cdef tuple checked_values(self, list checks, tuple values, object what)
     cdef int check_reference(self, Check check, object value, list problems) except -1
     cdef int obey(self, list rules, Args a, tuple values) except -1
-    cdef int run_block(self, ClassPlan owner, Block block, Args a, tuple values, int64_t id, int depth) except -1
-    cdef int run_effect(self, ClassPlan owner, Step step, Args a, tuple values, int64_t id, int depth) except -1
+    cdef int run_block(
+        self, ClassPlan owner, Block block, Args a, tuple values, int64_t id, int depth
+    ) except -1
+    cdef int run_effect(
+        self, ClassPlan owner, Step step, Args a, tuple values, int64_t id, int depth
+    ) except -1
     cdef object chosen_state(self, Block block, Args a, tuple values)
     cdef object own_draft(self, ClassPlan owner, object draft, Call call)
     cdef int check_draft(self, ClassPlan owner, object draft, object previous) except -1
-    cdef int put(self, ClassPlan owner, object id, object draft, object state, object previous, Args a) except -1
+    cdef int put(
+        self, ClassPlan owner, object id, object draft, object state, object previous, Args a
+    ) except -1
     cdef int64_t next_due(self, StatePlan plan, Args a, Meta meta) except? -1
     cdef int reindex(self, ClassPlan owner, object id, object old, object new) except -1
     cdef int transition(

@@ -104,7 +104,7 @@ cdef class Outcome:
         return cls
 
     def show(self, model):
-        """Return a model as the actor of the command may see it; None stands for the one that was not changed."""
+        """Return a model as the command's actor may see it; None stands for the one that was not changed."""
         return self.shown_by(self.context, self.id if model is None else model)
 
 
@@ -116,7 +116,7 @@ def _as_it_is(context, model):
 
 
 cdef class InternalWork:
-    """A transaction that Klerk itself makes: subclasses define ``perform(processor)`` on the working state."""
+    """A transaction of Klerk itself: subclasses define ``perform(processor)`` on the working state."""
 
     def perform(self, Processor processor):
         raise NotImplementedError
@@ -162,8 +162,8 @@ cdef class Processor:
     """
 
     def __init__(
-        self, ModelTable table not None, list classes not None, list events not None, *, encode, sha256, outcome_class,
-        resolve_context, make_job,
+        self, ModelTable table not None, list classes not None, list events not None, *, encode, sha256,
+        outcome_class, resolve_context, make_job,
     ):
         self.table = table
         self.pending = {}
@@ -263,7 +263,7 @@ cdef class Processor:
         return 0
 
     cdef object perform(self, Submission submission):
-        """Run what was submitted; return the id that a command is about, a list of them, or what internal work gave."""
+        """Run what was submitted; return the id a command is about, a list of them, or what work gave."""
         work = submission.work
         if type(work) is Command:
             return self.apply(work, not self.trusted, 0)
@@ -294,7 +294,8 @@ cdef class Processor:
         for command in commands:
             if type(command) is not Command:
                 raise ArgumentError(
-                    f"expected a command, got {type(command).__name__}", hint="Call an event to make one: join(...)."
+                    f"expected a command, got {type(command).__name__}",
+                    hint="Call an event to make one: join(...).",
                 )
             try:
                 ids.append(self.apply(command, authorize, depth))
@@ -316,7 +317,8 @@ cdef class Processor:
                 raise
             except BaseException as error:
                 name = getattr(generator, "gi_code", generator)
-                raise FunctionFailed(f"the generator {name} raised {type(error).__name__}: {error}") from error
+                text = f"the generator {name} raised {type(error).__name__}: {error}"
+                raise FunctionFailed(text) from error
             if type(command) is not Command:
                 generator.close()
                 raise ArgumentError(f"the generator yielded {type(command).__name__}, expected a command")
@@ -367,9 +369,10 @@ cdef class Processor:
             state = (<Meta>a.current._meta).state
             block = plan.blocks[state.index]
             if block is None:
+                text = f"{command.event} is not possible in state '{state}'"
                 raise WrongState(
                     f"{command.event} is not accepted in state '{state}' of {plan.owner.name} {id}",
-                    problems=[Problem(code="wrong_state", message=f"{command.event} is not possible in state '{state}'")],
+                    problems=[Problem(code="wrong_state", message=text)],
                 )
             self.obey(plan.rules, a, values)
             self.run_block(plan.owner, block, a, values, id, depth)
@@ -452,9 +455,8 @@ cdef class Processor:
         for id, target in ((value, check.target),) if check.kind == REF else check.nested(value):
             model = self.working(id) if 0 < id < 2**63 else None
             if model is None or type(model) is not target:
-                problems.append(
-                    Problem(code="broken_reference", message=f"there is no {target.__name__} {id}", path=check.name)
-                )
+                text = f"there is no {target.__name__} {id}"
+                problems.append(Problem(code="broken_reference", message=text, path=check.name))
         return 0
 
     cdef int obey(self, list rules, Args a, tuple values) except -1:
@@ -466,7 +468,8 @@ cdef class Processor:
             if verdict is True:
                 continue
             if verdict is None:
-                raise FunctionFailed(f"the rule {described(rule.call.function)} returned None, expected True or False")
+                what = described(rule.call.function)
+                raise FunctionFailed(f"the rule {what} returned None, expected True or False")
             if not verdict:
                 if problems is None:
                     problems = []
@@ -475,7 +478,9 @@ cdef class Processor:
             raise Rejected(listed(problems), problems=problems)
         return 0
 
-    cdef int run_block(self, ClassPlan owner, Block block, Args a, tuple values, int64_t id, int depth) except -1:
+    cdef int run_block(
+        self, ClassPlan owner, Block block, Args a, tuple values, int64_t id, int depth
+    ) except -1:
         """Run a block: updates, then at most one transition, then the effects, on the model in `a`."""
         cdef Step step
         cdef StatePlan left
@@ -509,7 +514,9 @@ cdef class Processor:
             self.run_effect(owner, step, a, values, id, depth)
         return 0
 
-    cdef int run_effect(self, ClassPlan owner, Step step, Args a, tuple values, int64_t id, int depth) except -1:
+    cdef int run_effect(
+        self, ClassPlan owner, Step step, Args a, tuple values, int64_t id, int depth
+    ) except -1:
         if not step.holds(a, values):
             return 0
         if step.kind == COMMANDS:
@@ -580,7 +587,9 @@ cdef class Processor:
             raise Rejected(listed(problems), problems=problems)
         return 0
 
-    cdef int put(self, ClassPlan owner, object id, object draft, object state, object previous, Args a) except -1:
+    cdef int put(
+        self, ClassPlan owner, object id, object draft, object state, object previous, Args a
+    ) except -1:
         """Make a draft the working version of its model."""
         cdef Meta meta = Meta.__new__(Meta)
         cdef Meta old
@@ -661,7 +670,7 @@ cdef class Processor:
         return 0
 
     def add_jobs(self, requests, Args a not None):
-        """Create the jobs that a function asked for (one request, several, or None) and return their records."""
+        """Create the jobs that a function asked for: one request, several, or None. Return their records."""
         cdef Py_ssize_t before = len(self.jobs)
         if requests is None:
             return []
@@ -670,7 +679,8 @@ cdef class Processor:
         for request in requests:
             if type(request) is not JobRequest:
                 raise ArgumentError(
-                    f"expected a job request, got {type(request).__name__}", hint="Call the job to make one: remind(ref)."
+                    f"expected a job request, got {type(request).__name__}",
+                    hint="Call the job to make one: remind(ref).",
                 )
             if len(self.jobs) >= TRANSACTION_JOBS_MAX:
                 raise LimitExceeded(f"more than {TRANSACTION_JOBS_MAX} jobs in one transaction")
@@ -861,7 +871,7 @@ cdef class Processor:
             self.table.reserve(id)
 
     def publish(self, Group group not None):
-        """Make a durable group visible. Called with the write lock held; runs no function of the application."""
+        """Make a durable group visible. The write lock is held; no function of the application is run."""
         for id, model in group.changed.items():
             old = self.table.get(id)
             if old is not None or model is not None:
@@ -908,7 +918,8 @@ cdef class Processor:
         state = owner.state_of_code(header.state_code)
         model = owner.decode(
             PyBytes_FromStringAndSize(
-                PyBytes_AS_STRING(stored) + sizeof(Header), PyBytes_GET_SIZE(stored) - <Py_ssize_t>sizeof(Header)
+                PyBytes_AS_STRING(stored) + sizeof(Header),
+                PyBytes_GET_SIZE(stored) - <Py_ssize_t>sizeof(Header),
             )
         )
         meta.id = id_of(key)
@@ -953,7 +964,7 @@ cdef int64_t id_of(bytes key) except -1:
 
 
 def without_meta(value):
-    """Encode the part of a model that is stored in its header as nothing: the hook for what msgspec does not know."""
+    """Encode as nothing what is in a model's header: the hook for what msgspec does not know."""
     if type(value) is not Meta:
         raise TypeError(f"a {type(value).__name__} cannot be stored")
     return None
@@ -1044,7 +1055,8 @@ cdef class ReaderBase(ReadHold):
 
     cdef int require_open(self) except -1:
         if not self.held:
-            raise ReaderClosed("this reader holds no lock", hint="Read inside: with k.read(context) as r: ...")
+            hint = "Read inside: with k.read(context) as r: ..."
+            raise ReaderClosed("this reader holds no lock", hint=hint)
         return 0
 
     cdef object shown(self, object model):

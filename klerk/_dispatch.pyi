@@ -1,9 +1,9 @@
 # What users see of this module names classes that are declared further down: a stub is never run.
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, Final, Generic, overload
+from typing import Any, Final, Generic, Self, overload
 
-from typing_extensions import Self, TypeVar
+from typing_extensions import TypeVar
 
 from klerk._table import IdSet
 from klerk.commands import Context

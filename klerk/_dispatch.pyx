@@ -103,7 +103,8 @@ class MetaField:
         meta = model._meta
         if meta is None:
             raise AttributeError(
-                f"this {type(model).__name__} is a draft: it has no id and no state until its command committed"
+                f"this {type(model).__name__} is a draft:"
+                " it has no id and no state until its command committed"
             )
         return meta
 
@@ -350,7 +351,8 @@ cdef class Call:
 
     Parameters:
         function: called with the `Args` first.
-        mode: 0 the args alone, 1 all parameters in order, 2 the parameters at `names` (positions), 3 all as keywords.
+        mode: 0 the args alone, 1 all parameters in order, 2 the parameters at `names` (positions), 3 all as
+            keywords.
         names: positions for mode 2, names for mode 3.
     """
 
@@ -371,7 +373,8 @@ cdef class Call:
         except (Rejected, Denied, NotFound, Conflict):
             raise
         except BaseException as error:
-            raise FunctionFailed(f"{described(self.function)} raised {type(error).__name__}: {error}") from error
+            what = described(self.function)
+            raise FunctionFailed(f"{what} raised {type(error).__name__}: {error}") from error
 
 
 def described(function):
@@ -401,7 +404,8 @@ cdef class Step:
         kind: 0 update, 1 to, 2 to_when, 3 commands, 4 job, 5 unmanaged job, 6 delete.
         call: the function, when the kind has one.
         condition: run only when it says so.
-        value: the state for `to`; ``([(condition, state), ...], otherwise)`` for `to_when`; the job for `job`.
+        value: the state for `to`; ``([(condition, state), ...], otherwise)`` for `to_when`; the job for
+            `job`.
     """
 
     def __init__(self, int kind, Call call=None, Call condition=None, value=None):
@@ -449,7 +453,9 @@ cdef class StatePlan:
 cdef class ClassPlan:
     """One model class in the dispatch table, and the published models of it."""
 
-    def __init__(self, model_class, str name, int code, *, list checks, list states, list indexes, list rules, decode):
+    def __init__(
+        self, model_class, str name, int code, *, list checks, list states, list indexes, list rules, decode
+    ):
         self.model_class = model_class
         self.name = name
         self.code = code
@@ -498,8 +504,8 @@ cdef class EventPlan:
     """One event in the dispatch table: checks, rules, and a block for every state that accepts it."""
 
     def __init__(
-        self, EventBase event not None, ClassPlan owner not None, int code, *, list checks, tuple allow, tuple deny,
-        list rules, list blocks, Call create, into,
+        self, EventBase event not None, ClassPlan owner not None, int code, *, list checks, tuple allow,
+        tuple deny, list rules, list blocks, Call create, into,
     ):
         self.event = event
         self.owner = owner

@@ -75,7 +75,9 @@ class Design:
 
     def __init__(self, name: str) -> None:
         if not name or len(name) > 100:
-            raise ConfigError("K017", f"the app's name {name!r} must have 1 to 100 characters.", where=str(here()))
+            raise ConfigError(
+                "K017", f"the app's name {name!r} must have 1 to 100 characters.", where=str(here())
+            )
         self.name = name
         self.machines: dict[type[Model], Machine[Any]] = {}
         self.jobs: dict[str, Job[Any]] = {}
@@ -150,8 +152,8 @@ class Design:
         return declare
 
     def context_provider(self, function: ContextProvider) -> ContextProvider:
-        """Declare, by decorating it, the function ``(actor, now) -> context`` that makes contexts for jobs and
-        timers, when the app has a context class of its own."""
+        """Declare, by decorating it, the function ``(actor, now) -> context`` that makes contexts for jobs
+        and timers, when the app has a context class of its own."""
         self._require_unopened()
         self._context_provider = function
         return function

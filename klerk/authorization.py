@@ -64,7 +64,10 @@ class Permissions:
         for event in events:
             if not isinstance(event, (CreateEvent, Event)):
                 raise ConfigError(
-                    "K017", f"{event!r} is not an event.", where=str(here()), hint="Name the decorated functions."
+                    "K017",
+                    f"{event!r} is not an event.",
+                    where=str(here()),
+                    hint="Name the decorated functions.",
                 )
         return self._declare(COMMAND, events)
 
@@ -90,7 +93,10 @@ class Permissions:
         for cls in classes:
             if not (isinstance(cls, type) and issubclass(cls, Model)):
                 raise ConfigError(
-                    "K017", f"{cls!r} is not a model class.", where=str(here()), hint="Name classes, as in Member."
+                    "K017",
+                    f"{cls!r} is not a model class.",
+                    where=str(here()),
+                    hint="Name classes, as in Member.",
                 )
 
     def _declare(
@@ -119,4 +125,6 @@ class Permissions:
 
     def for_field(self, model_class: type[Model], name: str, tags: frozenset[str]) -> list[Permit]:
         """Return the rules about reading one field."""
-        return [p.function for p in self.all if p.subject == FIELD and p.covers_field(model_class, name, tags)]
+        return [
+            p.function for p in self.all if p.subject == FIELD and p.covers_field(model_class, name, tags)
+        ]

@@ -1,9 +1,9 @@
 """Brings the families of models and jobs up to the commit log, behind the commits.
 
-A commit writes one record to the log and nothing else: the record holds every after-image and every job of the
-group. What a later version overtakes within a second is never written a second time. After a crash, the part of
-the log that was not applied yet is read again (`klerk.recovery`); the newest applied record is marked in the
-store, always after what it stands for.
+A commit writes one record to the log and nothing else: the record holds every after-image and every job of
+the group. What a later version overtakes within a second is never written a second time. After a crash, the
+part of the log that was not applied yet is read again (`klerk.recovery`); the newest applied record is marked
+in the store, always after what it stands for.
 """
 
 import logging
@@ -104,4 +104,3 @@ class Checkpointer:
 def _batches(items: list[Any]) -> list[list[Any]]:
     size = limits.CHECKPOINT_BATCH_RECORDS
     return [items[i : i + size] for i in range(0, len(items), size)]
-

@@ -108,7 +108,9 @@ def _check_paths(machine: Machine[Any], moves: list[tuple[State[Any], State[Any]
         if not further:
             break
         reached |= further
-    left = {source for source, _ in moves} | {state for state in machine.all_states if _deletes(machine, state)}
+    left = {source for source, _ in moves} | {
+        state for state in machine.all_states if _deletes(machine, state)
+    }
     for state in machine.all_states:
         if state not in reached:
             raise ConfigError(

@@ -144,7 +144,11 @@ def read_record(key: bytes, value: bytes) -> tuple[Head, bytes, LogRecord]:
         head = _decode_head(record.head)
     except msgspec.DecodeError as error:
         raise Corrupted(f"log record {number_of(key)} cannot be read: {error}") from error
-    if head.format != LOG_FORMAT or head.first != number_of(key) or len(record.payloads) != len(head.transactions):
+    if (
+        head.format != LOG_FORMAT
+        or head.first != number_of(key)
+        or len(record.payloads) != len(head.transactions)
+    ):
         raise Corrupted(f"log record {number_of(key)} contradicts itself")
     return head, sha256(record.head).digest(), record
 
@@ -231,7 +235,9 @@ def extended(catalog: Catalog, spec: Spec) -> Catalog:
         each = declared[entry.name]
         states = [state.name for state in each.machine.all_states]
         differences.extend(
-            f"the state {entry.name}.{name} is no longer declared" for name in entry.states if name not in states
+            f"the state {entry.name}.{name} is no longer declared"
+            for name in entry.states
+            if name not in states
         )
         fields = _stored_fields(each.fields)
         defaults = len(each.machine.model_class.__struct_defaults__)
@@ -241,8 +247,8 @@ def extended(catalog: Catalog, spec: Spec) -> Catalog:
     if differences:
         raise SchemaChanged(
             "the design does not fit the store:\n  - " + "\n  - ".join(differences),
-            hint="Undo these changes, or open another store. New models, states, events, jobs and new last fields"
-            " with a default need nothing.",
+            hint="Undo these changes, or open another store. New models, states, events, jobs and new last"
+            " fields with a default need nothing.",
         )
     for name, each in declared.items():
         if name not in known:

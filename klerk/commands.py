@@ -68,7 +68,9 @@ class System(Actor, frozen=True):
 class _ContextType(msgspec.StructMeta):
     """Makes every field that a user's own context class adds keyword-only."""
 
-    def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> "_ContextType":
+    def __new__(
+        mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any
+    ) -> "_ContextType":
         if any(isinstance(base, _ContextType) for base in bases):
             options["kw_only"] = True
         cls: _ContextType = super().__new__(mcls, name, bases, namespace, **options)
@@ -139,7 +141,9 @@ class Result(Outcome[M]):
     @property
     def updated(self) -> tuple[Any, ...]:
         """The models that existed before and were changed."""
-        return self._shown([after for before, after in self.changes if before is not None and after is not None])
+        return self._shown(
+            [after for before, after in self.changes if before is not None and after is not None]
+        )
 
     @property
     def deleted(self) -> tuple[Ref[Any], ...]:

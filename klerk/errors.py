@@ -106,7 +106,7 @@ class BrokenReference(InvalidValue, NotFound):
 
 
 class Conflict(KlerkError, ValueError):
-    """It contradicts what is stored: a key that must be unique, a model still referred to, or changed meanwhile."""
+    """It contradicts what is stored: a key that is taken, a model still referred to, or changed meanwhile."""
 
     code = "conflict"
     status = 409
@@ -230,7 +230,7 @@ class NewerStore(StorageError, ValueError):
 
 
 class SchemaChanged(StorageError, ValueError):
-    """The design differs from the one that the store was written with, and no migration covers the difference."""
+    """The design differs from the one that the store was written with, and no migration covers that."""
 
     code = "schema_changed"
 

@@ -24,16 +24,16 @@ Declare at least one state (`active, = member.states("active")`) and one create 
 (`@member.create(into=active)`), or remove the machine.""",
     "K006": """The function of an event or job cannot be called.
 
-Its first parameter is filled by Klerk (the args, or the running job); the rest are the parameters of the event
-or job, each with a type annotation and without * or **.""",
+Its first parameter is filled by Klerk (the args, or the running job); the rest are the parameters of the
+event or job, each with a type annotation and without * or **.""",
     "K007": """A parameter of an event or job has no annotation, or one that cannot be checked.
 
 Parameters have the same types as fields: see K003.""",
     "K008": """A function in a rule, block or condition wants parameters that there are not.
 
 It receives the args first. After that it may name any of the event's parameters; on enter, on exit and in
-timers there are none. A job in a block has one parameter, a reference to the block's model; anything else is a
-function that returns job requests: `lambda a: remind(a.model.meta.id, 3)`.""",
+timers there are none. A job in a block has one parameter, a reference to the block's model; anything else is
+a function that returns job requests: `lambda a: remind(a.model.meta.id, 3)`.""",
     "K009": """A state or event was used with a machine that it does not belong to.""",
     "K010": """An event is accepted in no state, so it can never happen.
 
@@ -44,14 +44,15 @@ No create event leads into it, and no transition does. Add one, or remove the st
 transition is not checked: its states may be labels of things to come.""",
     "K012": """A state can never be left, and is not marked final.
 
-Add an event or timer that leads out of it, or list it in `machine.states(..., final=("returned",))`. A machine
-without any transition is not checked.""",
+Add an event or timer that leads out of it, or list it in `machine.states(..., final=("returned",))`. A
+machine without any transition is not checked.""",
     "K013": """A final state is left by a transition.
 
 Remove the transition, or do not mark the state final.""",
     "K014": """A block has more than one transition that may happen at once.
 
-One block moves a model at most once. Put the choice into `to_when({condition: state, ...}, otherwise=state)`.""",
+One block moves a model at most once. Put the choice into
+`to_when({condition: state, ...}, otherwise=state)`.""",
     "K015": """The design was changed after the app was opened.
 
 Declare everything first and call `app.open` last: the design is checked once and then frozen.""",

@@ -49,12 +49,14 @@ def _model_lines(storage: Storage) -> list[str]:
         except ValueError as error:
             raise Corrupted(f"model {number_of(key)} cannot be read: {error}") from error
     return ["models:"] + [
-        f"  {entry.name}: {counts[code]:,} ({', '.join(entry.states)})" for code, entry in enumerate(catalog.classes)
+        f"  {entry.name}: {counts[code]:,} ({', '.join(entry.states)})"
+        for code, entry in enumerate(catalog.classes)
     ]
 
 
 def _job_lines(storage: Storage) -> list[str]:
     counts: Counter[str] = Counter(
-        f"{job.kind} {job.state}" for job in (read_job(number_of(key[1:]), value) for key, value in storage.scan(Family.JOBS))
+        f"{job.kind} {job.state}"
+        for job in (read_job(number_of(key[1:]), value) for key, value in storage.scan(Family.JOBS))
     )
     return ["jobs:"] + [f"  {kind}: {count:,}" for kind, count in sorted(counts.items())]

@@ -15,8 +15,8 @@ QUEUE_LENGTH_MAX: Final = 10_000
 GROUP_COMMANDS_MAX: Final = 1_000
 
 # From this many commands on, half of the queue is left to the other committer when none is under way: it is
-# processed while the first half syncs. Below it, processing takes about as long as one sync (0.2 to 0.5 ms), and
-# two syncs would cost more than is gained.
+# processed while the first half syncs. Below it, processing takes about as long as one sync (0.2 to 0.5 ms),
+# and two syncs would cost more than is gained.
 GROUP_SPLIT_MIN: Final = 256
 
 # The bytes of one group: bounds the size of a write batch when single commands are large.
@@ -29,7 +29,8 @@ CHECKPOINT_INTERVAL_S: Final = 1.0
 # As many collected records are written at once: about 30 MB of memory.
 CHECKPOINT_RECORDS_MAX: Final = 100_000
 
-# Records in one write behind the log. 200 puts hold the interpreter lock for about a quarter of a millisecond.
+# Records in one write behind the log. 200 puts hold the interpreter lock for about a quarter of a
+# millisecond.
 CHECKPOINT_BATCH_RECORDS: Final = 200
 
 # Groups between "written" and "published": one that syncs while the next is processed.
@@ -65,7 +66,8 @@ READ_LOCK_WARN_S: Final = 5.0
 JOB_THREADS: Final = 4
 JOB_COROUTINES_MAX: Final = 100
 
-# Attempts of a job unless it says otherwise, and the delay between them: 1 s doubled each time, at most an hour.
+# Attempts of a job unless it says otherwise, and the delay between them: 1 s doubled each time, at most an
+# hour.
 JOB_ATTEMPTS_MAX: Final = 10
 JOB_BACKOFF_BASE_S: Final = 1.0
 JOB_BACKOFF_MAX_S: Final = 3600.0

@@ -55,7 +55,10 @@ class Program:
         self.spec = spec
         self._clock = clock
         codes = {entry.name: (code, entry) for code, entry in enumerate(catalog.classes)}
-        stores = {machine.machine.name: [IndexStore(i) for i in machine.machine.indexes] for machine in spec.machines}
+        stores = {
+            machine.machine.name: [IndexStore(i) for i in machine.machine.indexes]
+            for machine in spec.machines
+        }
         self.plans = [
             _class_plan(machine, *codes[machine.machine.name], stores[machine.machine.name])
             for machine in spec.machines
@@ -92,15 +95,16 @@ class Program:
         self.plan_of_code = {plan.code: plan for plan in self.plans}
 
     def resolve(self, context: Any) -> tuple[Context, int, bool, tuple[str, str, int]]:
-        """Return a context with its time set, that time in microseconds, whether rules are not asked about its
-        actor, and the actor as the commit log names it.
+        """Return a context with its time set, that time in microseconds, whether rules are not asked about
+        its actor, and the actor as the commit log names it.
 
         Raises:
             ArgumentError: it is no context, or its time has no zone.
         """
         if not isinstance(context, Context):
             raise ArgumentError(
-                f"expected a context, got {type(context).__name__}", hint="Pass Context(User('ada', roles=...))."
+                f"expected a context, got {type(context).__name__}",
+                hint="Pass Context(User('ada', roles=...)).",
             )
         if context.now is NOW or context.now == NOW:
             context = msgspec.structs.replace(context, now=self._clock())
@@ -166,7 +170,11 @@ def _block(declared: DeclaredBlock[Any], names: tuple[str, ...] = ()) -> Block:
 def _step(executable: Executable, names: tuple[str, ...], declared: DeclaredBlock[Any]) -> Step:
     what = f"a function {declared.occasion}"
     call = None if executable.function is None else call_of(executable.function, names, what)
-    condition = None if executable.when is None else call_of(executable.when, names, f"a condition {declared.occasion}")
+    condition = (
+        None
+        if executable.when is None
+        else call_of(executable.when, names, f"a condition {declared.occasion}")
+    )
     value = executable.value
     if executable.kind == TO_WHEN:
         choices, otherwise = value

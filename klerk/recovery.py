@@ -1,4 +1,4 @@
-"""Opening a store: check what is there, load it, and refuse to go on when something acknowledged is missing."""
+"""Opening a store: check what is there, load it, and refuse when something acknowledged is missing."""
 
 import gc
 import sys
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from klerk import limits
-from klerk._core import class_code_of, key_of
+from klerk._core import key_of
 from klerk.app import Spec
 from klerk.checkpointer import apply
 from klerk.codec import (

@@ -1,7 +1,7 @@
-"""Timers: the blocks of ``state.at`` and ``state.after``, run through the same path as commands when they are due.
+"""Timers: the blocks of ``state.at`` and ``state.after``, run through the path of commands when they are due.
 
-When a model's next timer is due stands in the model itself, so timers survive restarts without records of their
-own; what is kept here is only the order in which they come.
+When a model's next timer is due stands in the model itself, so timers survive restarts without records of
+their own; what is kept here is only the order in which they come.
 """
 
 import heapq
@@ -64,7 +64,9 @@ class Timers:
         if timed:
             with self._lock:
                 for model in timed:
-                    heapq.heappush(self._heap, (model._meta.due_us, model._meta.id, self._plan_of[type(model)]))
+                    heapq.heappush(
+                        self._heap, (model._meta.due_us, model._meta.id, self._plan_of[type(model)])
+                    )
                 self._wake()
 
     def _wake(self) -> None:

@@ -41,7 +41,9 @@ def call_of(function: Callable[..., Any], names: Sequence[str], what: str) -> Ca
     rest = [parameter for parameter in rest if parameter.name in names]
     if any(parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in rest):
         if [parameter.name for parameter in rest] != list(names):
-            raise _misfit(function, what, "a function with keyword-only parameters must take all of them, in order")
+            raise _misfit(
+                function, what, "a function with keyword-only parameters must take all of them, in order"
+            )
         return Call(function, KEYWORDS, tuple(names))
     if [parameter.name for parameter in rest] == list(names):
         return Call(function, POSITIONAL)

@@ -144,7 +144,7 @@ def imported_modules(source: Source) -> Iterator[str]:
 
 
 def layer_problems(source: Source) -> Iterator[str]:
-    """A stub is never run: it may name what users see though it is declared further down, as ``a.read`` is."""
+    """A stub is never run: it may name what users see although it is declared below, as ``a.read`` is."""
     module, suffix, _ = source
     if module not in LAYERS:
         yield f"{module} is in no layer: add it to LAYERS in this file"

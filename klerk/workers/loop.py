@@ -17,7 +17,9 @@ class LoopExecutor(Executor):
         run: returns the coroutine that runs it.
     """
 
-    def __init__(self, running_max: int, take: Callable[[], Any], run: Callable[[Any], Awaitable[None]]) -> None:
+    def __init__(
+        self, running_max: int, take: Callable[[], Any], run: Callable[[Any], Awaitable[None]]
+    ) -> None:
         self._running_max = running_max
         self._take = take
         self._run = run
@@ -37,7 +39,9 @@ class LoopExecutor(Executor):
             return
 
     def _fill(self) -> None:
-        while not self._stopping and len(self._tasks) < self._running_max and (job := self._take()) is not None:
+        while (
+            not self._stopping and len(self._tasks) < self._running_max and (job := self._take()) is not None
+        ):
             task: asyncio.Task[None] = self._loop.create_task(self._one(job))
             self._tasks.add(task)
             task.add_done_callback(self._ended)
