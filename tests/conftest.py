@@ -2,8 +2,13 @@
 
 import os
 import random
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
 
 import pytest
+from designs import Interrupted, Spawned, wait_until_blocked
 from hypothesis import settings
 
 SEED_VARIABLE = "KLERK_TEST_SEED"
@@ -32,3 +37,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def rng(request: pytest.FixtureRequest) -> random.Random:
     """Random numbers that depend on the seed and the test's name, not on which tests ran before."""
     return random.Random(f"{os.environ[SEED_VARIABLE]} {request.node.nodeid}")
+
+
+@pytest.fixture
+def interrupt() -> Iterator[Callable[[], object]]:
+    """A function that raises `designs.Interrupted` in the main thread as soon as that waits."""
+    if sys.platform == "win32":
+        pytest.skip("a thread cannot be sent a signal")
+
+    def raise_it(*_: object) -> None:
+        raise Interrupted
+
+    main = threading.main_thread()
+
+    def when_blocked() -> None:
+        wait_until_blocked(main)
+        assert main.ident is not None
+        signal.pthread_kill(main.ident, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, raise_it)
+    yield lambda: Spawned(when_blocked)
+    signal.signal(signal.SIGUSR1, before)

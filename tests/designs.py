@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,25 @@ class Clock:
         self.now += by
 
 
+class Brake:
+    """Holds up the processing of renamings, while it is armed, until it is let go."""
+
+    def __init__(self, bank: Bank) -> None:
+        self.reached, self.go = threading.Event(), threading.Event()
+        self.armed = False
+
+        @bank.rename.rule
+        def wait(a: Args[Account], owner: str) -> bool:
+            if self.armed:
+                self.reached.set()
+                assert self.go.wait(20)
+            return True
+
+
+class Interrupted(BaseException):
+    """As KeyboardInterrupt is raised by a signal, in whatever the main thread waits for."""
+
+
 class Spawned(threading.Thread):
     """A thread that keeps what its function returned or raised; `end` waits for it and fails when it hangs."""
 
@@ -127,6 +147,22 @@ class Spawned(threading.Thread):
         if self.error is not None:
             raise self.error
         return self.value
+
+
+def wait_until_blocked(thread: threading.Thread) -> None:
+    """Return once a thread stands still: it was seen at the same instruction many times, while others slept."""
+    seen: Any = None
+    times = 0
+    for _ in range(20_000):
+        time.sleep(0.001)
+        frame = sys._current_frames().get(thread.ident or 0)
+        assert frame is not None, "the thread has ended"
+        now = id(frame), frame.f_lasti
+        times = times + 1 if now == seen else 0
+        seen = now
+        if times == 20:
+            return
+    raise AssertionError("the thread does not stand still")
 
 
 def python_environment() -> dict[str, str]:

@@ -6,13 +6,12 @@ unmanaged calls. Random transactions, many in flight, are checked against a dict
 
 import asyncio
 import random
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from designs import TESTER, Account, Bank, Spawned
+from designs import TESTER, Account, Bank, Brake, Spawned
 
 import klerk
 from klerk import Args, Conflict, Context, Denied, FunctionFailed, JobRun, KlerkError, Rejected, User
@@ -207,21 +206,6 @@ def test_each_future_has_its_own_outcome(office: Office) -> None:
             else:
                 assert future.exception(20) is None
                 assert future.result().model.balance == 0
-
-
-class Brake:
-    """Holds up the processing of commands inside a rule until it is let go."""
-
-    def __init__(self, bank: Bank) -> None:
-        self.reached, self.go = threading.Event(), threading.Event()
-        self.armed = False
-
-        @bank.rename.rule
-        def wait(a: Args[Account], owner: str) -> bool:
-            if self.armed:
-                self.reached.set()
-                assert self.go.wait(20)
-            return True
 
 
 def test_waiting_for_a_future(office: Office) -> None:
