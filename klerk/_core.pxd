@@ -19,13 +19,10 @@ from klerk._table cimport ModelTable
 from klerk._waiting cimport ReadHold, Submission
 
 
-cpdef bytes key_of(int64_t number)
-
-
 cdef class Outcome:
     cdef readonly int64_t sequence
     cdef readonly object id
-    cdef readonly list changes
+    cdef readonly list _changes
     cdef readonly object jobs
     cdef readonly object context
     cdef object shown_by
@@ -44,7 +41,6 @@ cdef class Group:
     cdef readonly dict changed
     cdef readonly dict images
     cdef readonly list index_operations
-    cdef readonly list job_puts
     cdef readonly list notices
     cdef readonly list unmanaged
     cdef readonly int64_t first_sequence
@@ -104,6 +100,7 @@ cdef class Processor:
     cdef int run_effect(
         self, ClassPlan owner, Step step, Args a, tuple values, int64_t id, int depth
     ) except -1
+    cdef object existing(self, ClassPlan owner, object id)
     cdef object chosen_state(self, Block block, Args a, tuple values)
     cdef object own_draft(self, ClassPlan owner, object draft, Call call)
     cdef int check_draft(self, ClassPlan owner, object draft, object previous) except -1
@@ -118,9 +115,7 @@ cdef class Processor:
     cdef int delete(self, ClassPlan owner, object id, Args a, int depth) except -1
     cdef int check_deleted(self) except -1
     cdef int is_referenced(self, object id, RefField field) except -1
-    cdef bytes image(self, ClassPlan owner, object model)
     cdef object close_transaction(self, Group group, Submission submission, object concerned)
-    cdef int load(self, dict plans, bytes key, bytes stored) except -1
     cdef object encoded_jobs(self)
     cdef object results(self, Submission submission, object concerned, list changes, int64_t sequence)
     cdef Outcome outcome(self, object id, list changes, int64_t sequence)

@@ -7,10 +7,8 @@ Between two of those a sequence of statements is atomic; publishing a group call
 from inspect import isgenerator
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject_GenericSetAttr
-from libc.stdint cimport int64_t, uint8_t, uint16_t
-from libc.string cimport memcpy
+from libc.stdint cimport int64_t
 
 from klerk._dispatch cimport (
     COMMANDS,
@@ -36,6 +34,7 @@ from klerk._dispatch cimport (
     Timer,
     microseconds,
 )
+from klerk._image cimport image_of
 from klerk._table cimport IdSet, ModelTable
 from klerk._waiting cimport ReadHold, Submission
 
@@ -45,7 +44,6 @@ from klerk.errors import (
     ArgumentError,
     BrokenReference,
     Conflict,
-    Corrupted,
     Denied,
     FunctionFailed,
     InvalidValue,
@@ -61,27 +59,9 @@ from klerk.errors import (
 
 
 cdef Py_ssize_t GROUP_BYTES_MAX = limits.GROUP_BYTES_MAX
-cdef Py_ssize_t RECORD_BYTES_MAX = limits.RECORD_BYTES_MAX
 cdef int SECONDARY_DEPTH_MAX = limits.SECONDARY_DEPTH_MAX
 cdef Py_ssize_t TRANSACTION_COMMANDS_MAX = limits.TRANSACTION_COMMANDS_MAX
 cdef Py_ssize_t TRANSACTION_JOBS_MAX = limits.TRANSACTION_JOBS_MAX
-
-
-cdef packed struct Header:
-    uint8_t format
-    uint8_t flags
-    uint16_t class_code
-    uint16_t state_code
-    uint16_t reserved
-    int64_t version
-    int64_t created_us
-    int64_t updated_us
-    int64_t entered_us
-    int64_t due_us
-    int64_t fired_us
-
-
-IMAGE_FORMAT = 1
 
 
 # --- the loop -----------------------------------------------------------------------------------------
@@ -94,7 +74,6 @@ cdef class Outcome:
     Attributes:
         sequence: the transaction's place in the total order; 0 for one that was not kept.
         id: of the model that the command is about, as created or targeted; None when no model was created.
-        changes: pairs (before, after) of every changed model; None stands for "does not exist".
         jobs: the records of the jobs it created.
         context: the context it was handled in.
         shown_by: ``shown_by(context, model)`` gives a model as the context's actor may see it.
@@ -140,7 +119,6 @@ cdef class Group:
         self.changed = {}
         self.images = {}
         self.index_operations = []
-        self.job_puts = []
         self.notices = []
         self.unmanaged = []
 
@@ -391,12 +369,11 @@ cdef class Processor:
             id = self.next_id
             self.next_id += 1
             self.put(plan.owner, id, draft, plan.into, None, a)
-        for step in block.effects:
-            self.run_effect(plan.owner, step, a, values, 0 if id is None else id, depth)
-        if id is not None:
             state = plan.owner.states[plan.into.index]
             if state.enter is not None:
                 self.run_block(plan.owner, state.enter, a, values, id, depth + 1)
+        for step in block.effects:
+            self.run_effect(plan.owner, step, a, values, 0 if id is None else id, depth)
         return id
 
     cdef object found_target(self, EventPlan plan, object target):
@@ -517,7 +494,11 @@ cdef class Processor:
     cdef int run_effect(
         self, ClassPlan owner, Step step, Args a, tuple values, int64_t id, int depth
     ) except -1:
-        if not step.holds(a, values):
+        # A secondary command of an earlier effect may have changed or deleted the model.
+        model = self.working(id) if id else None
+        if model is not None:
+            a.current = model
+        if (model is None and step.kind == DELETE) or not step.holds(a, values):
             return 0
         if step.kind == COMMANDS:
             self.apply_list(step.call.run(a, values), False, depth + 1)
@@ -534,6 +515,13 @@ cdef class Processor:
         elif step.kind == DELETE:
             self.delete(owner, id, a, depth)
         return 0
+
+    cdef object existing(self, ClassPlan owner, object id):
+        """Return the working version of a model that a block goes on with."""
+        model = self.working(id)
+        if model is None:
+            raise Conflict(f"{owner.name} {id} was deleted by a command of its own exit block")
+        return model
 
     cdef object chosen_state(self, Block block, Args a, tuple values):
         """Return the state that the block's transition leads to, or None."""
@@ -581,7 +569,7 @@ cdef class Processor:
             kind = BrokenReference if broken else InvalidValue
             raise kind(f"{owner.name}: {listed(problems)}", problems=problems)
         for rule in owner.rules:
-            if not (<Rule>rule).call.run(draft, ()):
+            if not (<Rule>rule).call.ask_about(draft):
                 problems.append(Problem(code=rule.code, message=rule.message, path=rule.path))
         if problems:
             raise Rejected(listed(problems), problems=problems)
@@ -650,6 +638,7 @@ cdef class Processor:
         cdef StatePlan plan = owner.states[(<Meta>a.current._meta).state.index]
         if plan.exit is not None:
             self.run_block(owner, plan.exit, a, (), id, depth + 1)
+            a.current = self.existing(owner, id)
         if draft is None:
             draft = a.current.__copy__()
         self.put(owner, id, draft, state, a.current, a)
@@ -662,6 +651,7 @@ cdef class Processor:
         cdef StatePlan plan = owner.states[(<Meta>a.current._meta).state.index]
         if plan.exit is not None:
             self.run_block(owner, plan.exit, a, (), id, depth + 1)
+            a.current = self.existing(owner, id)
         if owner.indexes:
             self.reindex(owner, id, a.current, None)
         if id not in self.touched:
@@ -771,31 +761,6 @@ cdef class Processor:
                 return 1
         return 0
 
-    cdef bytes image(self, ClassPlan owner, object model):
-        """Return a model as it is stored: a fixed header, then its fields as MessagePack."""
-        cdef Header header
-        cdef Meta meta = model._meta
-        cdef bytes fields = self.encode(model)
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(fields)
-        cdef bytes image
-        if size > RECORD_BYTES_MAX:
-            raise LimitExceeded(f"{owner.name} {meta.id} takes {size} bytes, more than {RECORD_BYTES_MAX}")
-        header.format = IMAGE_FORMAT
-        header.flags = 0
-        header.class_code = owner.code
-        header.state_code = (<StatePlan>owner.states[meta.state.index]).code
-        header.reserved = 0
-        header.version = meta.version
-        header.created_us = meta.created_us
-        header.updated_us = meta.updated_us
-        header.entered_us = meta.entered_us
-        header.due_us = meta.due_us
-        header.fired_us = meta.fired_us
-        image = PyBytes_FromStringAndSize(NULL, sizeof(Header) + size)
-        memcpy(PyBytes_AS_STRING(image), &header, sizeof(Header))
-        memcpy(PyBytes_AS_STRING(image) + sizeof(Header), PyBytes_AS_STRING(fields), size)
-        return image
-
     cdef object close_transaction(self, Group group, Submission submission, object concerned):
         """Turn what the transaction did into its log record and images; nothing can fail after the first line
         that changes the group. Without a group (a dry run) nothing is kept."""
@@ -807,7 +772,7 @@ cdef class Processor:
         for id, before in self.touched.items():
             after = self.pending[id]
             if after is not None:
-                images.append((id, self.image(self.classes[type(after)], after)))
+                images.append((id, image_of(self.classes[type(after)], after, self.encode)))
             elif before is not None:
                 if deleted is None:
                     deleted = []
@@ -859,7 +824,7 @@ cdef class Processor:
         cdef Outcome outcome = self.outcome_class()
         outcome.sequence = sequence
         outcome.id = id
-        outcome.changes = changes
+        outcome._changes = changes
         outcome.jobs = self.jobs if self.jobs else NO_JOBS
         outcome.context = self.context
         outcome.shown_by = self.shown_by
@@ -884,120 +849,6 @@ cdef class Processor:
                 del self.pending[id]
         for index, operation in group.index_operations:
             index.publish(operation)
-
-    def load_all(self, rows, dict plans not None, progress):
-        """Put stored models into the published table.
-
-        Parameters:
-            rows: pairs of key and stored model.
-            plans: class plans by their code.
-            progress: called now and then with how many were loaded.
-
-        Raises:
-            Corrupted: one cannot be read.
-        """
-        cdef int64_t count = 0
-        for key, stored in rows:
-            if count & 4095 == 0:
-                progress(count)
-            count += 1
-            try:
-                self.load(plans, key, stored)
-            except KlerkError:
-                raise
-            except Exception as error:
-                raise Corrupted(f"model {int.from_bytes(key, 'big')} cannot be read: {error!r}") from error
-
-    cdef int load(self, dict plans, bytes key, bytes stored) except -1:
-        cdef Header header
-        cdef ClassPlan owner
-        cdef StatePlan state
-        cdef Meta meta = Meta.__new__(Meta)
-        read_header(stored, &header)
-        owner = plans[header.class_code]
-        state = owner.state_of_code(header.state_code)
-        model = owner.decode(
-            PyBytes_FromStringAndSize(
-                PyBytes_AS_STRING(stored) + sizeof(Header),
-                PyBytes_GET_SIZE(stored) - <Py_ssize_t>sizeof(Header),
-            )
-        )
-        meta.id = id_of(key)
-        meta.state = state.state
-        meta.version = header.version
-        meta.created_us = header.created_us
-        meta.updated_us = header.updated_us
-        meta.entered_us = header.entered_us
-        meta.due_us = header.due_us
-        meta.fired_us = header.fired_us
-        PyObject_GenericSetAttr(model, "_meta", meta)
-        self.table.put(meta.id, model)
-        owner.ids.add(meta.id)
-        state.ids.add(meta.id)
-        for field in owner.references:
-            (<RefField>field).publish(meta.id, None, model)
-        for index in owner.indexes:
-            index.load(meta.id, model)
-        return 0
-
-
-cdef int read_header(bytes stored, Header* header) except -1:
-    """Read the header of a stored model, or raise `ValueError`."""
-    if PyBytes_GET_SIZE(stored) < <Py_ssize_t>sizeof(Header):
-        raise ValueError("it is too short")
-    memcpy(header, PyBytes_AS_STRING(stored), sizeof(Header))
-    if header.format != IMAGE_FORMAT:
-        raise ValueError(f"it has format {header.format}, expected {IMAGE_FORMAT}")
-    return 0
-
-
-cdef int64_t id_of(bytes key) except -1:
-    """Return the id that `key_of` made a key of."""
-    cdef int64_t id = 0
-    cdef uint8_t* at = <uint8_t*>PyBytes_AS_STRING(key)
-    cdef int i
-    if PyBytes_GET_SIZE(key) != 8:
-        raise ValueError("its key is not that of a model")
-    for i in range(8):
-        id = (id << 8) | at[i]
-    return id
-
-
-def without_meta(value):
-    """Encode as nothing what is in a model's header: the hook for what msgspec does not know."""
-    if type(value) is not Meta:
-        raise TypeError(f"a {type(value).__name__} cannot be stored")
-    return None
-
-
-def model_puts(int family, dict images not None):
-    """Return the puts (family, key, image) and deletes (family, key) that store the images of a group."""
-    cdef list puts = [], deletes = []
-    for id, image in images.items():
-        if image is None:
-            deletes.append((family, key_of(id)))
-        else:
-            puts.append((family, key_of(id), image))
-    return puts, deletes
-
-
-cpdef bytes key_of(int64_t number):
-    """Return an id or sequence as a key of 8 bytes that sorts as the number does."""
-    cdef bytes key = PyBytes_FromStringAndSize(NULL, 8)
-    cdef uint8_t* at = <uint8_t*>PyBytes_AS_STRING(key)
-    cdef int i
-    for i in range(8):
-        at[7 - i] = number & 0xFF
-        number >>= 8
-    return key
-
-
-def class_code_of(bytes stored not None):
-    """Return the class code in the header of a stored model, or raise `ValueError`."""
-    cdef Header header
-    read_header(stored, &header)
-    return header.class_code
-
 
 # --- reading ------------------------------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ import threading
 from typing import Any
 
 from klerk import limits
-from klerk._core import Group, key_of, model_puts
+from klerk._core import Group
+from klerk._image import key_of, model_puts
 from klerk.codec import APPLIED_KEY, job_puts
 from klerk.errors import StorageError
 from klerk.jobs import JobRecord

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from klerk._core import Group, key_of, without_meta
+from klerk._core import Group
+from klerk._image import key_of, without_meta
 from klerk.app import Spec
 from klerk.errors import Corrupted, SchemaChanged
 from klerk.field_types import FieldType

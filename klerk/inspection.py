@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from klerk._core import class_code_of
+from klerk._image import class_code_of
 from klerk.codec import CATALOG_KEY, GENESIS, number_of, read_catalog, read_job, read_record
 from klerk.errors import Corrupted
 from klerk.recovery import ProgressLine, verify_log

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from klerk import limits
-from klerk._core import key_of
+from klerk._image import key_of, load_models
 from klerk.app import Spec
 from klerk.checkpointer import apply
 from klerk.codec import (
@@ -195,7 +195,7 @@ def _load_models(storage: Storage, program: Program, progress: Progress) -> None
     def tell(count: int) -> None:
         progress("loading models", count, total)
 
-    program.processor.load_all(storage.scan(Family.MODELS), program.plan_of_code, tell)
+    load_models(program.table, storage.scan(Family.MODELS), program.plan_of_code, tell)
 
 
 def _load_jobs(storage: Storage, recovered: Recovered, progress: Progress) -> None:

@@ -22,6 +22,7 @@ LAYERS = [
     "_waiting",
     "_table",
     "_dispatch",
+    "_image",
     "_core",
     "values",
     "field_types",

@@ -1,0 +1,20 @@
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from klerk._dispatch import ClassPlan
+from klerk._table import ModelTable
+
+IMAGE_FORMAT: Final[int]
+
+def key_of(number: int) -> bytes: ...
+def without_meta(value: object) -> None: ...
+def model_puts(
+    family: int, images: dict[int, bytes | None]
+) -> tuple[list[tuple[int, bytes, bytes]], list[tuple[int, bytes]]]: ...
+def class_code_of(stored: bytes) -> int: ...
+def load_models(
+    table: ModelTable,
+    rows: Iterable[tuple[bytes, bytes]],
+    plans: dict[int, ClassPlan],
+    progress: Callable[[int], object],
+) -> None: ...
