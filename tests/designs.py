@@ -1,10 +1,11 @@
-"""What several tests share: a bank whose rules permit everything, a clock to be set, and Python in a process of its own."""
+"""What several tests share: a bank that permits everything, a clock to be set, Python in its own process."""
 
 import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ class Interrupted(BaseException):
 
 
 class Spawned(threading.Thread):
-    """A thread that keeps what its function returned or raised; `end` waits for it and fails when it hangs."""
+    """A thread that keeps what its function returned or raised; `end` waits for it and fails if it hangs."""
 
     def __init__(self, function: Any, *args: Any) -> None:
         super().__init__(daemon=True)
@@ -149,8 +150,16 @@ class Spawned(threading.Thread):
         return self.value
 
 
+def eventually(condition: Callable[[], object], timeout_s: float = 20) -> None:
+    """Return once a condition holds; what makes it hold goes on in other threads."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.002)
+
+
 def wait_until_blocked(thread: threading.Thread) -> None:
-    """Return once a thread stands still: it was seen at the same instruction many times, while others slept."""
+    """Return once a thread stands still: it was seen at the same instruction again and again."""
     seen: Any = None
     times = 0
     for _ in range(20_000):

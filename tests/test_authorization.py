@@ -84,7 +84,8 @@ def is_staff(a: Args) -> bool:
 def fill(register: Register, k: klerk.Klerk) -> list[Any]:
     """Enter two people and a note on behalf of the system, which no rule is asked about; return their ids."""
     commands = [
-        register.enter("Eve", "eve@x", 10, "ada"), register.enter("Joe", "joe@x", 20, "bob"), register.write("hello"),
+        register.enter("Eve", "eve@x", 10, "ada"), register.enter("Joe", "joe@x", 20, "bob"),
+        register.write("hello"),
     ]  # fmt: skip
     return [result.id for result in k.handle_all(commands, SYSTEM)]
 
@@ -342,7 +343,11 @@ def test_a_masked_key_finds_nothing(register: Register) -> None:
     with register.app.open() as k:
         fill(register, k)
         with k.read(BOB) as r:
-            for view in (register.by_email("eve@x"), register.by_lower_name("eve"), register.by_email(MASKED)):
+            for view in (
+                register.by_email("eve@x"),
+                register.by_lower_name("eve"),
+                register.by_email(MASKED),
+            ):
                 assert r.list(view) == []
                 assert r.first(view) is None
                 assert (r.count(view), r.exists(view)) == (0, False)
@@ -424,7 +429,12 @@ def test_field_rules_may_ask_for_the_field(register: Register) -> None:
         for _ in range(2):
             with k.read(BOB) as r:
                 assert r.get(eve).as_dict() == {"name": "Eve", "email": MASKED, "salary": 10, "owner": MASKED}
-                assert r.get(joe).as_dict() == {"name": "Joe", "email": MASKED, "salary": MASKED, "owner": MASKED}
+                assert r.get(joe).as_dict() == {
+                    "name": "Joe",
+                    "email": MASKED,
+                    "salary": MASKED,
+                    "owner": MASKED,
+                }
                 assert r.get(note).text is MASKED
 
 

@@ -64,13 +64,23 @@ class Log:
 
         for state in (self.a, self.b, self.c, self.d):
             state.on(drop).delete()
+
         # Every state can be reached and left, so that the design is complete before a test adds to it.
         @pages.event(self.a, self.b, self.c, self.d)
         def turn(a: Args[Page]) -> None: ...
 
-        for state, following in zip((self.a, self.b, self.c, self.d), (self.b, self.c, self.d, self.a), strict=True):
+        for state, following in zip(
+            (self.a, self.b, self.c, self.d), (self.b, self.c, self.d, self.a), strict=True
+        ):
             state.on(turn).to(following)
-        self.make, self.go, self.note, self.set_key, self.drop, self.turn = make, go, note, set_key, drop, turn
+        self.make, self.go, self.note, self.set_key, self.drop, self.turn = (
+            make,
+            go,
+            note,
+            set_key,
+            drop,
+            turn,
+        )
 
     def only(self, k: klerk.Klerk) -> Page:
         with k.read(TESTER) as r:
@@ -107,8 +117,10 @@ def test_create_and_event(log: Log) -> None:
 
 
 def test_order_within_an_event(log: Log) -> None:
-    """Updates, then exit, then the new state, then enter, then commands, whatever the order of declaration."""
-    log.a.on(log.go).commands(lambda a: log.note(a.model.meta.id, f"command in {a.model.meta.state}")).to(log.b)
+    """Updates, then exit, then the new state, then enter, then commands, in whatever order declared."""
+    log.a.on(log.go).commands(lambda a: log.note(a.model.meta.id, f"command in {a.model.meta.state}")).to(
+        log.b
+    )
     log.a.on(log.go).update(mark("update"))
     log.a.on_exit.update(lambda a: a.model.replace(trace=(*a.model.trace, f"exit {a.model.meta.state}")))
     log.b.on_enter.update(lambda a: a.model.replace(trace=(*a.model.trace, f"enter {a.model.meta.state}")))
@@ -146,7 +158,11 @@ def test_an_event_without_an_update_changes_nothing_but_the_state(log: Log) -> N
 @pytest.mark.parametrize(("size", "state"), [(1, "b"), (2, "c"), (3, "d"), (0, "a")])
 def test_to_when(log: Log, size: int, state: str) -> None:
     log.a.on(log.go).to_when(
-        {(lambda a, size: size == 1): log.b, (lambda a, size: size in (1, 2)): log.c, (lambda a: a.model.size == 3): log.d}
+        {
+            (lambda a, size: size == 1): log.b,
+            (lambda a, size: size in (1, 2)): log.c,
+            (lambda a: a.model.size == 3): log.d,
+        }
     )
     with log.app.open() as k:
         id = k.handle(log.make(3 if size == 3 else 0), TESTER).id
@@ -266,7 +282,9 @@ def test_secondary_commands_need_no_permission_of_their_own() -> None:
 
 def test_a_secondary_command_changes_the_model_itself(log: Log) -> None:
     """What a block does after its commands builds on what they did: nothing is lost, and the index agrees."""
-    log.a.on(log.go).commands(lambda a: log.set_key(a.model.meta.id, "new")).delete(when=lambda a, size: size == 1)
+    log.a.on(log.go).commands(lambda a: log.set_key(a.model.meta.id, "new")).delete(
+        when=lambda a, size: size == 1
+    )
     with log.app.open() as k:
         id = k.handle(log.make(0, "old"), TESTER).id
         k.handle(log.go(id, 0), TESTER)
@@ -303,7 +321,9 @@ def test_a_command_on_exit_is_not_undone_by_the_transition(log: Log) -> None:
 
 
 def test_a_command_of_a_create_event_is_not_undone_on_enter(log: Log) -> None:
-    log.make.commands(lambda a: log.set_key(a.model.meta.id, "renamed"), when=lambda a: a.model.key == "first")
+    log.make.commands(
+        lambda a: log.set_key(a.model.meta.id, "renamed"), when=lambda a: a.model.key == "first"
+    )
     log.a.on_enter.update(mark("enter"))
     with log.app.open() as k:
         id = k.handle(log.make(0, "first"), TESTER).id
@@ -376,7 +396,9 @@ def test_a_create_event_that_makes_nothing(log: Log) -> None:
 
 def test_unmanaged_jobs_see_the_model_as_it_was_committed(log: Log) -> None:
     calls: list[Any] = []
-    log.a.on(log.go).unmanaged_job(lambda a: calls.append((a.model.trace, a.context.actor.id, a.parameters, a.now)))
+    log.a.on(log.go).unmanaged_job(
+        lambda a: calls.append((a.model.trace, a.context.actor.id, a.parameters, a.now))
+    )
     with log.app.open() as k:
         id = k.handle(log.make(), TESTER).id
         k.handle(log.go(id, 5), TESTER.at(NOON))
@@ -595,7 +617,11 @@ def test_a_unique_key(bank: Bank) -> None:
         k.handle(bank.remove(ada), TESTER)
         new = k.handle(bank.enter("Eve"), TESTER).id
         with k.read(TESTER) as r:
-            assert [r.find(bank.by_owner, name) for name in ("Ada", "Bob", "Eve")] == [r.get(bob), None, r.get(new)]
+            assert [r.find(bank.by_owner, name) for name in ("Ada", "Bob", "Eve")] == [
+                r.get(bob),
+                None,
+                r.get(new),
+            ]
 
 
 def test_a_unique_key_within_one_transaction(bank: Bank) -> None:
@@ -625,7 +651,9 @@ def test_a_model_that_is_referred_to_cannot_be_deleted(bank: Bank) -> None:
     with bank.app.open() as k:
         ada = k.handle(bank.enter("Ada"), TESTER).id
         bob = k.handle(bank.enter("Bob", 0, ada), TESTER).id
-        with pytest.raises(Conflict, match=f"Account {ada} cannot be deleted: a Account refers to it in 'guarantor'"):
+        with pytest.raises(
+            Conflict, match=f"Account {ada} cannot be deleted: a Account refers to it in 'guarantor'"
+        ):
             k.handle(bank.remove(ada), TESTER)
         with pytest.raises(Conflict):
             k.handle_all([bank.remove(ada), bank.enter("Eve")], TESTER)

@@ -45,7 +45,7 @@ def mistake(code: str) -> Callable[[Callable[[App], object]], Callable[[App], ob
 
 
 def items_of(app: App) -> tuple[Any, Any, Any]:
-    """Declare a machine without mistakes: two states, a create event, and one way from the first to the second."""
+    """Declare a machine without mistakes: two states, a create event, and a way from one to the other."""
     items = app.machine(Item)
     new, old = items.states("new", "old", final=("old",))
 
@@ -302,7 +302,7 @@ def into_a_state_of_another_machine(app: App) -> None:
 
 @mistake("K009")
 def event_in_a_state_of_another_machine(app: App) -> None:
-    items, new, _ = items_of(app)
+    items, _, _ = items_of(app)
     (there,) = app.machine(Other).states("there")
     items.event(there)(lambda a: None)  # here
 
@@ -485,14 +485,18 @@ def marked_line(function: Callable[[App], object]) -> int:
 
 @pytest.mark.parametrize(
     ("code", "case"),
-    [pytest.param(code, case, id=f"{code}-{case.__name__}") for code, cases in CASES.items() for case in cases],
+    [
+        pytest.param(code, case, id=f"{code}-{case.__name__}")
+        for code, cases in CASES.items()
+        for case in cases
+    ],
 )
 def test_mistake_is_found(
     code: str, case: Callable[[App], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     app = App("wrong")
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError) as caught:  # noqa: PT012  (either of the two)
         case(app)
         app.open(tmp_path / "store")
     error = caught.value
@@ -547,7 +551,7 @@ def test_a_design_that_failed_can_be_mended() -> None:
     items, new, _ = items_of(app)
     (stuck,) = items.states("stuck")
     new.after(timedelta(1)).to(stuck)
-    with pytest.raises(ConfigError, match="K012: Item.stuck can never be left"):
+    with pytest.raises(ConfigError, match=r"K012: Item\.stuck can never be left"):
         app.open()
     stuck.after(timedelta(1)).to(new)
     app.open().close()

@@ -1,7 +1,7 @@
-"""What the documentation shows is what happens: the example and every Python block of the README run as they stand.
+"""What the documentation shows is what happens: the example and every Python block of the README are run.
 
-Each runs in a process of its own, in an empty directory, with warnings as errors. What a README block prints is
-compared with the text block that follows it directly.
+Each runs in a process of its own, in an empty directory, with warnings as errors. What a README block prints
+is compared with the text block that follows it directly.
 """
 
 import re
@@ -12,7 +12,9 @@ from designs import run_python
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "library.py"
-BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\s*^```text\n(?P<output>.*?)^```$)?", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"^```python\n(?P<code>.*?)^```\n(?:\s*^```text\n(?P<output>.*?)^```$)?", re.MULTILINE | re.DOTALL
+)
 
 
 def readme_blocks() -> list[tuple[str, str | None]]:

@@ -1,8 +1,8 @@
 """The read-write lock: many readers or one writer, in the order of arrival, for threads and asyncio alike.
 
-Internal, because through the public API only the engine's two threads ever write. That a writer waits is known
-when its warning is called; that a task waits, when the loop has turned once after it started. No test depends
-on how long anything takes.
+Internal, because through the public API only the engine's two threads ever write. That a writer waits is
+known when its warning is called; that a task waits, when the loop has turned once after it started. No test
+depends on how long anything takes.
 """
 
 import asyncio

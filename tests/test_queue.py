@@ -1,7 +1,7 @@
 """The commit queue is bounded: whoever comes when it is full waits for room, in the order of arrival.
 
-Through the public API: a rule holds up the one transaction that is being processed, so that the queue behind it
-can be filled to the last place.
+Through the public API: a rule holds up the one transaction that is being processed, so that the queue behind
+it can be filled to the last place.
 """
 
 import asyncio
@@ -53,7 +53,9 @@ def test_nobody_waits_while_there_is_room(full: FullQueue) -> None:
 
 @pytest.mark.parametrize("timeout", [0, 0.01])
 def test_a_full_queue_is_an_error_after_a_while(full: FullQueue, timeout: float) -> None:
-    with pytest.raises(QueueFull, match=f"no room in the queue of {LENGTH} commands after {timeout}") as caught:
+    with pytest.raises(
+        QueueFull, match=f"no room in the queue of {LENGTH} commands after {timeout}"
+    ) as caught:
         full.k.submit(full.deposit(100), TESTER, timeout=timeout)
     assert isinstance(caught.value, TimeoutError)
     assert caught.value.status == 503

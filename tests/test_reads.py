@@ -24,7 +24,9 @@ def bank() -> Bank:
 
 
 def fill(bank: Bank, k: klerk.Klerk) -> list[Any]:
-    return [r.id for r in k.handle_all([bank.enter("Ada", 1), bank.enter("Bob", 2), bank.enter("Eve", 1)], TESTER)]
+    return [
+        r.id for r in k.handle_all([bank.enter("Ada", 1), bank.enter("Bob", 2), bank.enter("Eve", 1)], TESTER)
+    ]
 
 
 # --- what can be asked --------------------------------------------------------------------------------
@@ -113,7 +115,13 @@ def test_functions_read_the_working_state(bank: Bank) -> None:
     with bank.app.open() as k:
         ada, bob, eve = fill(bank, k)
         k.handle_all(
-            [bank.close(bob), bank.enter("Joe", 9), bank.rename(bob, "Bo"), bank.remove(eve), bank.deposit(ada, 1)],
+            [
+                bank.close(bob),
+                bank.enter("Joe", 9),
+                bank.rename(bob, "Bo"),
+                bank.remove(eve),
+                bank.deposit(ada, 1),
+            ],
             TESTER,
         )
         assert seen == [(3, 2, ["Bo"], ["Ada"], True, 9, None, "Ada")]
@@ -153,8 +161,8 @@ def table() -> tuple[App, Any, Any]:
     @rows.create(into=there)
     def empty(a: Args) -> Row:
         return Row(
-            whole=-(2**63), real=0.1, flag=True, when=MICRO, day=date(1, 1, 1), span=timedelta(microseconds=-1),
-            exact=Decimal("0.5"),
+            whole=-(2**63), real=0.1, flag=True, when=MICRO, day=date(1, 1, 1),
+            span=timedelta(microseconds=-1), exact=Decimal("0.5"),
         )  # fmt: skip
 
     @rows.create(into=there)
@@ -162,8 +170,8 @@ def table() -> tuple[App, Any, Any]:
         return Row(
             whole=2**63 - 1, real=-1e300, flag=False, when=datetime.min.replace(tzinfo=UTC), day=date.max,
             span=timedelta(days=9), exact=Decimal(-2), next=next, whole_or_none=3, real_or_none=0.25,
-            flag_or_none=True, when_or_none=MICRO, day_or_none=date(2024, 2, 29), span_or_none=timedelta(hours=1),
-            exact_or_none=Decimal("1.5"),
+            flag_or_none=True, when_or_none=MICRO, day_or_none=date(2024, 2, 29),
+            span_or_none=timedelta(hours=1), exact_or_none=Decimal("1.5"),
         )  # fmt: skip
 
     return app, rows, (empty, full)
@@ -174,7 +182,11 @@ COLUMNS: list[tuple[str, str, list[Any]]] = [
     ("whole", "int64", [-(2**63), 2**63 - 1]),
     ("real", "float64", [0.1, -1e300]),
     ("flag", "bool", [True, False]),
-    ("when", "datetime64[us]", [np.datetime64("2024-02-29T01:02:03.456789"), np.datetime64("0001-01-01T00:00:00")]),
+    (
+        "when",
+        "datetime64[us]",
+        [np.datetime64("2024-02-29T01:02:03.456789"), np.datetime64("0001-01-01T00:00:00")],
+    ),
     ("day", "datetime64[D]", [np.datetime64("0001-01-01"), np.datetime64("9999-12-31")]),
     ("span", "timedelta64[us]", [np.timedelta64(-1, "us"), np.timedelta64(9 * 86_400_000_000, "us")]),
     ("exact", "float64", [0.5, -2.0]),
@@ -230,7 +242,7 @@ def test_columns_that_are_none() -> None:
     with app.open() as k:
         k.handle(empty(), TESTER)
         with k.read(TESTER) as r:
-            with pytest.raises(ArgumentError, match="the field 'text'.* is neither a number nor a time"):
+            with pytest.raises(ArgumentError, match=r"the field 'text'.* is neither a number nor a time"):
                 r.columns(rows, "text")
             with pytest.raises(ArgumentError, match="Row has no field 'size'"):
                 r.columns(rows, "whole", "size")
@@ -260,8 +272,9 @@ def test_nothing_can_be_read_outside_of_the_block(bank: Bank) -> None:
         for _ in range(2):
             for read in (
                 lambda r: r.get(ada), lambda r: r.find(ada), lambda r: r.find(bank.by_owner, "Ada"),
-                lambda r: r.list(bank.accounts), lambda r: r.first(bank.active), lambda r: r.count(bank.active),
-                lambda r: r.exists(bank.active), lambda r: r.columns(bank.accounts, "balance"),
+                lambda r: r.list(bank.accounts), lambda r: r.first(bank.active),
+                lambda r: r.count(bank.active), lambda r: r.exists(bank.active),
+                lambda r: r.columns(bank.accounts, "balance"),
             ):  # fmt: skip
                 with pytest.raises(ReaderClosed, match="holds no lock"):
                     read(reader)
@@ -403,9 +416,8 @@ async def test_a_blocking_command_while_another_task_reads_is_refused(bank: Bank
 async def test_the_lock_is_given_back_when_the_block_fails(bank: Bank) -> None:
     with bank.app.open() as k:
         ada, *_ = fill(bank, k)
-        with pytest.raises(ZeroDivisionError):
-            with k.read(TESTER) as r:
-                _ = r.get(ada).balance // 0
+        with pytest.raises(ZeroDivisionError), k.read(TESTER) as r:
+            _ = r.get(ada).balance // 0
         with pytest.raises(ZeroDivisionError):
             async with k.aio.read(TESTER) as r:
                 _ = r.get(ada).balance // 0

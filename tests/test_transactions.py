@@ -55,7 +55,9 @@ def office() -> Office:
 STRANGER = Context(User("stranger"))
 
 
-def refused_transactions(office: Office, ada: Any) -> dict[str, tuple[Callable[[klerk.Klerk], object], type[KlerkError]]]:
+def refused_transactions(
+    office: Office, ada: Any
+) -> dict[str, tuple[Callable[[klerk.Klerk], object], type[KlerkError]]]:
     def raising(a: Args) -> Iterator[Any]:
         yield office.enter("Bob", 1)
         raise ZeroDivisionError
@@ -218,7 +220,7 @@ def test_waiting_for_a_future(office: Office) -> None:
         called: list[Any] = []
         future.add_done_callback(called.append)
         assert not future.done()
-        with pytest.raises(TimeoutError, match="no outcome after 0.01 s"):
+        with pytest.raises(TimeoutError, match=r"no outcome after 0\.01 s"):
             future.result(timeout=0.01)
         with pytest.raises(TimeoutError):
             future.exception(timeout=0)
@@ -337,10 +339,10 @@ def random_transaction(bank: Bank, rng: random.Random, ids: list[Any]) -> list[A
 
 
 def test_random_transactions_agree_with_their_results(rng: random.Random, tmp_path: Path) -> None:
-    """The results of what was accepted, applied to a dictionary in order, give what is read; so do the indexes.
+    """The results of what was accepted, applied to a dictionary in order, give what is read, indexes too.
 
-    Many are in flight, and syncing takes a while, so that groups are processed before the ones before them are
-    published.
+    Many are in flight, and syncing takes a while, so that groups are processed before the ones before them
+    are published.
     """
     bank = Bank()
     with bank.app.open(tmp_path / "store") as k:
@@ -348,9 +350,7 @@ def test_random_transactions_agree_with_their_results(rng: random.Random, tmp_pa
         expected: dict[int, Account] = {}
         for _ in range(60):
             ids = list(range(1, 9)) + list(expected)[-8:]
-            futures = [
-                k.submit(random_transaction(bank, rng, ids)[0], TESTER) for _ in range(40)
-            ]
+            futures = [k.submit(random_transaction(bank, rng, ids)[0], TESTER) for _ in range(40)]
             for future in futures:
                 error = future.exception(20)
                 if error is not None:
@@ -389,7 +389,9 @@ def test_random_lists_from_many_threads_agree_with_their_results(rng: random.Ran
         expected: dict[int, Account] = {}
         for result in sorted(done, key=lambda result: result.sequence):
             apply_changes(expected, result)
-        assert [result.sequence for result in sorted(done, key=lambda r: r.sequence)] == list(range(1, k.sequence + 1))
+        assert [result.sequence for result in sorted(done, key=lambda r: r.sequence)] == list(
+            range(1, k.sequence + 1)
+        )
         assert len(done) > 50
         check_against(bank, k, expected)
 
@@ -408,7 +410,9 @@ def check_against(bank: Bank, k: klerk.Klerk, expected: dict[int, Account]) -> N
     with k.read(TESTER) as r:
         assert list(r.list(bank.accounts)) == [expected[id] for id in sorted(expected)]
         for state in (bank.active, bank.closed):
-            assert [m.meta.id for m in r.list(state)] == sorted(i for i, m in expected.items() if m.meta.state is state)
+            assert [m.meta.id for m in r.list(state)] == sorted(
+                i for i, m in expected.items() if m.meta.state is state
+            )
         owners = {m.owner: m for m in expected.values()}
         assert len(owners) == len(expected)
         for owner in "ABCDEF":

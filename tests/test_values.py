@@ -230,7 +230,11 @@ REFUSED: list[tuple[Any, Any, list[tuple[str, str, str]]]] = [
         [("value[1]", "too_large", "at most 5"), ("value[2]", "wrong_type", "a whole number, got str")],
     ),
     (Point, {"x": 1}, [("value", "wrong_type", "expected a Point, got dict")]),
-    (Point, Point(6, "a"), [("value.x", "too_large", "at most 5"), ("value.label", "too_short", "at least 2")]),
+    (
+        Point,
+        Point(6, "a"),
+        [("value.x", "too_large", "at most 5"), ("value.label", "too_short", "at least 2")],
+    ),
     (
         Line,
         Line((Point(0), Point(9, "a")), "red"),  # type: ignore[arg-type]
