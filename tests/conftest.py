@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from designs import Interrupted, Spawned, wait_until_blocked
 from hypothesis import settings
 
 SEED_VARIABLE = "KLERK_TEST_SEED"
@@ -44,6 +43,9 @@ def interrupt() -> Iterator[Callable[[], object]]:
     """A function that raises `designs.Interrupted` in the main thread as soon as that waits."""
     if sys.platform == "win32":
         pytest.skip("a thread cannot be sent a signal")
+
+    # Imported here, because tests that only parse the source do without the compiled package.
+    from designs import Interrupted, Spawned, wait_until_blocked
 
     def raise_it(*_: object) -> None:
         raise Interrupted
