@@ -1,6 +1,7 @@
 """Klerk: an in-process framework in place of a database and a business-logic layer."""
 
 from klerk._version import __version__
+from klerk.aio import AioKlerk
 from klerk.commands import Actor, Anonymous, Args, Command, Context, Result, System, User
 from klerk.declared import Index, View
 from klerk.errors import (
@@ -35,7 +36,7 @@ from klerk.errors import (
 )
 from klerk.job_run import JobRun
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
-from klerk.klerk import AioKlerk, App, Klerk
+from klerk.klerk import App, Klerk
 from klerk.machine import CreateEvent, Event, Machine, State
 from klerk.reader import Reader
 from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text

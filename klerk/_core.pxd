@@ -14,9 +14,13 @@ from klerk._dispatch cimport (
     RefField,
     StatePlan,
     Step,
+    Timer,
 )
 from klerk._table cimport ModelTable
 from klerk._waiting cimport ReadHold, Submission
+
+
+cpdef int64_t id_or_zero(object ref) except -1
 
 
 cdef class Outcome:
@@ -108,6 +112,7 @@ cdef class Processor:
         self, ClassPlan owner, object id, object draft, object state, object previous, Args a
     ) except -1
     cdef int64_t next_due(self, StatePlan plan, Args a, Meta meta) except? -1
+    cdef int64_t due_of(self, Timer timer, Args a, Meta meta) except? -1
     cdef int reindex(self, ClassPlan owner, object id, object old, object new) except -1
     cdef int transition(
         self, ClassPlan owner, int64_t id, object draft, object state, Args a, int depth

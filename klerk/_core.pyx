@@ -4,7 +4,10 @@ Everything here runs under the interpreter lock, which changes hands only inside
 Between two of those a sequence of statements is atomic; publishing a group calls none of them.
 """
 
+from collections.abc import Iterable
+from datetime import datetime
 from inspect import isgenerator
+from operator import index
 
 cimport cython
 from cpython.object cimport PyObject_GenericSetAttr
@@ -269,6 +272,11 @@ cdef class Processor:
             return [self.apply(commands, authorize, depth)]
         if isgenerator(commands):
             return self.apply_generator(commands, authorize, depth)
+        if not isinstance(commands, Iterable):
+            raise ArgumentError(
+                f"expected commands, got {type(commands).__name__}",
+                hint="Return a command, a list of them, or None.",
+            )
         for command in commands:
             if type(command) is not Command:
                 raise ArgumentError(
@@ -343,7 +351,7 @@ cdef class Processor:
             self.obey(plan.rules, a, values)
             id = self.create(plan, a, values, depth)
         else:
-            id = command.target
+            id = (<Meta>a.current._meta).id
             state = (<Meta>a.current._meta).state
             block = plan.blocks[state.index]
             if block is None:
@@ -377,7 +385,7 @@ cdef class Processor:
         return id
 
     cdef object found_target(self, EventPlan plan, object target):
-        model = self.working(target) if type(target) is int and 0 < target < 2**63 else None
+        model = self.working(id_or_zero(target))
         if model is None or type(model) is not plan.owner.model_class:
             raise NotFound(f"there is no {plan.owner.name} {target!r}")
         return model
@@ -399,6 +407,7 @@ cdef class Processor:
         cdef Check check
         cdef Py_ssize_t i
         cdef list problems = None
+        cdef Py_ssize_t wrong
         cdef bint fits = True
         for i in range(len(checks)):
             check = checks[i]
@@ -413,16 +422,16 @@ cdef class Processor:
                     for check, value in zip(checks, values)
                 ]
             )
-            if problems:
-                raise InvalidValue(f"{what}: {listed(problems)}", problems=problems)
+        wrong = 0 if problems is None else len(problems)
         for i in range(len(checks)):
             check = checks[i]
-            if check.kind == REF or check.nested is not None:
+            if (check.kind == REF or check.nested is not None) and (fits or check.accepts(values[i])):
                 if problems is None:
                     problems = []
                 self.check_reference(check, values[i], problems)
         if problems:
-            raise BrokenReference(f"{what}: {listed(problems)}", problems=problems)
+            kind = InvalidValue if wrong else BrokenReference
+            raise kind(f"{what}: {listed(problems)}", problems=problems)
         return values
 
     cdef int check_reference(self, Check check, object value, list problems) except -1:
@@ -430,7 +439,7 @@ cdef class Processor:
         if value is None:
             return 0
         for id, target in ((value, check.target),) if check.kind == REF else check.nested(value):
-            model = self.working(id) if 0 < id < 2**63 else None
+            model = self.working(id_or_zero(id))
             if model is None or type(model) is not target:
                 text = f"there is no {target.__name__} {id}"
                 problems.append(Problem(code="broken_reference", message=text, path=check.name))
@@ -611,18 +620,24 @@ cdef class Processor:
     cdef int64_t next_due(self, StatePlan plan, Args a, Meta meta) except? -1:
         """Return when the next timer of a state that has not fired is due, or 0."""
         cdef int64_t due, first = 0
-        cdef Timer timer
         for timer in plan.timers:
-            if timer.due is None:
-                due = meta.entered_us + timer.delay_us
-            else:
-                moment = timer.due.run(a, ())
-                if moment is None:
-                    continue
-                due = microseconds(moment)
+            due = self.due_of(timer, a, meta)
             if due > meta.fired_us and (first == 0 or due < first):
                 first = due
         return first
+
+    cdef int64_t due_of(self, Timer timer, Args a, Meta meta) except? -1:
+        """Return when a timer is due, in microseconds, at least 1 however long ago; 0 for never."""
+        if timer.due is None:
+            return meta.entered_us + timer.delay_us
+        moment = timer.due.run(a, ())
+        if moment is None:
+            return 0
+        if not isinstance(moment, datetime) or moment.tzinfo is None:
+            raise FunctionFailed(
+                f"{described(timer.due.function)} returned {moment!r}, expected an aware datetime or None"
+            )
+        return max(1, microseconds(moment))
 
     cdef int reindex(self, ClassPlan owner, object id, object old, object new) except -1:
         for index in owner.indexes:
@@ -716,11 +731,7 @@ cdef class Processor:
         a.current = model
         fired = []
         for timer in (<StatePlan>owner.states[meta.state.index]).timers:
-            if timer.due is None:
-                due = meta.entered_us + timer.delay_us
-            else:
-                moment = timer.due.run(a, ())
-                due = 0 if moment is None else microseconds(moment)
+            due = self.due_of(timer, a, meta)
             if meta.fired_us < due <= due_us:
                 fired.append(timer)
         self.put_fired(owner, id, due_us)
@@ -825,7 +836,7 @@ cdef class Processor:
         outcome.sequence = sequence
         outcome.id = id
         outcome._changes = changes
-        outcome.jobs = self.jobs if self.jobs else NO_JOBS
+        outcome.jobs = tuple(self.jobs) if self.jobs else NO_JOBS
         outcome.context = self.context
         outcome.shown_by = self.shown_by
         return outcome
@@ -849,6 +860,16 @@ cdef class Processor:
                 del self.pending[id]
         for index, operation in group.index_operations:
             index.publish(operation)
+
+cpdef int64_t id_or_zero(object ref) except -1:
+    """Return a reference as an id; 0, which no model has, for anything that cannot be one."""
+    try:
+        if type(ref) is not int:
+            ref = 0 if type(ref) is bool else index(ref)
+        return ref if 0 < ref < 2**63 else 0
+    except TypeError:
+        return 0
+
 
 # --- reading ------------------------------------------------------------------------------------------
 
@@ -897,9 +918,7 @@ cdef class ReaderBase(ReadHold):
             Denied: it may not be read.
         """
         self.require_open()
-        if type(ref) is not int or not 0 < ref < 2**63:
-            raise NotFound(f"there is no model {ref!r}")
-        model = self.table.get(ref)
+        model = self.table.get(id_or_zero(ref))
         if model is None:
             raise NotFound(f"there is no model {ref!r}")
         return self.shown(model)

@@ -106,6 +106,7 @@ cdef class Call:
     cdef readonly int mode
     cdef readonly tuple names
     cdef object run(self, Args a, tuple values)
+    cdef object ask_about(self, object model)
 
 
 cdef class Rule:

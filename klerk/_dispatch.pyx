@@ -5,12 +5,16 @@ from datetime import datetime, timedelta, timezone
 cimport cython
 from cpython.datetime cimport import_datetime, datetime_tzinfo
 from cpython.object cimport PyObject_GenericSetAttr
+from cpython.unicode cimport PyUnicode_AsUTF8String
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t
 
 from klerk._table cimport IdSet
 
 from klerk.errors import ArgumentError, Conflict, Denied, FunctionFailed, NotFound, Rejected
+
+cdef extern from "Python.h":
+    bint PyUnicode_IS_ASCII(object text)
 
 import_datetime()
 
@@ -152,7 +156,12 @@ cdef class Check:
         if value is None:
             return self.nullable
         if self.kind == TEXT:
-            return type(value) is str and self.low <= len(<str>value) <= self.high
+            return (
+                type(value) is str
+                and self.low <= len(<str>value) <= self.high
+                # Text with lone surrogates cannot be stored: it is left to the slow check.
+                and (PyUnicode_IS_ASCII(value) or _is_unicode(value))
+            )
         if self.kind == INT:
             if type(value) is not int:
                 return False
@@ -172,6 +181,14 @@ cdef class Check:
         if self.kind == BYTES:
             return type(value) is bytes and self.low <= len(<bytes>value) <= self.high
         return False
+
+
+cdef bint _is_unicode(str text) except -1:
+    try:
+        PyUnicode_AsUTF8String(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 cdef class RefField:
@@ -273,6 +290,8 @@ cdef class JobRequest:
     """
 
     def __init__(self, job, tuple values not None, run_at=None):
+        if run_at is not None and (not isinstance(run_at, datetime) or run_at.tzinfo is None):
+            raise ArgumentError(f"a job cannot run at {run_at!r}", hint="Use an aware datetime: datetime.now(UTC).")
         self.job = job
         self.values = values
         self.run_at = run_at
@@ -370,6 +389,16 @@ cdef class Call:
             if self.mode == CHOSEN:
                 return self.function(a, *[values[i] for i in self.names])
             return self.function(a, **dict(zip(self.names, values)))
+        except (Rejected, Denied, NotFound, Conflict):
+            raise
+        except BaseException as error:
+            what = described(self.function)
+            raise FunctionFailed(f"{what} raised {type(error).__name__}: {error}") from error
+
+    cdef object ask_about(self, object model):
+        """Call a function that takes just a model, as the rules of a class do."""
+        try:
+            return self.function(model)
         except (Rejected, Denied, NotFound, Conflict):
             raise
         except BaseException as error:

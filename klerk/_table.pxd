@@ -8,9 +8,11 @@ cdef class IdSet:
     cdef int* lengths
     cdef Py_ssize_t chunk_count
     cdef Py_ssize_t chunk_room
+    cdef int first_room
     cdef readonly Py_ssize_t count
     cdef Py_ssize_t chunk_for(self, int64_t value) noexcept
     cdef int open_chunk(self, Py_ssize_t at) except -1
+    cdef int grow_first(self) except -1
     cpdef bint add(self, int64_t value) except -1
     cpdef bint discard(self, int64_t value) except -1
     cpdef bint has(self, int64_t value) except -1

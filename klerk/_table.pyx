@@ -8,6 +8,7 @@ from libc.string cimport memcpy, memmove
 
 cdef enum:
     CHUNK = 512
+    FIRST = 8
     PAGE_BITS = 12
     PAGE = 4096
 
@@ -68,7 +69,9 @@ cdef class IdSet:
                 raise MemoryError()
             self.lengths = lengths
             self.chunk_room = room
-        chunk = <int64_t*>PyMem_Malloc(CHUNK * sizeof(int64_t))
+        # Most sets are those of index keys and stay small: the first chunk grows, all others are full size.
+        self.first_room = CHUNK if self.chunk_count else FIRST
+        chunk = <int64_t*>PyMem_Malloc(self.first_room * sizeof(int64_t))
         if chunk is NULL:
             raise MemoryError()
         memmove(self.chunks + at + 1, self.chunks + at, (self.chunk_count - at) * sizeof(int64_t*))
@@ -76,6 +79,14 @@ cdef class IdSet:
         self.chunks[at] = chunk
         self.lengths[at] = 0
         self.chunk_count += 1
+        return 0
+
+    cdef int grow_first(self) except -1:
+        chunk = <int64_t*>PyMem_Realloc(self.chunks[0], self.first_room * 4 * sizeof(int64_t))
+        if chunk is NULL:
+            raise MemoryError()
+        self.chunks[0] = chunk
+        self.first_room *= 4
         return 0
 
     cpdef bint add(self, int64_t value) except -1:
@@ -88,7 +99,9 @@ cdef class IdSet:
         at = _position(self.chunks[c], self.lengths[c], value)
         if at < self.lengths[c] and self.chunks[c][at] == value:
             return False
-        if self.lengths[c] == CHUNK:
+        if self.lengths[c] == self.first_room < CHUNK:
+            self.grow_first()
+        elif self.lengths[c] == CHUNK:
             self.open_chunk(c + 1)
             # A full last chunk stays full when ids only grow; any other is split in two.
             half = CHUNK if at == CHUNK and c + 2 == self.chunk_count else CHUNK // 2
@@ -188,7 +201,7 @@ cdef int _position(int64_t* ids, int length, int64_t value) noexcept:
 
 
 cdef class ModelTable:
-    """Models by id. Ids are handed out in sequence, so an array of pages is both smaller and faster than a dict."""
+    """Models by id. Ids come in sequence, so an array of pages is smaller and faster than a dict."""
 
     def __dealloc__(self):
         cdef Py_ssize_t page, slot

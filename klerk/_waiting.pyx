@@ -53,7 +53,7 @@ cdef class Gate:
             PyThread_release_lock(self.lock)
 
     cdef bint wait(self, double timeout_s) except -1:
-        """Wait until open, at most `timeout_s` seconds (negative: for ever). Signals are handled meanwhile."""
+        """Wait until open, at most `timeout_s` seconds (negative: for ever), and handle signals meanwhile."""
         cdef long long left_us = -1 if timeout_s < 0 else <long long>(timeout_s * 1e6)
         cdef int status
         while not self.is_open:
@@ -359,11 +359,26 @@ cdef class Submission:
         """
         if self.is_done:
             return
+        self.refuse_reader(True)
         if self.gate is None:
             self.gate = Gate()
-        # Any number of threads may wait: each passes the opened gate on to the next.
-        if not self.gate.wait(-1 if timeout is None else timeout):
-            raise TimeoutError(f"no outcome after {timeout} s; the command stays in the queue")
+        self.waiters += 1
+        try:
+            # Any number of threads may wait: each passes the opened gate on to the next.
+            if not self.gate.wait(-1 if timeout is None else timeout):
+                raise TimeoutError(f"no outcome after {timeout} s; the command stays in the queue")
+        finally:
+            self.waiters -= 1
+            if self.is_done:
+                self.pass_on()
+
+    cdef int refuse_reader(self, bint blocking) except -1:
+        if self.lock is not None and self.lock.held_here(blocking):
+            raise ReadLockHeld(
+                "the outcome of a command is waited for by a thread or task that holds the read lock",
+                hint="Wait after the `with k.read(...)` block: publishing waits for that block to end.",
+            )
+        return 0
 
     def add_done_callback(self, callback):
         """Call ``callback(self)`` when the outcome is known, in the thread that finds out: keep it short."""
@@ -376,6 +391,7 @@ cdef class Submission:
 
     def __await__(self):
         if not self.is_done:
+            self.refuse_reader(False)
             loop = _get_running_loop()
             waiter = loop.create_future()
             if self.waiter is None:
@@ -391,13 +407,24 @@ cdef class Submission:
             raise self.error
         return self.value
 
+    cdef int pass_on(self) except -1:
+        """Wake the threads that wait for the next submission of the group."""
+        cdef Submission following = self.following
+        while following is not None:
+            self.following = None
+            following.gate.open()
+            if following.waiters:
+                # Whoever wakes there goes on with the rest.
+                return 0
+            self.following, following.following = following.following, None
+            following = self.following
+        return 0
+
     cdef int settle(self, object value, object error, dict loops) except -1:
         """Make the outcome known. Waiters on event loops are collected in `loops`, to be woken together."""
         self.value = value
         self.error = error
         self.is_done = True
-        if self.gate is not None:
-            self.gate.open()
         if self.waiter is not None:
             loops.setdefault(self.loop, []).append(self.waiter)
             self.waiter = self.loop = None
@@ -414,9 +441,21 @@ cdef class Submission:
 def acknowledge(list submissions not None, list values not None, list errors not None):
     """Make the outcomes of a group known: one value or error for each submission."""
     cdef dict loops = {}
-    cdef Submission submission
+    cdef Submission submission, first = None, last = None
     for submission, value, error in zip(submissions, values, errors):
         submission.settle(value, error, loops)
+        if submission.gate is not None:
+            if last is None:
+                first = submission
+            else:
+                last.following = submission
+            last = submission
+    if first is not None:
+        # Threads are woken one by one, each by the one before: woken together they would all want the
+        # interpreter lock at once.
+        first.gate.open()
+        if not first.waiters:
+            first.pass_on()
     for loop, waiters in loops.items():
         try:
             loop.call_soon_threadsafe(_set_all, waiters)
@@ -459,6 +498,7 @@ cdef class CommandQueue:
 
     cdef int append(self, Submission submission) except -1:
         cdef Gate sleeper = self.sleeper
+        submission.lock = self.lock
         self.submissions.append(submission)
         if sleeper is not None:
             self.sleeper = None
@@ -484,7 +524,7 @@ cdef class CommandQueue:
         if self.lock.held_here(blocking):
             raise ReadLockHeld(
                 "a command was issued while its thread or task holds the read lock",
-                hint="Issue it after the `with k.read(...)` block: publishing it waits for that block to end.",
+                hint="Issue it after the `with k.read(...)` block: publishing it waits for the block to end.",
             )
         return 0
 
@@ -523,7 +563,7 @@ cdef class CommandQueue:
             )
 
     def push_soon(self, Submission submission not None):
-        """Add a submission if there is room; else return a future of the running loop that ends when it is added."""
+        """Add a submission if there is room; else return a future of this loop that ends when it is added."""
         cdef Blocked blocked
         self.admit_or_refuse(False)
         if self.has_room():
@@ -533,7 +573,9 @@ cdef class CommandQueue:
         blocked.submission = submission
         blocked.loop = _get_running_loop()
         blocked.future = blocked.loop.create_future()
-        blocked.future.add_done_callback(lambda future: self.withdraw(blocked) if future.cancelled() else None)
+        blocked.future.add_done_callback(
+            lambda future: self.withdraw(blocked) if future.cancelled() else None
+        )
         self.blocked.append(blocked)
         return blocked.future
 
@@ -594,12 +636,18 @@ cdef class CommandQueue:
         """Put submissions that were taken and not processed back at the front."""
         self.submissions = submissions + self.submissions
 
+    def rest(self):
+        """Return everything that was not handed out."""
+        rest, self.submissions = self.submissions, []
+        return rest
+
     def close(self):
         """Take no more; those inside are still handed out."""
         cdef Gate sleeper = self.sleeper
         self.closed = True
         while self.blocked:
-            _wake_blocked(self.blocked.popleft(), Closed("this Klerk was closed while the command waited for room"))
+            error = Closed("this Klerk was closed while the command waited for room in the queue")
+            _wake_blocked(self.blocked.popleft(), error)
         if sleeper is not None:
             self.sleeper = None
             sleeper.open()

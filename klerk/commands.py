@@ -113,7 +113,7 @@ class Result(Outcome[M]):
             Denied: the actor may not read it.
             LookupError: the transaction deleted it, or created none.
         """
-        for before, after in self.changes:
+        for before, after in self._changes:
             known = after if after is not None else before
             if known is not None and known.meta.id == self.id:
                 if after is None:
@@ -131,24 +131,24 @@ class Result(Outcome[M]):
     @property
     def models(self) -> tuple[Any, ...]:
         """Every model that the transaction created or changed."""
-        return self._shown([after for _, after in self.changes if after is not None])
+        return self._shown([after for _, after in self._changes if after is not None])
 
     @property
     def created(self) -> tuple[Any, ...]:
         """The models that the transaction created."""
-        return self._shown([after for before, after in self.changes if before is None])
+        return self._shown([after for before, after in self._changes if before is None])
 
     @property
     def updated(self) -> tuple[Any, ...]:
         """The models that existed before and were changed."""
         return self._shown(
-            [after for before, after in self.changes if before is not None and after is not None]
+            [after for before, after in self._changes if before is not None and after is not None]
         )
 
     @property
     def deleted(self) -> tuple[Ref[Any], ...]:
         """The references of the models that the transaction deleted."""
-        return tuple(before.meta.id for before, after in self.changes if after is None)
+        return tuple(before.meta.id for before, after in self._changes if after is None)
 
     def __repr__(self) -> str:
-        return f"<result {self.sequence}: {len(self.changes)} models, {len(self.jobs)} jobs>"
+        return f"<result {self.sequence}: {len(self._changes)} models, {len(self.jobs)} jobs>"

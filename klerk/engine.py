@@ -92,22 +92,34 @@ class Engine:
     # --- the path of a group ---------------------------------------------------------------------
 
     def _commit_groups(self) -> None:
-        while True:
-            with self._baton:
-                submissions = self.queue.take(limits.GROUP_COMMANDS_MAX, limits.GROUP_SPLIT_MIN)
-                if submissions is None:
-                    return
-                group, digest, turn, failure = self._process_and_write(submissions)
-            if failure is None:
-                failure = self._sync_and_publish(group, digest, turn)
-            turn.end(failure)
-            self.queue.finished()
-            self._acknowledge(group, failure)
+        try:
+            while self._commit_group():
+                pass
+        except BaseException as error:
+            # A fault of Klerk itself: nobody may wait for ever for what this thread would have done.
+            failure = self._fail(error)
+            self.queue.close()
+            rest = self.queue.rest()
+            acknowledge(rest, [None] * len(rest), [failure] * len(rest))
+
+    def _commit_group(self) -> bool:
+        """Take a group and commit it; return False once the queue is closed and empty."""
+        with self._baton:
+            submissions = self.queue.take(limits.GROUP_COMMANDS_MAX, limits.GROUP_SPLIT_MIN)
+            if submissions is None:
+                return False
+            group, digest, turn, failure = self._process_and_write(submissions)
+        if failure is None:
+            failure = self._sync_and_publish(group, digest, turn)
+        turn.end(failure)
+        self.queue.finished()
+        self._acknowledge(group, failure)
+        return True
 
     def _process_and_write(
         self, submissions: list[Submission]
     ) -> tuple[Group, bytes | None, Turn, StoreFailed | None]:
-        """Process submissions and write what they did, not yet durable; the digest is None when nothing is written."""
+        """Process submissions and write what they did, not yet durable; no digest when that is nothing."""
         processor = self._processor
         group = Group(submissions, processor.sequence + 1)
         turn = self._turn = Turn(self._turn)
@@ -178,7 +190,9 @@ class Engine:
                 )
                 self._failure.__cause__ = error
             self.queue.refusal = self._failure
-            LOG.critical("the store failed; every later command is refused: %s", self._failure, exc_info=error)
+            LOG.critical(
+                "the store failed; every later command is refused: %s", self._failure, exc_info=error
+            )
         return self._failure
 
     # --- the end ----------------------------------------------------------------------------------
@@ -196,5 +210,8 @@ def _warn_of_readers(lock: ReadWriteLock) -> None:
     threads, tasks = lock.holders()
     names = [thread.name for thread in threading.enumerate() if thread.ident in threads]
     LOG.warning(
-        "publishing has waited for readers for %s s: threads %s, tasks %s", limits.READ_LOCK_WARN_S, names, tasks
+        "publishing has waited for readers for %s s: threads %s, tasks %s",
+        limits.READ_LOCK_WARN_S,
+        names,
+        tasks,
     )

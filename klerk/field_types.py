@@ -130,7 +130,24 @@ def _coerce_datetime(value: Any, path: str, problems: list[Problem]) -> Any:
             )
         )
         return value
-    return value.astimezone(UTC)
+    try:
+        moment = value.astimezone(UTC)
+    except (OverflowError, ValueError):
+        problems.append(
+            Problem(code="out_of_range", message="is outside of the years 1 to 9999 in UTC", path=path)
+        )
+        return value
+    # A subclass, such as pandas.Timestamp, is kept as a plain datetime.
+    parts = (
+        moment.year,
+        moment.month,
+        moment.day,
+        moment.hour,
+        moment.minute,
+        moment.second,
+        moment.microsecond,
+    )
+    return moment if type(moment) is datetime else datetime(*parts, tzinfo=UTC)
 
 
 def datetime_type() -> FieldType:

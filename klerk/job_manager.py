@@ -16,10 +16,10 @@ from klerk import limits
 from klerk._dispatch import JobRequest, microseconds
 from klerk._waiting import Submission
 from klerk.app import Spec
-from klerk.commands import System
+from klerk.commands import Command, System
 from klerk.errors import ArgumentError, Closed, JobCancelled, NotFound, StoreFailed
-from klerk.job_run import JobHost, JobRun
-from klerk.job_work import Bucket, CreateJobs, RecordJob
+from klerk.job_run import Completion, JobHost, JobRun
+from klerk.job_work import Bucket, CreateJobs, RecordJob, acting_as
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState
 from klerk.scheduler import Scheduler
 from klerk.workers import Executor, LoopExecutor, ThreadExecutor
@@ -86,7 +86,9 @@ class JobManager:
             self._thread_executor = ThreadExecutor(threads, self._take_plain, self._run_plain)
             self._executors.append(self._thread_executor)
         if threads and any(job.is_coroutine for job in spec.jobs.values()):
-            self._loop_executor = LoopExecutor(limits.JOB_COROUTINES_MAX, self._take_coroutine, self._run_coroutine)
+            self._loop_executor = LoopExecutor(
+                limits.JOB_COROUTINES_MAX, self._take_coroutine, self._run_coroutine
+            )
             self._executors.append(self._loop_executor)
         self.note([self._restored(record) for record in records])
 
@@ -103,13 +105,15 @@ class JobManager:
     # --- what is to be run ------------------------------------------------------------------------
 
     def _restored(self, record: JobRecord) -> JobRecord:
-        """Return a job that was read from the store with arguments of the declared types; suspended if it cannot be."""
+        """Return a job that was read from the store with arguments of the declared types, or suspended."""
         types = self._spec.job_parameters.get(record.kind)
         try:
             if types is None:
                 raise ValueError(f"there is no job '{record.kind}' in this app")
             if len(types) != len(record.arguments):
-                raise ValueError(f"it was stored with {len(record.arguments)} arguments and takes {len(types)}")
+                raise ValueError(
+                    f"it was stored with {len(record.arguments)} arguments and takes {len(types)}"
+                )
             arguments = tuple(
                 msgspec.convert(value, field.plain)
                 for value, field in zip(record.arguments, types.values(), strict=True)
@@ -221,22 +225,32 @@ class JobManager:
 
     def _run_plain(self, run: JobRun) -> None:
         try:
-            self._spec.jobs[run.record.kind].function(run, *run.record.arguments)
+            returned = self._spec.jobs[run.record.kind].function(run, *run.record.arguments)
         except BaseException as error:
             self._failed(run, error)
         else:
-            self._completed(run)
+            self._completed(run, returned)
 
     async def _run_coroutine(self, run: JobRun) -> None:
         try:
-            await self._spec.jobs[run.record.kind].function(run, *run.record.arguments)
+            returned = await self._spec.jobs[run.record.kind].function(run, *run.record.arguments)
         except BaseException as error:
             self._failed(run, error)
         else:
-            self._completed(run)
+            self._completed(run, returned)
 
-    def _completed(self, run: JobRun) -> None:
-        self._record(run, state=JobState.COMPLETED, error="")
+    def _completed(self, run: JobRun, returned: Any) -> None:
+        """Record the end of a job, with the commands that it ends with."""
+        commands = returned.commands if isinstance(returned, Completion) else ()
+        submission = self._record(run, state=JobState.COMPLETED, error="", commands=commands)
+        if commands and submission is not None:
+            # Called by a committer, which must not wait for room in its own queue: another thread goes on.
+            submission.add_done_callback(lambda ended: self._completion_ended(run, ended))
+
+    def _completion_ended(self, run: JobRun, submission: Submission[Any]) -> None:
+        error = submission.exception()
+        if error is not None and not isinstance(error, StoreFailed):
+            self._scheduler.at(self._scheduler.now_us(), lambda: self._failed(run, error))
 
     def _failed(self, run: JobRun, error: BaseException) -> None:
         """Record a failed attempt: to be tried again, given up, or stopped on request."""
@@ -256,18 +270,27 @@ class JobManager:
         due_us = self._scheduler.now_us() + retry.delay(run.attempt) // datetime.resolution
         self._record(run, state=JobState.RETRYABLE, error=text, run_at_us=due_us)
 
-    def _record(self, run: JobRun, *, state: JobState, error: str, run_at_us: int = 0) -> None:
+    def _record(
+        self,
+        run: JobRun,
+        *,
+        state: JobState,
+        error: str,
+        run_at_us: int = 0,
+        commands: tuple[Command[Any], ...] = (),
+    ) -> Submission[Any] | None:
         ended_us = self._scheduler.now_us() if state in FINAL_STATES else 0
         record = run.ended(state=state, error=error, run_at_us=run_at_us, ended_us=ended_us)
         try:
-            self._submit(RecordJob(record), System(f"job {record.kind} {record.id}", cause=record.cause))
+            return self._submit(RecordJob(record, commands), acting_as(record))
         except (Closed, StoreFailed) as refusal:
             LOG.warning("what became of job %d (%s) is not recorded: %s", record.id, record.kind, refusal)
+            return None
 
     # --- cron -------------------------------------------------------------------------------------
 
     def _schedule_cron(self, job: Job[Any], expression: str) -> None:
-        """Create a job at the next time that the expression names; times missed while nothing ran are left out."""
+        """Create a job at the next time that the expression names; times missed meanwhile are left out."""
         due_us = microseconds(next(CronSim(expression, self._scheduler.now())))
 
         def tick() -> None:
@@ -341,12 +364,13 @@ class JobManager:
 
     def close(self, wait_s: float) -> None:
         """Start no more jobs and wait for those that run; the others run after the next start."""
-        self._closing_begin()
+        self.begin_closing()
         deadline = monotonic() + wait_s
         for executor in self._executors:
             if not executor.stop(max(0.0, deadline - monotonic())):
                 LOG.warning("jobs were still running after %s s; they run again after the next start", wait_s)
 
-    def _closing_begin(self) -> None:
+    def begin_closing(self) -> None:
+        """Start no more jobs."""
         with self._lock:
             self._closing = True

@@ -1,7 +1,7 @@
 """What the function of a running job receives."""
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -14,6 +14,12 @@ from klerk.values import Model
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Model)
+
+
+class Completion(msgspec.Struct, frozen=True):
+    """What a job function returns to end with commands; made by `JobRun.complete_with`."""
+
+    commands: tuple[Command[Any], ...]
 
 
 class JobHost(Protocol):
@@ -60,6 +66,11 @@ class JobRun:
         """Raise `JobCancelled` when the job was asked to stop."""
         if self._cancelled:
             raise JobCancelled(f"job {self.record.kind} {self.id} was asked to stop")
+
+    def complete_with(self, *commands: Command[Any]) -> Completion:
+        """Return, for the function to return, that the job ends with commands: they and its completion are
+        one transaction. When a command is refused, the attempt has failed."""
+        return Completion(commands)
 
     def ended(self, *, state: JobState, error: str, run_at_us: int, ended_us: int) -> JobRecord:
         """Return the record of the job after this attempt."""

@@ -6,17 +6,26 @@ from typing import Any
 from klerk._core import InternalWork
 from klerk._dispatch import JobRequest
 from klerk.codec import encode
+from klerk.commands import Command, System
 from klerk.jobs import JobRecord, Rate
 
 
-class RecordJob(InternalWork):
-    """The transaction that records what became of an attempt."""
+def acting_as(record: JobRecord) -> System:
+    """Return the actor on whose behalf a job acts."""
+    return System(f"job {record.kind} {record.id}", cause=record.cause)
 
-    def __init__(self, record: JobRecord) -> None:
+
+class RecordJob(InternalWork):
+    """The transaction that records what became of an attempt, with the commands that the job ends with."""
+
+    def __init__(self, record: JobRecord, commands: tuple[Command[Any], ...] = ()) -> None:
         self.record = record
         self.encoded = encode(record)
+        self.commands = commands
 
     def perform(self, processor: Any) -> None:
+        for command in self.commands:
+            processor.apply_command(command)
         processor.put_job(self.record, self.encoded)
 
 

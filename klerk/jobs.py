@@ -123,21 +123,34 @@ def bind(
     Raises:
         ArgumentError: too many, too few, twice, or unknown.
     """
-    if len(values) > len(parameters):
-        raise ArgumentError(f"{what} takes {len(parameters)} arguments, got {len(values)}")
-    names = [parameter.name for parameter in parameters]
-    for name in keywords:
-        if name not in names:
-            raise ArgumentError(f"{what} has no parameter '{name}'", hint=f"It has: {', '.join(names) or 'none'}.")
-        if names.index(name) < len(values):
-            raise ArgumentError(f"{what} got '{name}' twice")
     bound = list(values)
+    given = 0
     for parameter in parameters[len(values) :]:
-        value = keywords.get(parameter.name, parameter.default)
-        if value is inspect.Parameter.empty:
+        value = parameter.default
+        if parameter.name in keywords:
+            value = keywords[parameter.name]
+            given += 1
+        elif value is inspect.Parameter.empty:
             raise ArgumentError(f"{what} needs '{parameter.name}'")
         bound.append(value)
+    if len(values) > len(parameters) or given != len(keywords):
+        raise _misfit(what, parameters, values, keywords)
     return tuple(bound)
+
+
+def _misfit(
+    what: str, parameters: Sequence[Parameter], values: tuple[Any, ...], keywords: dict[str, Any]
+) -> ArgumentError:
+    """Return the error for arguments that are too many, unknown, or given twice."""
+    if len(values) > len(parameters):
+        return ArgumentError(f"{what} takes {len(parameters)} arguments, got {len(values)}")
+    names = [parameter.name for parameter in parameters]
+    unknown = [name for name in keywords if name not in names]
+    if unknown:
+        known = f"It has: {', '.join(names) or 'none'}."
+        return ArgumentError(f"{what} has no parameter '{unknown[0]}'", hint=known)
+    twice = next(name for name in keywords if names.index(name) < len(values))
+    return ArgumentError(f"{what} got '{twice}' twice")
 
 
 class Retry(msgspec.Struct, frozen=True):

@@ -8,17 +8,21 @@ import weakref
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from klerk import limits
 from klerk._core import Group, InternalWork
 from klerk._waiting import ReadWriteLock, Submission
+from klerk.aio import AioKlerk, Commands, one, several
 from klerk.app import Design, Spec
-from klerk.commands import Args, Command, Context, Result, System
+from klerk.codec import extended, read_catalog
+from klerk.commands import Command, Context, Result, System
 from klerk.engine import Engine
-from klerk.errors import ArgumentError, Closed, ConfigError, ReadLockHeld
+from klerk.errors import Closed, ConfigError, ReadLockHeld
 from klerk.job_manager import JobManager
+from klerk.job_work import acting_as
 from klerk.jobs import JobRecord
+from klerk.places import here
 from klerk.processing import Program, utc_now
 from klerk.reader import Reader
 from klerk.recovery import ProgressLine, Recovered, quiet, recover
@@ -30,9 +34,6 @@ from klerk.values import Model
 
 M = TypeVar("M", bound=Model)
 Durability = Literal["sync", "process", "memory"]
-Commands: TypeAlias = (
-    Iterable[Command[Any]] | Callable[[Args[Any, Any]], Command[Any] | Iterable[Command[Any]] | None]
-)
 
 
 class Klerk:
@@ -61,7 +62,7 @@ class Klerk:
         self._clock = clock
         self._lock = ReadWriteLock()
         self._closing = threading.Lock()
-        self._closed = False
+        self._is_closing = self._closed = False
         self._unmanaged = UnmanagedCalls()
         self._scheduler = Scheduler(clock)
         plan_of = {plan.model_class: plan for plan in self._program.plans}
@@ -72,7 +73,6 @@ class Klerk:
             storage, recovered, self._lock, queue_length_max=queue_length_max, published=self._published
         )
         self._push = self._engine.queue.push
-        self.push_soon = self._engine.queue.push_soon
         self.jobs = JobManager(
             spec,
             self,
@@ -82,7 +82,7 @@ class Klerk:
             ended_jobs=recovered.ended_jobs,
             threads=job_threads,
         )
-        self.aio = AioKlerk(self)
+        self.aio = AioKlerk(self._engine.queue, self.read)
 
     def start(self) -> None:
         """Begin to fire timers and run jobs; `App.open` calls it."""
@@ -106,12 +106,14 @@ class Klerk:
             ReadLockHeld: this thread holds the read lock.
             StoreFailed, Closed: nothing can be written any more.
         """
-        submission = Submission(_one(command), context, dry_run)
+        submission = Submission(one(command), context, dry_run)
         self._push(submission, True)
         result: Result[M] = submission.result()
         return result
 
-    def submit(self, command: Command[M], context: Context, *, timeout: float | None = None) -> "Submission[Result[M]]":
+    def submit(
+        self, command: Command[M], context: Context, *, timeout: float | None = None
+    ) -> "Submission[Result[M]]":
         """Put a command into the queue and return the future of its result, so that many can be in flight.
 
         Commands are handled in the order in which they were submitted. When the queue is full, this waits.
@@ -123,7 +125,7 @@ class Klerk:
             QueueFull: there was no room in time.
             ReadLockHeld, StoreFailed, Closed: as for `handle`.
         """
-        submission = Submission(_one(command), context)
+        submission = Submission(one(command), context)
         self._push(submission, False, -1 if timeout is None else timeout)
         return submission
 
@@ -134,13 +136,13 @@ class Klerk:
             commands: a list, or a function ``(a: Args)`` that returns commands or yields them one by one; a
                 generator function receives the result of each command that it yields.
         """
-        submission = Submission(_several(commands), context, dry_run)
+        submission = Submission(several(commands), context, dry_run)
         self._push(submission, True)
         results: list[Result[Any]] = submission.result()
         return results
 
     def check(self, command: Command[M], context: Context) -> Result[M]:
-        """Evaluate a command and keep nothing: return what it would do, or raise what `handle` would raise."""
+        """Evaluate a command and keep nothing: return what it would do, or raise what `handle` would."""
         return self.handle(command, context, dry_run=True)
 
     # --- reading ----------------------------------------------------------------------------------
@@ -161,12 +163,11 @@ class Klerk:
 
     def handle_for_job(self, record: JobRecord, command: Command[M]) -> Result[M]:
         """Handle a command on behalf of a running job."""
-        actor = System(f"job {record.kind} {record.id}", cause=record.cause)
-        return self.handle(command, self._system_context(actor))
+        return self.handle(command, self._system_context(acting_as(record)))
 
     def read_for_job(self, record: JobRecord) -> Reader:
         """Return a reader on behalf of a running job."""
-        return self.read(self._system_context(System(f"job {record.kind} {record.id}", cause=record.cause)))
+        return self.read(self._system_context(acting_as(record)))
 
     def _system_context(self, actor: System) -> Context:
         return self._spec.system_context(actor, self._clock())
@@ -212,11 +213,14 @@ class Klerk:
         if self._lock.held_here(True):
             raise ReadLockHeld("close was called inside `with k.read(...)`", hint="Close after the block.")
         with self._closing:
-            if self._closed:
+            if self._is_closing:
                 return
-            self._closed = True
+            self.jobs.begin_closing()
+            self._is_closing = True
         self._scheduler.close()
+        # Running jobs may read and handle commands until they have ended.
         self.jobs.close(limits.CLOSE_WAIT_S)
+        self._closed = True
         self._engine.close()
         self._unmanaged.close()
         self._storage.close()
@@ -225,7 +229,7 @@ class Klerk:
         if self._closed:
             raise Closed("this Klerk is closed", hint="Open the app again.")
 
-    def __enter__(self) -> "Klerk":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -234,67 +238,30 @@ class Klerk:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<klerk '{self._spec.name}'{', closed' if self._closed else ''}>"
-
-
-class AioKlerk:
-    """The asyncio face of a `Klerk`: the same methods, to be awaited; nothing here blocks the loop."""
-
-    def __init__(self, klerk: Klerk) -> None:
-        self._klerk = klerk
-        self._push_soon = klerk.push_soon
-
-    async def handle(self, command: Command[M], context: Context, *, dry_run: bool = False) -> Result[M]:
-        """See `Klerk.handle`. A cancelled task leaves the command in the queue."""
-        submission = Submission(_one(command), context, dry_run)
-        room = self._push_soon(submission)
-        if room is not None:
-            await room
-        result: Result[M] = await submission
-        return result
-
-    async def submit(self, command: Command[M], context: Context) -> "Submission[Result[M]]":
-        """See `Klerk.submit`: returns, once there is room in the queue, a future to be awaited."""
-        return await self._push(Submission(_one(command), context))
-
-    async def handle_all(self, commands: Commands, context: Context, *, dry_run: bool = False) -> list[Result[Any]]:
-        """See `Klerk.handle_all`."""
-        results: list[Result[Any]] = await (await self._push(Submission(_several(commands), context, dry_run)))
-        return results
-
-    async def check(self, command: Command[M], context: Context) -> Result[M]:
-        """See `Klerk.check`."""
-        return await self.handle(command, context, dry_run=True)
-
-    def read(self, context: Context) -> Reader:
-        """Return a reader for ``async with``."""
-        return self._klerk.read(context)
-
-    async def _push(self, submission: Submission[Any]) -> Submission[Any]:
-        room = self._push_soon(submission)
-        if room is not None:
-            await room
-        return submission
-
-
-def _one(command: Any) -> Any:
-    if type(command) is not Command:
-        raise ArgumentError(
-            f"expected a command, got {type(command).__name__}", hint="Call an event to make one: join(...)."
-        )
-    return command
-
-
-def _several(commands: Commands) -> Any:
-    if callable(commands):
-        return commands
-    if isinstance(commands, Command):
-        raise ArgumentError("expected a list of commands, got one", hint="Use handle for a single command.")
-    return list(commands)
+        return f"<klerk '{self._spec.name}'{', closed' if self._is_closing else ''}>"
 
 
 def _timed(plan: Any) -> Iterable[int]:
     return (id for state in plan.states if state.timers for id in state.ids)
+
+
+def _check_options(path: Any, durability: str, job_threads: int, queue_length_max: int) -> None:
+    """Refuse options of `App.open` that cannot be meant.
+
+    Raises:
+        ConfigError: K017.
+    """
+    problem = ""
+    if durability not in ("sync", "process", "memory"):
+        problem = f"durability must be 'sync', 'process' or 'memory', is {durability!r}"
+    elif durability == "memory" and path is not None:
+        problem = "with durability 'memory' nothing is stored, so there can be no path"
+    elif not 1 <= queue_length_max <= limits.TRANSACTION_COMMANDS_MAX:
+        problem = f"queue_length_max must be 1 to {limits.TRANSACTION_COMMANDS_MAX}, is {queue_length_max}"
+    elif not 0 <= job_threads <= limits.JOB_THREADS_MAX:
+        problem = f"job_threads must be 0 to {limits.JOB_THREADS_MAX}, is {job_threads}"
+    if problem:
+        raise ConfigError("K017", f"{problem}.", where=str(here()))
 
 
 class App(Design):
@@ -329,10 +296,9 @@ class App(Design):
             StorageError: the store cannot be used; its subclasses say why.
         """
         spec = self.freeze()
-        if durability not in ("sync", "process", "memory"):
-            raise ConfigError("K017", f"durability must be 'sync', 'process' or 'memory', is {durability!r}.")
-        if durability == "memory" and path is not None:
-            raise ConfigError("K017", "with durability 'memory' nothing is stored, so there can be no path.")
+        # Everything that can be wrong with the design is found before a store is touched.
+        Program(spec, extended(read_catalog(None), spec), utc_now)
+        _check_options(path, durability, job_threads, queue_length_max)
         storage: Storage = MemoryStorage()
         if path is not None and durability != "memory":
             storage = RocksStorage.open(path, app=self.name, durability=durability)
@@ -372,7 +338,7 @@ def _after_fork() -> None:
     # The child has none of the threads; its copy must neither wait for them nor write.
     for each in list(_OPEN):
         each._engine.queue.close()
-        each._closed = True
+        each._is_closing = each._closed = True
 
 
 atexit.register(_close_all)

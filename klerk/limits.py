@@ -64,6 +64,7 @@ READ_LOCK_WARN_S: Final = 5.0
 
 # Jobs: threads for plain functions, and coroutines running at once on the jobs' event loop.
 JOB_THREADS: Final = 4
+JOB_THREADS_MAX: Final = 256
 JOB_COROUTINES_MAX: Final = 100
 
 # Attempts of a job unless it says otherwise, and the delay between them: 1 s doubled each time, at most an

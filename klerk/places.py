@@ -8,6 +8,7 @@ from types import FrameType
 from typing import Any
 
 _PACKAGE = str(Path(__file__).parent)
+_DEMO = str(Path(__file__).parent / "demo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,15 @@ class Place:
         return f"{Path(self.file).name}:{self.line}  {source}".rstrip()
 
 
+def _is_klerk(file: str) -> bool:
+    # The demo is an application like any other.
+    return file.startswith(_PACKAGE) and not file.startswith(_DEMO)
+
+
 def here() -> Place:
     """Return the innermost place outside of Klerk itself."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame is not None and _is_klerk(frame.f_code.co_filename):
         frame = frame.f_back
     if frame is None:
         return Place("<unknown>", 0, {})

@@ -5,7 +5,7 @@ from typing import Any, TypeVar, overload
 
 import msgspec
 
-from klerk._core import ReaderBase
+from klerk._core import ReaderBase, id_or_zero
 from klerk._dispatch import Call, ask, new_args
 from klerk._table import ModelTable
 from klerk.commands import Context
@@ -38,7 +38,7 @@ class PlainReader:
         Raises:
             NotFound: there is none.
         """
-        model = self._source.model(ref)
+        model = self._source.model(id_or_zero(ref))
         if model is None:
             raise NotFound(f"there is no model {ref!r}")
         found: M = model
@@ -49,10 +49,10 @@ class PlainReader:
     @overload
     def find(self, what: Index[M], key: Any) -> M | None: ...
     def find(self, what: Any, key: Any = None) -> Any:
-        """Return the model behind a reference, or the first one with a key in an index; None when there is none."""
+        """Return the model behind a reference, or the first one with a key in an index; or None."""
         if isinstance(what, Index):
             return self.first(what(key))
-        return self._source.model(what)
+        return self._source.model(id_or_zero(what))
 
     def list(self, view: View[M]) -> Sequence[M]:
         """Return the models in a view, in the order of their creation."""
@@ -117,7 +117,7 @@ class Sight:
         self._resolve = resolve
 
     def begin(self, context: Context) -> tuple[Context, dict[type[Model], Verdict]]:
-        """Return a reader's context with its time, and what holds from the start: everything for the system itself."""
+        """Return a reader's context with its time, and what may be read from the start: all by the system."""
         context, trusted = self._resolve(context)
         return context, dict.fromkeys(self.access, True) if trusted else {}
 
@@ -155,12 +155,12 @@ class Sight:
 
 
 def masked(model: M, names: tuple[str, ...]) -> M:
-    """Return a copy of a model in which some fields show nothing; the model itself is shared and never touched."""
+    """Return a copy of a model in which some fields show nothing; the model itself is never touched."""
     return msgspec.structs.replace(model, **dict.fromkeys(names, MASKED)) if names else model
 
 
 class Reader(ReaderBase):
-    """Reads several things at one moment, on behalf of a context's actor. Use it with ``with k.read(context)``.
+    """Reads several things at one moment, on behalf of a context's actor: ``with k.read(context) as r``.
 
     Models that it returns are immutable and stay valid afterwards. Fields that the actor may not read show
     `klerk.MASKED`.
@@ -189,7 +189,7 @@ class Reader(ReaderBase):
     @overload
     def find(self, what: Index[M], key: Any) -> M | None: ...
     def find(self, what: Any, key: Any = None) -> Any:
-        """Return the model behind a reference, or the first one with a key in an index; None when there is none.
+        """Return the model behind a reference, or the first one with a key in an index; or None.
 
         A model is not found by a key that the actor may not read.
 
@@ -199,7 +199,7 @@ class Reader(ReaderBase):
         if isinstance(what, Index):
             return self.first(what(key))
         self.require_held()
-        model = self.table.get(what)
+        model = self.table.get(id_or_zero(what))
         return None if model is None else self.show(model)
 
     def list(self, view: View[M]) -> Sequence[M]:
@@ -272,6 +272,7 @@ class Reader(ReaderBase):
             if name in types and any(getattr(model, name) is MASKED for model in models):
                 raise Denied(f"{self.context.actor} may not read {model_class.__name__}.{name}")
         arrays: Iterable[Any] = [
-            column(models, name, types[name]) if name in types else meta_column(models, name) for name in names
+            column(models, name, types[name]) if name in types else meta_column(models, name)
+            for name in names
         ]
         return Columns(names, arrays)

@@ -1,7 +1,7 @@
 """Value types, references and models: what users declare their data with.
 
-A value type checks in its constructor and returns the plain builtin, so ``type(Name("x")) is str``: models hold
-plain values at no cost, while type checkers keep the types apart.
+A value type checks in its constructor and returns the plain builtin, so ``type(Name("x")) is str``: models
+hold plain values at no cost, while type checkers keep the types apart.
 """
 
 import enum
@@ -16,6 +16,7 @@ from typing import (
     Final,
     Generic,
     NoReturn,
+    Self,
     TypeVar,
     dataclass_transform,
 )
@@ -23,12 +24,10 @@ from typing import (
 import msgspec
 
 from klerk import limits
-from klerk._dispatch import Meta, MetaField, replace
-from klerk.errors import InvalidValue, Problem, listed
+from klerk._dispatch import Meta, MetaField, described
+from klerk._dispatch import replace as replaced
+from klerk.errors import FunctionFailed, InvalidValue, Problem, listed
 from klerk.places import Place, here
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 INT64_MIN: Final = -(2**63)
 INT64_MAX: Final = 2**63 - 1
@@ -58,6 +57,9 @@ class _Value:
                 cls.validate(value)
             except ValueError as error:
                 problems.append(Problem(code="invalid", message=str(error) or "is not valid", path=path))
+            except Exception as error:
+                text = f"{described(cls.validate)} raised {type(error).__name__}: {error}"
+                raise FunctionFailed(text) from error
         return problems
 
     @classmethod
@@ -104,7 +106,12 @@ class Text(str, _Value):
     pattern: ClassVar[re.Pattern[str] | None] = None
 
     def __init_subclass__(
-        cls, *, min: int | None = None, max: int | None = None, pattern: str | None = None, tags: Iterable[str] = ()
+        cls,
+        *,
+        min: int | None = None,
+        max: int | None = None,
+        pattern: str | None = None,
+        tags: Iterable[str] = (),
     ) -> None:
         super().__init_subclass__()
         cls.min_length = cls.min_length if min is None else min
@@ -112,7 +119,7 @@ class Text(str, _Value):
         cls.pattern = cls.pattern if pattern is None else re.compile(pattern)
         cls.tags = cls.tags | frozenset(tags)
 
-    def __new__(cls, value: str) -> "Self":
+    def __new__(cls, value: str) -> Self:
         problems = cls.problems_of(value)
         if problems:
             refuse(cls.__name__, problems)
@@ -123,6 +130,9 @@ class Text(str, _Value):
         if not isinstance(value, str):
             return [_wrong_type(value, "a text", path)]
         problems = _length_problems(len(value), cls.min_length, cls.max_length, "characters", path)
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            text = "has characters that are no Unicode text (lone surrogates)"
+            problems.append(Problem(code="not_unicode", message=text, path=path))
         if not problems and cls.pattern is not None and cls.pattern.fullmatch(value) is None:
             text = f"does not have the form {cls.pattern.pattern}"
             problems.append(Problem(code="pattern", message=text, path=path))
@@ -130,18 +140,20 @@ class Text(str, _Value):
 
 
 class Bytes(bytes, _Value):
-    """Constrained bytes, declared as ``class Thumbnail(klerk.Bytes, max=10_000): ...``; `min`, `max` in bytes."""
+    """Constrained bytes, declared as ``class Thumbnail(klerk.Bytes, max=10_000): ...``; bounds in bytes."""
 
     min_length: ClassVar[int] = 0
     max_length: ClassVar[int] = limits.BYTES_LENGTH_MAX
 
-    def __init_subclass__(cls, *, min: int | None = None, max: int | None = None, tags: Iterable[str] = ()) -> None:
+    def __init_subclass__(
+        cls, *, min: int | None = None, max: int | None = None, tags: Iterable[str] = ()
+    ) -> None:
         super().__init_subclass__()
         cls.min_length = cls.min_length if min is None else min
         cls.max_length = cls.max_length if max is None else max
         cls.tags = cls.tags | frozenset(tags)
 
-    def __new__(cls, value: bytes) -> "Self":
+    def __new__(cls, value: bytes) -> Self:
         problems = cls.problems_of(value)
         if problems:
             refuse(cls.__name__, problems)
@@ -155,18 +167,20 @@ class Bytes(bytes, _Value):
 
 
 class Int(int, _Value):
-    """A constrained whole number of 64 bits, declared as ``class Cents(klerk.Int, ge=0, le=100_000): ...``."""
+    """A constrained 64-bit whole number, declared as ``class Cents(klerk.Int, ge=0, le=100_000): ...``."""
 
     low: ClassVar[int] = INT64_MIN
     high: ClassVar[int] = INT64_MAX
 
-    def __init_subclass__(cls, *, ge: int | None = None, le: int | None = None, tags: Iterable[str] = ()) -> None:
+    def __init_subclass__(
+        cls, *, ge: int | None = None, le: int | None = None, tags: Iterable[str] = ()
+    ) -> None:
         super().__init_subclass__()
         cls.low = cls.low if ge is None else ge
         cls.high = cls.high if le is None else le
         cls.tags = cls.tags | frozenset(tags)
 
-    def __new__(cls, value: int) -> "Self":
+    def __new__(cls, value: int) -> Self:
         if type(value) is int:
             if cls.low <= value <= cls.high and not cls.has_validator:
                 return value  # type: ignore[return-value]
@@ -190,13 +204,15 @@ class Float(float, _Value):
     low: ClassVar[float | None] = None
     high: ClassVar[float | None] = None
 
-    def __init_subclass__(cls, *, ge: float | None = None, le: float | None = None, tags: Iterable[str] = ()) -> None:
+    def __init_subclass__(
+        cls, *, ge: float | None = None, le: float | None = None, tags: Iterable[str] = ()
+    ) -> None:
         super().__init_subclass__()
         cls.low = cls.low if ge is None else ge
         cls.high = cls.high if le is None else le
         cls.tags = cls.tags | frozenset(tags)
 
-    def __new__(cls, value: float) -> "Self":
+    def __new__(cls, value: float) -> Self:
         value = plain_float(value)
         problems = cls.problems_of(value)
         if problems:
@@ -255,11 +271,11 @@ else:
 
 
 class _Masked:
-    """Stands for a value that may not be read. There is one of them, `MASKED`; it is false and shows nothing."""
+    """Stands for a value that may not be read. There is one, `MASKED`; it is false and shows nothing."""
 
-    _instance: ClassVar["_Masked | None"] = None
+    _instance: ClassVar[Self | None] = None
 
-    def __new__(cls) -> "_Masked":
+    def __new__(cls) -> Self:
         if cls._instance is None:
             cls._instance = super().__new__(cls)
         return cls._instance
@@ -285,7 +301,9 @@ class ModelType(msgspec.StructMeta):
 
     __klerk_place__: Place
 
-    def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> "ModelType":
+    def __new__(
+        mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any
+    ) -> "ModelType":
         if any(isinstance(base, ModelType) for base in bases):
             options["kw_only"] = True
         cls: ModelType = super().__new__(mcls, name, bases, namespace, **options)
@@ -310,16 +328,16 @@ class Model(msgspec.Struct, metaclass=ModelType, frozen=True, array_like=True, g
         def _meta(self) -> Any: ...
 
         @property
-        def meta(self) -> Meta["Self"]:
+        def meta(self) -> Meta[Self]:
             """What Klerk knows about this version: id, state, version and times."""
 
-        def replace(self, **changes: Any) -> "Self":
+        def replace(self, **changes: Any) -> Self:
             """Return a draft with some fields changed, for an event to give back."""
 
     else:
         _meta: Any = None
         meta = MetaField()
-        replace = replace
+        replace = replaced
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields by name."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterable
 from datetime import timedelta
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 import numpy as np
 
@@ -25,7 +25,8 @@ class IndexStore:
 
     def __init__(self, index: Index[Any]) -> None:
         self.index = index
-        self.entries: dict[Hashable, IdSet] = {}
+        # A key with a single id, as in every unique index, holds just that.
+        self.entries: dict[Hashable, int | IdSet] = {}
         self.pending: dict[Hashable, dict[int, tuple[int, bool]]] = {}
 
     def key_of(self, model: Model) -> Hashable:
@@ -40,19 +41,22 @@ class IndexStore:
         except KlerkError:
             raise
         except Exception as error:
-            raise FunctionFailed(f"{described(self.index.key)} raised {type(error).__name__}: {error}") from error
+            raise FunctionFailed(
+                f"{described(self.index.key)} raised {type(error).__name__}: {error}"
+            ) from error
         return key
 
-    def published(self, key: Hashable) -> IdSet | tuple[()]:
+    def published(self, key: Hashable) -> IdSet | tuple[int, ...]:
         """Return the ids that readers find under a key."""
-        return self.entries.get(key, ())
+        found = self.entries.get(key, ())
+        return (found,) if isinstance(found, int) else found
 
     def working(self, key: Hashable) -> list[int]:
         """Return the ids that the transaction at hand finds under a key, ascending."""
         pending = self.pending.get(key)
         if not pending:
-            return list(self.entries.get(key, ()))
-        ids = {id for id in self.entries.get(key, ()) if id not in pending}
+            return list(self.published(key))
+        ids = {id for id in self.published(key) if id not in pending}
         return sorted(ids.union(id for id, (_, present) in pending.items() if present))
 
     def change(self, id: int, old: Model | None, new: Model | None) -> Any:
@@ -107,10 +111,7 @@ class IndexStore:
         id, (before, _), (after, _) = operation
         if before is not None:
             self._unmark(before, id, None)
-            ids = self.entries[before]
-            ids.discard(id)
-            if not ids:
-                del self.entries[before]
+            self._remove(before, id)
         if after is not None:
             self._unmark(after, id, None)
             self._add(after, id)
@@ -122,10 +123,24 @@ class IndexStore:
             self._add(key, id)
 
     def _add(self, key: Hashable, id: int) -> None:
-        ids = self.entries.get(key)
-        if ids is None:
-            ids = self.entries[key] = IdSet()
-        ids.add(id)
+        found = self.entries.get(key)
+        if found is None:
+            self.entries[key] = id
+            return
+        if isinstance(found, int):
+            both = self.entries[key] = IdSet()
+            both.add(found)
+            found = both
+        found.add(id)
+
+    def _remove(self, key: Hashable, id: int) -> None:
+        found = self.entries[key]
+        if isinstance(found, int):
+            del self.entries[key]
+            return
+        found.discard(id)
+        if len(found) == 1:
+            self.entries[key] = next(iter(found))
 
 
 class Source(Protocol):
@@ -155,7 +170,8 @@ class Views:
         plan = None if machine is None else self._plans.get(machine.model_class)
         if plan is None or (plan.states and plan.states[0].state.machine is not machine):
             raise ArgumentError(
-                f"{view!r} is not a view of this app", hint="Use a machine, a state, or an index called with a key."
+                f"{view!r} is not a view of this app",
+                hint="Use a machine, a state, or an index called with a key.",
             )
         return plan
 
@@ -166,7 +182,7 @@ class Views:
             raise ArgumentError(f"{index!r} is not an index of this app")
         return store
 
-    def published(self, view: View[Any]) -> IdSet | tuple[()]:
+    def published(self, view: View[Any]) -> IdSet | tuple[int, ...]:
         """Return the ids that readers see in a view."""
         plan = self.plan(view)
         if isinstance(view, State):
@@ -207,9 +223,7 @@ class WorkingSource:
             return published
         model_class = view.machine.model_class
         ids = [id for id in published if id not in pending]
-        ids.extend(
-            id for id, model in pending.items() if type(model) is model_class and view.contains(model)
-        )
+        ids.extend(id for id, model in pending.items() if type(model) is model_class and view.contains(model))
         ids.sort()
         return ids
 
@@ -220,7 +234,7 @@ class Columns(tuple[Any, ...]):
 
     names: tuple[str, ...]
 
-    def __new__(cls, names: tuple[str, ...], arrays: Iterable[Any]) -> "Columns":
+    def __new__(cls, names: tuple[str, ...], arrays: Iterable[Any]) -> Self:
         columns = super().__new__(cls, arrays)
         columns.names = names
         return columns

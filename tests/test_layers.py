@@ -64,6 +64,7 @@ LAYERS = [
     "workers/__init__",
     "job_work",
     "job_manager",
+    "aio",
     "klerk",
     "__init__",
     "demo/clocks",
