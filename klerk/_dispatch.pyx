@@ -291,7 +291,7 @@ cdef class JobRequest:
 
     def __init__(self, job, tuple values not None, run_at=None):
         if run_at is not None and (not isinstance(run_at, datetime) or run_at.tzinfo is None):
-            raise ArgumentError(f"a job cannot run at {run_at!r}", hint="Use an aware datetime: datetime.now(UTC).")
+            raise ArgumentError(f"a job cannot run at {run_at!r}, which has no time zone", hint="Use an aware datetime: datetime.now(UTC).")
         self.job = job
         self.values = values
         self.run_at = run_at
