@@ -106,8 +106,8 @@ def test_a_command_creates_jobs(office: Office) -> None:
         ]
         assert [job.id for job in result.jobs] == [1, 2, 3]
         assert {job.cause for job in result.jobs} == {result.sequence}
-        assert k.handle(office.close(result.id), TESTER).jobs == ()
-        assert k.jobs.live() == result.jobs
+        assert not k.handle(office.close(result.id), TESTER).jobs
+        assert list(k.jobs.live()) == list(result.jobs)
         assert k.jobs.get(2) == result.jobs[1]
         with pytest.raises(NotFound, match="no job 9"):
             k.jobs.get(9)
