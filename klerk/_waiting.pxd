@@ -12,7 +12,7 @@ cdef class Gate:
 
 cdef class ReadHold:
     cdef ReadWriteLock lock
-    cdef object thread
+    cdef long thread
     cdef object task
     cdef bint held
     cdef int claim(self) except -1
@@ -31,11 +31,14 @@ cdef class ReadWriteLock:
     cdef readonly int readers
     cdef readonly bint writing
     cdef object waiting
+    cdef long first_thread
+    cdef int first_holds
     cdef dict threads
     cdef dict tasks
     cdef bint must_wait(self, ReadHold hold, bint blocking) except -1
     cdef int grant_read(self, ReadHold hold) except -1
     cdef int release_read(self, ReadHold hold) except -1
+    cdef bint thread_holds(self, long thread) except -1
     cdef int pass_on(self) except -1
     cpdef bint held_here(self, bint blocking) except -1
 

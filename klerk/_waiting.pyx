@@ -185,11 +185,15 @@ cdef class ReadWriteLock:
             return False
         # A blocking wait stops the whole thread, with every task that runs on it.
         if blocking or hold.task is None:
-            return hold.thread not in self.threads
+            return not self.thread_holds(hold.thread)
         return True
 
     cdef int grant_read(self, ReadHold hold) except -1:
-        self.threads[hold.thread] = self.threads.get(hold.thread, 0) + 1
+        if self.first_holds == 0 or self.first_thread == hold.thread:
+            self.first_thread = hold.thread
+            self.first_holds += 1
+        else:
+            self.threads[hold.thread] = self.threads.get(hold.thread, 0) + 1
         if hold.task is not None:
             self.tasks[hold.task] = self.tasks.get(hold.task, 0) + 1
         hold.held = True
@@ -199,13 +203,20 @@ cdef class ReadWriteLock:
     cdef int release_read(self, ReadHold hold) except -1:
         hold.held = False
         self.readers -= 1
-        _count_down(self.threads, hold.thread)
+        if self.first_holds and self.first_thread == hold.thread:
+            self.first_holds -= 1
+        else:
+            _count_down(self.threads, hold.thread)
         if hold.task is not None:
             _count_down(self.tasks, hold.task)
             hold.task = None
         if self.readers == 0 and self.waiting:
             self.pass_on()
         return 0
+
+    cdef bint thread_holds(self, long thread) except -1:
+        # One thread that reads alone is the common case, and needs no dictionary.
+        return (self.first_holds and self.first_thread == thread) or (self.threads and thread in self.threads)
 
     cdef int pass_on(self) except -1:
         """Let in whoever is first in the queue: one writer, or every reader up to the next writer."""
@@ -241,7 +252,7 @@ cdef class ReadWriteLock:
             warn: called with this lock.
         """
         cdef Waiter waiter
-        if PyThread_get_thread_ident() in self.threads:
+        if self.thread_holds(PyThread_get_thread_ident()):
             raise RuntimeError("this thread holds the read lock: it would wait for itself")
         if not self.readers and not self.writing and not self.waiting:
             self.writing = True
@@ -275,11 +286,14 @@ cdef class ReadWriteLock:
         task = None if blocking else running_task()
         if task is not None:
             return task in self.tasks
-        return PyThread_get_thread_ident() in self.threads
+        return self.thread_holds(PyThread_get_thread_ident())
 
     def holders(self):
         """Return the thread identifiers and tasks that hold the lock for reading, for messages."""
-        return list(self.threads), list(self.tasks)
+        threads = set(self.threads)
+        if self.first_holds:
+            threads.add(self.first_thread)
+        return sorted(threads), list(self.tasks)
 
 
 cdef int _count_down(dict counts, object owner) except -1:

@@ -149,7 +149,8 @@ class Klerk:
 
     def read(self, context: Context) -> Reader:
         """Return a reader for ``with``: everything read through it is of one moment."""
-        self._require_open()
+        if self._closed:
+            self._require_open()
         return Reader(self._lock, context, self._sight)
 
     def _show(self, context: Context, what: Any) -> Any:

@@ -166,6 +166,8 @@ class Reader(ReaderBase):
     `klerk.MASKED`.
     """
 
+    __slots__ = ()
+
     def show(self, model: M) -> M:
         """Return a model as the actor may see it.
 
