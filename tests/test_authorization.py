@@ -84,9 +84,10 @@ def is_staff(a: Args) -> bool:
 def fill(register: Register, k: klerk.Klerk) -> list[Any]:
     """Enter two people and a note on behalf of the system, which no rule is asked about; return their ids."""
     commands = [
-        register.enter("Eve", "eve@x", 10, "ada"), register.enter("Joe", "joe@x", 20, "bob"),
+        register.enter("Eve", "eve@x", 10, "ada"),
+        register.enter("Joe", "joe@x", 20, "bob"),
         register.write("hello"),
-    ]  # fmt: skip
+    ]
     return [result.id for result in k.handle_all(commands, SYSTEM)]
 
 

@@ -523,8 +523,12 @@ def test_every_code_is_provoked_and_explained() -> None:
 def test_explain_prints_what_a_code_means(code: str) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "klerk", "explain", code],
-        env=python_environment(), capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        env=python_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert (ran.returncode, ran.stderr) == (0, "")
     assert EXPLANATIONS[code.upper()].splitlines()[0] in ran.stdout
 
@@ -532,8 +536,12 @@ def test_explain_prints_what_a_code_means(code: str) -> None:
 def test_explain_refuses_unknown_codes() -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "klerk", "explain", "K999"],
-        env=python_environment(), capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        env=python_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert ran.returncode != 0
     assert "K999" in ran.stderr
     assert "Traceback" not in ran.stderr

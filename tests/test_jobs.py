@@ -1,7 +1,7 @@
 """Jobs: created with their command or not at all, run once, tried again when they fail, kept across restarts.
 
-Jobs tell what they did by appending to a list; tests wait for events and for the job manager to be idle. Where
-time matters, the clock is the test's own.
+Jobs tell what they did by appending to a list; tests wait for events and for the job manager to be idle.
+Where time matters, the clock is the test's own.
 """
 
 import asyncio
@@ -162,7 +162,7 @@ def test_arguments_of_jobs_are_checked_with_the_command(office: Office) -> None:
                 k.jobs.schedule(given)  # type: ignore[arg-type]
         assert office.contents(k) == {}
         assert k.jobs.live() == ()
-    for call in (lambda: check(), lambda: check(1, "x", 2), lambda: check(1, color=1)):  # type: ignore[call-arg, arg-type]
+    for call in (check, lambda: check(1, "x", 2), lambda: check(1, color=1)):  # type: ignore[call-arg, arg-type]
         with pytest.raises(ArgumentError, match="check"):
             call()
 
@@ -185,7 +185,9 @@ def test_jobs_of_refused_and_tried_commands_never_run(office: Office) -> None:
         assert office.ran == ["Ada", "Eve"]
 
 
-def test_unmanaged_jobs_run_after_the_commit_in_order(office: Office, caplog: pytest.LogCaptureFixture) -> None:
+def test_unmanaged_jobs_run_after_the_commit_in_order(
+    office: Office, caplog: pytest.LogCaptureFixture
+) -> None:
     opened: list[klerk.Klerk] = []
 
     def look(a: Args[Account]) -> None:
@@ -538,7 +540,11 @@ def test_arguments_come_back_as_they_were(tmp_path: Path) -> None:
 
         @bank.app.job()
         def keep(
-            job: JobRun, when: datetime, tags: frozenset[str], pair: tuple[int, str], span: timedelta | None = None
+            job: JobRun,
+            when: datetime,
+            tags: frozenset[str],
+            pair: tuple[int, str],
+            span: timedelta | None = None,
         ) -> None:
             seen.append((when, tags, pair, span))
 

@@ -1,7 +1,7 @@
 """What ends a process, or splits it, loses nothing that was acknowledged and leaves a store that opens.
 
-Every case runs in a process of its own, which says on its standard output how far it has come. After the kills
-the same store is used again, so that each has the leftovers of the one before.
+Every case runs in a process of its own, which says on its standard output how far it has come. After the
+kills the same store is used again, so that each has the leftovers of the one before.
 """
 
 import os
@@ -116,9 +116,9 @@ child = os.fork()
 if not child:
     command = bank.deposit(ada, 1)
     uses = [
-        lambda: k.handle(command, TESTER), lambda: k.submit(command, TESTER), lambda: k.handle_all([command], TESTER),
-        lambda: k.check(command, TESTER), lambda: k.read(TESTER), lambda: k.checkpoint("copy"), k.storage_bytes,
-        lambda: asyncio.run(k.aio.handle(command, TESTER)),
+        lambda: k.handle(command, TESTER), lambda: k.submit(command, TESTER),
+        lambda: k.check(command, TESTER), lambda: k.handle_all([command], TESTER), lambda: k.read(TESTER),
+        lambda: k.checkpoint("copy"), k.storage_bytes, lambda: asyncio.run(k.aio.handle(command, TESTER)),
     ]
     for number, use in enumerate(uses):
         try:
@@ -183,8 +183,12 @@ k.close()
 def test_interrupts_leave_a_consistent_system(tmp_path: Path, rng: random.Random, way: str) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", PRELUDE + f"WAY = {way!r}\n" + INTERRUPTED],
-        cwd=tmp_path, env=python_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=python_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     try:
         for _ in range(10):
@@ -224,7 +228,10 @@ def test_killed_during_a_burst_nothing_acknowledged_is_lost(tmp_path: Path, rng:
     known = 0
     for _ in range(10):
         process: Any = subprocess.Popen(
-            [sys.executable, "-c", PRELUDE + BURST], cwd=tmp_path, env=python_environment(), stdout=subprocess.PIPE
+            [sys.executable, "-c", PRELUDE + BURST],
+            cwd=tmp_path,
+            env=python_environment(),
+            stdout=subprocess.PIPE,
         )
         try:
             assert int(process.stdout.readline()) == known

@@ -102,12 +102,18 @@ def test_functions_read_the_working_state(bank: Bank) -> None:
     @bank.deposit.rule
     def look(a: Args[Account], amount: int) -> bool:
         read = a.read
-        seen.append((
-            read.count(bank.accounts), read.count(bank.active), [m.owner for m in read.list(bank.closed)],
-            [m.owner for m in read.list(bank.by_balance(1))], read.exists(bank.by_balance(9)),
-            getattr(read.find(bank.by_owner, "Joe"), "balance", None), read.find(99),
-            getattr(read.first(bank.accounts), "owner", None),
-        ))  # fmt: skip
+        seen.append(
+            (
+                read.count(bank.accounts),
+                read.count(bank.active),
+                [m.owner for m in read.list(bank.closed)],
+                [m.owner for m in read.list(bank.by_balance(1))],
+                read.exists(bank.by_balance(9)),
+                getattr(read.find(bank.by_owner, "Joe"), "balance", None),
+                read.find(99),
+                getattr(read.first(bank.accounts), "owner", None),
+            )
+        )
         with pytest.raises(NotFound):
             read.get(99)
         return True
@@ -161,18 +167,34 @@ def table() -> tuple[App, Any, Any]:
     @rows.create(into=there)
     def empty(a: Args) -> Row:
         return Row(
-            whole=-(2**63), real=0.1, flag=True, when=MICRO, day=date(1, 1, 1),
-            span=timedelta(microseconds=-1), exact=Decimal("0.5"),
-        )  # fmt: skip
+            whole=-(2**63),
+            real=0.1,
+            flag=True,
+            when=MICRO,
+            day=date(1, 1, 1),
+            span=timedelta(microseconds=-1),
+            exact=Decimal("0.5"),
+        )
 
     @rows.create(into=there)
     def full(a: Args, next: Ref[Row]) -> Row:
         return Row(
-            whole=2**63 - 1, real=-1e300, flag=False, when=datetime.min.replace(tzinfo=UTC), day=date.max,
-            span=timedelta(days=9), exact=Decimal(-2), next=next, whole_or_none=3, real_or_none=0.25,
-            flag_or_none=True, when_or_none=MICRO, day_or_none=date(2024, 2, 29),
-            span_or_none=timedelta(hours=1), exact_or_none=Decimal("1.5"),
-        )  # fmt: skip
+            whole=2**63 - 1,
+            real=-1e300,
+            flag=False,
+            when=datetime.min.replace(tzinfo=UTC),
+            day=date.max,
+            span=timedelta(days=9),
+            exact=Decimal(-2),
+            next=next,
+            whole_or_none=3,
+            real_or_none=0.25,
+            flag_or_none=True,
+            when_or_none=MICRO,
+            day_or_none=date(2024, 2, 29),
+            span_or_none=timedelta(hours=1),
+            exact_or_none=Decimal("1.5"),
+        )
 
     return app, rows, (empty, full)
 
@@ -271,11 +293,15 @@ def test_nothing_can_be_read_outside_of_the_block(bank: Bank) -> None:
         reader = k.read(TESTER)
         for _ in range(2):
             for read in (
-                lambda r: r.get(ada), lambda r: r.find(ada), lambda r: r.find(bank.by_owner, "Ada"),
-                lambda r: r.list(bank.accounts), lambda r: r.first(bank.active),
-                lambda r: r.count(bank.active), lambda r: r.exists(bank.active),
+                lambda r: r.get(ada),
+                lambda r: r.find(ada),
+                lambda r: r.find(bank.by_owner, "Ada"),
+                lambda r: r.list(bank.accounts),
+                lambda r: r.first(bank.active),
+                lambda r: r.count(bank.active),
+                lambda r: r.exists(bank.active),
                 lambda r: r.columns(bank.accounts, "balance"),
-            ):  # fmt: skip
+            ):
                 with pytest.raises(ReaderClosed, match="holds no lock"):
                     read(reader)
             with reader:
@@ -320,10 +346,13 @@ def test_a_command_is_not_seen_before_the_reader_is_done(bank: Bank) -> None:
 def attempts(bank: Bank, k: klerk.Klerk, id: Any) -> list[Any]:
     command = bank.deposit(id, 1)
     return [
-        lambda: k.handle(command, TESTER), lambda: k.handle(command, TESTER, dry_run=True),
-        lambda: k.check(command, TESTER), lambda: k.submit(command, TESTER),
-        lambda: k.handle_all([command], TESTER), lambda: k.handle_all(lambda a: command, TESTER),
-    ]  # fmt: skip
+        lambda: k.handle(command, TESTER),
+        lambda: k.handle(command, TESTER, dry_run=True),
+        lambda: k.check(command, TESTER),
+        lambda: k.submit(command, TESTER),
+        lambda: k.handle_all([command], TESTER),
+        lambda: k.handle_all(lambda a: command, TESTER),
+    ]
 
 
 def test_a_command_under_the_read_lock_is_refused(bank: Bank) -> None:
@@ -366,9 +395,11 @@ async def test_a_command_of_a_task_under_the_read_lock_is_refused(bank: Bank) ->
         command = bank.deposit(ada, 1)
         async with k.aio.read(TESTER):
             for attempt in (
-                k.aio.handle(command, TESTER), k.aio.check(command, TESTER), k.aio.submit(command, TESTER),
+                k.aio.handle(command, TESTER),
+                k.aio.check(command, TESTER),
+                k.aio.submit(command, TESTER),
                 k.aio.handle_all([command], TESTER),
-            ):  # fmt: skip
+            ):
                 with pytest.raises(ReadLockHeld):
                     await attempt
             # A blocking call would stop the loop, and with it the task that has to give the lock back.

@@ -40,7 +40,14 @@ def everything(bank: Bank, k: klerk.Klerk) -> Any:
         by_owner = [r.find(bank.by_owner, owner) for owner in OWNERS]
         by_balance = [[m.meta.id for m in r.list(bank.by_balance(balance))] for balance in range(10)]
     metas = [
-        (m.meta.id, str(m.meta.state), m.meta.version, m.meta.created_at, m.meta.updated_at, m.meta.entered_at)
+        (
+            m.meta.id,
+            str(m.meta.state),
+            m.meta.version,
+            m.meta.created_at,
+            m.meta.updated_at,
+            m.meta.entered_at,
+        )
         for m in models
     ]
     return models, metas, states, by_owner, by_balance, k.sequence
@@ -49,10 +56,18 @@ def everything(bank: Bank, k: klerk.Klerk) -> Any:
 def random_command(bank: Bank, rng: random.Random) -> Any:
     id: Any = rng.randrange(1, 25)
     owner = rng.choice(OWNERS)
-    return rng.choice([
-        bank.enter(owner, rng.randrange(10)), bank.enter(owner, 1, id), bank.deposit(id, 1), bank.rename(id, owner),
-        bank.close(id), bank.reopen(id), bank.remove(id), bank.transfer(id, rng.randrange(1, 25), 1),
-    ])  # fmt: skip
+    return rng.choice(
+        [
+            bank.enter(owner, rng.randrange(10)),
+            bank.enter(owner, 1, id),
+            bank.deposit(id, 1),
+            bank.rename(id, owner),
+            bank.close(id),
+            bank.reopen(id),
+            bank.remove(id),
+            bank.transfer(id, rng.randrange(1, 25), 1),
+        ]
+    )
 
 
 @pytest.mark.parametrize("durability", ["sync", "process"])
@@ -422,10 +437,15 @@ def test_after_closing_everything_is_refused(tmp_path: Path) -> None:
     assert repr(k) == "<klerk 'bank', closed>"
     command = bank.deposit(ada.id, 1)
     for use in (
-        lambda: k.handle(command, TESTER), lambda: k.submit(command, TESTER), lambda: k.check(command, TESTER),
-        lambda: k.handle_all([command], TESTER), lambda: k.read(TESTER), lambda: k.aio.read(TESTER),
-        lambda: k.checkpoint(tmp_path / "copy"), k.storage_bytes,
-    ):  # fmt: skip
+        lambda: k.handle(command, TESTER),
+        lambda: k.submit(command, TESTER),
+        lambda: k.check(command, TESTER),
+        lambda: k.handle_all([command], TESTER),
+        lambda: k.read(TESTER),
+        lambda: k.aio.read(TESTER),
+        lambda: k.checkpoint(tmp_path / "copy"),
+        k.storage_bytes,
+    ):
         with pytest.raises(Closed):
             use()
     assert (model.owner, ada.id, ada.sequence) == ("Ada", 1, 1)
@@ -438,9 +458,11 @@ async def test_after_closing_the_asyncio_face_refuses(tmp_path: Path) -> None:
         pass
     command = bank.enter("Ada")
     for use in (
-        k.aio.handle(command, TESTER), k.aio.submit(command, TESTER), k.aio.check(command, TESTER),
+        k.aio.handle(command, TESTER),
+        k.aio.submit(command, TESTER),
+        k.aio.check(command, TESTER),
         k.aio.handle_all([command], TESTER),
-    ):  # fmt: skip
+    ):
         with pytest.raises(Closed):
             await use
 

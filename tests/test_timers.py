@@ -116,7 +116,9 @@ def test_a_moment_that_was_changed(clock: Clock) -> None:
     desk = Desk()
     with desk.app.open(clock=clock) as k:
         k.handle_all([desk.enter(NOON + HOUR), desk.enter(NOON + 5 * HOUR), desk.enter(NOON + HOUR)], TESTER)
-        k.handle_all([desk.put_off(1, NOON + 3 * HOUR), desk.put_off(2, NOON + HOUR), desk.put_off(3, None)], TESTER)
+        k.handle_all(
+            [desk.put_off(1, NOON + 3 * HOUR), desk.put_off(2, NOON + HOUR), desk.put_off(3, None)], TESTER
+        )
         clock.now = NOON + HOUR
         eventually(lambda: desk.states(k)[1] == "late")
         assert desk.states(k) == ["open", "late", "open"]
@@ -253,7 +255,11 @@ def test_timers_do_all_that_blocks_do(clock: Clock) -> None:
 
 @pytest.mark.parametrize(
     ("refusal", "message"),
-    [(Rejected("not now"), "not now"), (ZeroDivisionError("zero"), r"test_timers.py"), (WrongState("no"), "no")],
+    [
+        (Rejected("not now"), "not now"),
+        (ZeroDivisionError("zero"), r"test_timers.py"),
+        (WrongState("no"), "no"),
+    ],
 )
 def test_a_refused_timer_is_logged_and_holds_up_nobody(
     clock: Clock, refusal: Exception, message: str, caplog: pytest.LogCaptureFixture

@@ -78,9 +78,10 @@ def refused_transactions(
         "generator that raises": (lambda k: k.handle_all(raising, TESTER), FunctionFailed),
         "no command in the list": (lambda k: k.handle_all([*good, "x"], TESTER), klerk.ArgumentError),  # type: ignore[list-item]
         "still referred to": (
-            lambda k: k.handle_all([office.enter("Bob", 1, ada), office.remove(ada)], TESTER), Conflict,
+            lambda k: k.handle_all([office.enter("Bob", 1, ada), office.remove(ada)], TESTER),
+            Conflict,
         ),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("case", refused_transactions(Office(), 1))
@@ -128,8 +129,10 @@ def test_what_a_transaction_did(office: Office) -> None:
         assert len({result.sequence for result in results}) == 1
         for result in results:
             assert {(m.owner, m.balance, str(m.meta.state)) for m in result.models} == {
-                ("Ada", 1, "active"), ("Bob", 2, "closed"), ("Eve", 0, "active"),
-            }  # fmt: skip
+                ("Ada", 1, "active"),
+                ("Bob", 2, "closed"),
+                ("Eve", 0, "active"),
+            }
             assert [model.owner for model in result.created] == ["Eve"]
             assert {model.owner for model in result.updated} == {"Ada", "Bob"}
             assert result.deleted == ()
@@ -329,12 +332,20 @@ def random_transaction(bank: Bank, rng: random.Random, ids: list[Any]) -> list[A
         id = rng.choice(ids)
         owner = rng.choice("ABCDEF")
         commands.append(
-            rng.choice([
-                bank.enter(owner, rng.randrange(3)), bank.enter(owner, 1, id), bank.rename(id, owner),
-                bank.remove(id), bank.close(id), bank.reopen(id), bank.deposit(id, rng.randrange(3)),
-                bank.transfer(id, rng.choice(ids), 1), bank.withdraw(id, 1),
-            ])
-        )  # fmt: skip
+            rng.choice(
+                [
+                    bank.enter(owner, rng.randrange(3)),
+                    bank.enter(owner, 1, id),
+                    bank.rename(id, owner),
+                    bank.remove(id),
+                    bank.close(id),
+                    bank.reopen(id),
+                    bank.deposit(id, rng.randrange(3)),
+                    bank.transfer(id, rng.choice(ids), 1),
+                    bank.withdraw(id, 1),
+                ]
+            )
+        )
     return commands
 
 
