@@ -393,12 +393,12 @@ cdef class Processor:
     cdef int authorize(self, EventPlan plan, Args a) except -1:
         """Deny unless an allow rule says yes and no deny rule does."""
         for rule in plan.allow:
-            if (<Call>rule).run(a, ()):
+            if (<Call>rule).permits(a):
                 break
         else:
             raise Denied(f"{plan.event} is not allowed for {self.context.actor}")
         for rule in plan.deny:
-            if (<Call>rule).run(a, ()):
+            if (<Call>rule).permits(a):
                 raise Denied(f"{plan.event} is denied to {self.context.actor}")
         return 0
 
@@ -578,7 +578,7 @@ cdef class Processor:
             kind = BrokenReference if broken else InvalidValue
             raise kind(f"{owner.name}: {listed(problems)}", problems=problems)
         for rule in owner.rules:
-            if not (<Rule>rule).call.ask_about(draft):
+            if not (<Rule>rule).call.holds_for(draft):
                 problems.append(Problem(code=rule.code, message=rule.message, path=rule.path))
         if problems:
             raise Rejected(listed(problems), problems=problems)

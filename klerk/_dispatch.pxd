@@ -106,7 +106,9 @@ cdef class Call:
     cdef readonly int mode
     cdef readonly tuple names
     cdef object run(self, Args a, tuple values)
-    cdef object ask_about(self, object model)
+    cdef bint permits(self, Args a) except -1
+    cdef bint decided(self, object verdict) except -1
+    cdef bint holds_for(self, object model) except -1
 
 
 cdef class Rule:

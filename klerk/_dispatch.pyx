@@ -360,7 +360,7 @@ def ask(rules, Args a not None, field=None):
     a.touched = a.touched_field = False
     a.field_name = field
     for rule in rules:
-        if (<Call>rule).run(a, ()):
+        if (<Call>rule).permits(a):
             return True, a.touched, a.touched_field
     return False, a.touched, a.touched_field
 
@@ -395,10 +395,19 @@ cdef class Call:
             what = described(self.function)
             raise FunctionFailed(f"{what} raised {type(error).__name__}: {error}") from error
 
-    cdef object ask_about(self, object model):
-        """Call a function that takes just a model, as the rules of a class do."""
+    cdef bint permits(self, Args a) except -1:
+        """Ask an allow or deny rule."""
+        return self.decided(self.run(a, ()))
+
+    cdef bint decided(self, object verdict) except -1:
+        if verdict is None:
+            raise FunctionFailed(f"the rule {described(self.function)} returned None, expected True or False")
+        return bool(verdict)
+
+    cdef bint holds_for(self, object model) except -1:
+        """Ask a rule of a class about a model."""
         try:
-            return self.function(model)
+            verdict = self.function(model)
         except (Rejected, Denied, NotFound, Conflict):
             raise
         except BaseException as error:

@@ -200,8 +200,17 @@ cdef class ReadWriteLock:
         self.readers += 1
         return 0
 
+    def forget_readers(self):
+        """End every hold, at the end of the interpreter, when nobody is left to do it."""
+        self.readers = self.first_holds = 0
+        self.threads.clear()
+        self.tasks.clear()
+        self.pass_on()
+
     cdef int release_read(self, ReadHold hold) except -1:
         hold.held = False
+        if self.readers == 0:
+            return 0
         self.readers -= 1
         if self.first_holds and self.first_thread == hold.thread:
             self.first_holds -= 1

@@ -13,6 +13,7 @@ from klerk.errors import Corrupted, SchemaChanged
 from klerk.field_types import FieldType
 from klerk.jobs import JobRecord
 from klerk.storage.contract import Delete, Family, Put
+from klerk.values import has_default
 
 LOG_FORMAT: Final = 1
 CATALOG_FORMAT: Final = 1
@@ -241,8 +242,8 @@ def extended(catalog: Catalog, spec: Spec) -> Catalog:
             if name not in states
         )
         fields = _stored_fields(each.fields)
-        defaults = len(each.machine.model_class.__struct_defaults__)
-        differences.extend(_field_differences(entry, fields, len(fields) - defaults))
+        required = {name for name in each.fields if not has_default(each.machine.model_class, name)}
+        differences.extend(_field_differences(entry, fields, required))
         added = tuple(name for name in states if name not in entry.states)
         classes[i] = ClassEntry(entry.name, entry.states + added, fields)
     if differences:
@@ -271,7 +272,7 @@ def _grown(known: Sequence[str], declared: Sequence[str]) -> tuple[str, ...]:
     return (*known, *(name for name in declared if name not in known))
 
 
-def _field_differences(entry: ClassEntry, fields: tuple[tuple[str, str], ...], required: int) -> list[str]:
+def _field_differences(entry: ClassEntry, fields: tuple[tuple[str, str], ...], required: set[str]) -> list[str]:
     """Return how the declared fields contradict the stored ones, which they may only follow."""
     differences = []
     now = dict(fields)
@@ -282,7 +283,7 @@ def _field_differences(entry: ClassEntry, fields: tuple[tuple[str, str], ...], r
             differences.append(f"the field {entry.name}.{name} was {stored} and is {now[name]}")
         elif i < len(fields) and fields[i][0] != name:
             differences.append(f"the field {entry.name}.{name} is no longer number {i + 1}")
-    for i, (name, _) in enumerate(fields[len(entry.fields) :], start=len(entry.fields)):
-        if name not in dict(entry.fields) and i < required:
+    for name, _ in fields[len(entry.fields) :]:
+        if name not in dict(entry.fields) and name in required:
             differences.append(f"the new field {entry.name}.{name} has no default")
     return differences

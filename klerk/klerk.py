@@ -28,6 +28,7 @@ from klerk.reader import Reader
 from klerk.recovery import ProgressLine, Recovered, quiet, recover
 from klerk.scheduler import Scheduler
 from klerk.storage import MemoryStorage, RocksStorage, Storage
+from klerk.storage.forks import leave_without_destructors
 from klerk.timers import Timers
 from klerk.unmanaged import UnmanagedCalls
 from klerk.values import Model
@@ -332,6 +333,8 @@ _OPEN: "weakref.WeakSet[Klerk]" = weakref.WeakSet()
 
 def _close_all() -> None:
     for each in list(_OPEN):
+        # Who still reads now will never end it.
+        each._lock.forget_readers()
         each.close()
 
 
@@ -340,6 +343,8 @@ def _after_fork() -> None:
     for each in list(_OPEN):
         each._engine.queue.close()
         each._is_closing = each._closed = True
+    if _OPEN:
+        leave_without_destructors()
 
 
 atexit.register(_close_all)

@@ -66,13 +66,14 @@ def recover(storage: Storage, spec: Spec, clock: Clock, progress: Progress) -> R
     recovered = Recovered(program=Program(spec, catalog, clock))
     _read_head(storage, recovered)
     verify_log(storage, _marked(storage, VERIFIED_KEY), progress)
-    if catalog != known:
-        storage.write([(Family.META, CATALOG_KEY, write_catalog(catalog))], [])
-        storage.sync()
     _apply_tail(storage, progress)
     with _without_collection():
         _load_models(storage, recovered.program, progress)
     _load_jobs(storage, recovered, progress)
+    if catalog != known:
+        # Written last: a design that cannot be opened leaves the store to the one that can.
+        storage.write([(Family.META, CATALOG_KEY, write_catalog(catalog))], [])
+        storage.sync()
     storage.write([(Family.META, VERIFIED_KEY, key_of(_newest(storage)))], [])
     return recovered
 

@@ -120,6 +120,15 @@ class Text(str, _Value):
         cls.tags = cls.tags | frozenset(tags)
 
     def __new__(cls, value: str) -> Self:
+        # What most texts are needs no list of problems.
+        if (
+            type(value) is str
+            and cls.min_length <= len(value) <= cls.max_length
+            and value.isascii()
+            and (cls.pattern is None or cls.pattern.fullmatch(value) is not None)
+            and not cls.has_validator
+        ):
+            return value  # type: ignore[return-value]
         problems = cls.problems_of(value)
         if problems:
             refuse(cls.__name__, problems)
@@ -351,6 +360,13 @@ class Model(msgspec.Struct, metaclass=ModelType, frozen=True, array_like=True, g
     def __repr__(self) -> str:
         text = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
         return f"{type(self).__name__}({text})"
+
+
+def has_default(model_class: type[Model], name: str) -> bool:
+    """Return whether a field may be left out."""
+    defaults = model_class.__struct_defaults__
+    at = model_class.__struct_fields__.index(name) - len(model_class.__struct_fields__) + len(defaults)
+    return at >= 0 and defaults[at] is not msgspec.NODEFAULT
 
 
 def field_names(model_class: type[Model]) -> tuple[str, ...]:

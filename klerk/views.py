@@ -10,7 +10,7 @@ from klerk._core import Processor
 from klerk._dispatch import ClassPlan, described, microseconds
 from klerk._table import IdSet
 from klerk.declared import Index, KeyView, View
-from klerk.errors import ArgumentError, Conflict, FunctionFailed, KlerkError
+from klerk.errors import ArgumentError, Conflict, FunctionFailed, KlerkError, SchemaChanged
 from klerk.field_types import FieldType
 from klerk.machine import Machine, State
 from klerk.values import Model
@@ -117,10 +117,21 @@ class IndexStore:
             self._add(after, id)
 
     def load(self, id: int, model: Model) -> None:
-        """Enter a model that was read from the store."""
+        """Enter a model that was read from the store.
+
+        Raises:
+            SchemaChanged: the index is unique, and was not when models with the same key were stored.
+        """
         key = self.key_of(model)
-        if key is not None:
-            self._add(key, id)
+        if key is None:
+            return
+        if self.index.unique and key in self.entries:
+            name = self.index.machine.name
+            raise SchemaChanged(
+                f"a unique index of {name} cannot hold: {name} {id} and another one have the key {key!r}",
+                hint="Change the models with the old design first, or do without `unique`.",
+            )
+        self._add(key, id)
 
     def _add(self, key: Hashable, id: int) -> None:
         found = self.entries.get(key)

@@ -41,6 +41,7 @@ LAYERS = [
     "storage/contract",  # so high because the codec names the family that each record belongs to
     "codec",
     "storage/memory",
+    "storage/forks",
     "storage/witness",
     "storage/layout",
     "storage/cursor",
