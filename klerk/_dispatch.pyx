@@ -413,6 +413,7 @@ cdef class Call:
         except BaseException as error:
             what = described(self.function)
             raise FunctionFailed(f"{what} raised {type(error).__name__}: {error}") from error
+        return self.decided(verdict)
 
 
 def described(function):
