@@ -1,12 +1,19 @@
 """What an opened app offers to asyncio, and what counts as a command or several."""
 
+import asyncio
 import inspect
+import os
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias, TypeVar
+from datetime import datetime
+from functools import partial
+from typing import Any, Protocol, TypeAlias, TypeVar
 
+from klerk._dispatch import JobRequest
 from klerk._waiting import CommandQueue, Submission
 from klerk.commands import Args, Command, Context, Result
 from klerk.errors import ArgumentError
+from klerk.job_manager import JobManager
+from klerk.jobs import JobRecord
 from klerk.reader import Reader
 from klerk.values import Model
 
@@ -30,10 +37,23 @@ def several(commands: Commands) -> Any:
     if inspect.isgenerator(commands):
         return lambda _: commands
     if callable(commands):
-        return commands if inspect.signature(commands).parameters else lambda _: commands()
+        takes_args = bool(inspect.signature(commands).parameters)
+        return commands if takes_args else lambda _: commands()  # type: ignore[call-arg]
     if isinstance(commands, Command):
         raise ArgumentError("expected a list of commands, got one", hint="Use handle for a single command.")
     return list(commands)
+
+
+class Blocking(Protocol):
+    """What `AioKlerk` offers in a thread, because it waits for more than a command."""
+
+    jobs: JobManager
+
+    def close(self) -> None: ...
+    def checkpoint(self, path: str | os.PathLike[str]) -> None: ...
+    def storage_bytes(self) -> int: ...
+    @property
+    def sequence(self) -> int: ...
 
 
 class AioKlerk:
@@ -42,11 +62,17 @@ class AioKlerk:
     Parameters:
         queue: where commands go.
         read: makes a reader for a context.
+        blocking: does the rest.
+
+    Attributes:
+        jobs: the asyncio face of the job manager.
     """
 
-    def __init__(self, queue: CommandQueue, read: Callable[[Context], Reader]) -> None:
+    def __init__(self, queue: CommandQueue, read: Callable[[Context], Reader], blocking: Blocking) -> None:
         self._push_soon = queue.push_soon
         self._read = read
+        self._blocking = blocking
+        self.jobs = AioJobs(blocking.jobs)
 
     async def handle(self, command: Command[M], context: Context, *, dry_run: bool = False) -> Result[M]:
         """See `Klerk.handle`. A cancelled task leaves the command in the queue."""
@@ -57,8 +83,11 @@ class AioKlerk:
         result: Result[M] = await submission
         return result
 
-    async def submit(self, command: Command[M], context: Context) -> "Submission[Result[M]]":
-        """See `Klerk.submit`: returns, once there is room in the queue, a future to be awaited."""
+    async def submit(self, command: Command[M], context: Context) -> Submission[Result[M]]:
+        """See `Klerk.submit`: returns, once there is room in the queue, a future to be awaited.
+
+        To wait for room only so long, use ``asyncio.timeout``: what is cancelled before that is withdrawn.
+        """
         return await self._push(Submission(one(command), context))
 
     async def handle_all(
@@ -68,6 +97,10 @@ class AioKlerk:
         results: list[Result[Any]] = await (await self._push(Submission(several(commands), context, dry_run)))
         return results
 
+    async def submit_all(self, commands: Commands, context: Context) -> Submission[list[Result[Any]]]:
+        """See `Klerk.submit_all`."""
+        return await self._push(Submission(several(commands), context))
+
     async def check(self, command: Command[M], context: Context) -> Result[M]:
         """See `Klerk.check`."""
         return await self.handle(command, context, dry_run=True)
@@ -76,8 +109,44 @@ class AioKlerk:
         """Return a reader for ``async with``."""
         return self._read(context)
 
+    @property
+    def sequence(self) -> int:
+        """See `Klerk.sequence`."""
+        return self._blocking.sequence
+
+    async def storage_bytes(self) -> int:
+        """See `Klerk.storage_bytes`."""
+        return await asyncio.to_thread(self._blocking.storage_bytes)
+
+    async def checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """See `Klerk.checkpoint`."""
+        await asyncio.to_thread(self._blocking.checkpoint, path)
+
+    async def close(self) -> None:
+        """See `Klerk.close`."""
+        await asyncio.to_thread(self._blocking.close)
+
     async def _push(self, submission: Submission[Any]) -> Submission[Any]:
         room = self._push_soon(submission)
         if room is not None:
             await room
         return submission
+
+
+class AioJobs:
+    """The asyncio face of the job manager; what does not wait is the same."""
+
+    def __init__(self, jobs: JobManager) -> None:
+        self._jobs = jobs
+        self.counts = jobs.counts
+        self.get = jobs.get
+        self.live = jobs.live
+        self.cancel_running = jobs.cancel_running
+
+    async def schedule(self, *requests: JobRequest, at: datetime | None = None) -> tuple[JobRecord, ...]:
+        """See `JobManager.schedule`."""
+        return await asyncio.to_thread(partial(self._jobs.schedule, *requests, at=at))
+
+    async def wait_until_idle(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 (a thread waits)
+        """See `JobManager.wait_until_idle`."""
+        return await asyncio.to_thread(self._jobs.wait_until_idle, timeout)

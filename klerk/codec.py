@@ -272,7 +272,9 @@ def _grown(known: Sequence[str], declared: Sequence[str]) -> tuple[str, ...]:
     return (*known, *(name for name in declared if name not in known))
 
 
-def _field_differences(entry: ClassEntry, fields: tuple[tuple[str, str], ...], required: set[str]) -> list[str]:
+def _field_differences(
+    entry: ClassEntry, fields: tuple[tuple[str, str], ...], required: set[str]
+) -> list[str]:
     """Return how the declared fields contradict the stored ones, which they may only follow."""
     differences = []
     now = dict(fields)

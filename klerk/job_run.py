@@ -26,6 +26,7 @@ class JobHost(Protocol):
     """What a running job needs of the open Klerk."""
 
     def handle_for_job(self, record: JobRecord, command: Command[M]) -> Result[M]: ...
+    async def handle_for_coroutine(self, record: JobRecord, command: Command[M]) -> Result[M]: ...
     def read_for_job(self, record: JobRecord) -> Reader: ...
 
 
@@ -91,9 +92,14 @@ class JobRun:
         return self._host.read_for_job(self.record)
 
     def handle(self, command: Command[M]) -> Result[M]:
-        """Handle a command on behalf of the job and return its result."""
+        """Handle a command on behalf of the job and return its result. It blocks: see `handle_async`."""
         self.check_cancelled()
         return self._host.handle_for_job(self.record, command)
+
+    async def handle_async(self, command: Command[M]) -> Result[M]:
+        """Handle a command as `handle` does, in a job that is a coroutine: others run meanwhile."""
+        self.check_cancelled()
+        return await self._host.handle_for_coroutine(self.record, command)
 
     def log(self, text: str) -> None:
         """Add a line to the job's own log, which is kept with it; the oldest lines go first."""

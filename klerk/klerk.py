@@ -83,7 +83,7 @@ class Klerk:
             ended_jobs=recovered.ended_jobs,
             threads=job_threads,
         )
-        self.aio = AioKlerk(self._engine.queue, self.read)
+        self.aio = AioKlerk(self._engine.queue, self.read, self)
 
     def start(self) -> None:
         """Begin to fire timers and run jobs; `App.open` calls it."""
@@ -142,6 +142,19 @@ class Klerk:
         results: list[Result[Any]] = submission.result()
         return results
 
+    def submit_all(
+        self, commands: Commands, context: Context, *, timeout: float | None = None
+    ) -> "Submission[list[Result[Any]]]":
+        """Put several commands into the queue as one transaction and return the future of their results.
+
+        Parameters:
+            commands: as for `handle_all`.
+            timeout: as for `submit`.
+        """
+        submission: Submission[list[Result[Any]]] = Submission(several(commands), context)
+        self._push(submission, False, -1 if timeout is None else timeout)
+        return submission
+
     def check(self, command: Command[M], context: Context) -> Result[M]:
         """Evaluate a command and keep nothing: return what it would do, or raise what `handle` would."""
         return self.handle(command, context, dry_run=True)
@@ -166,6 +179,10 @@ class Klerk:
     def handle_for_job(self, record: JobRecord, command: Command[M]) -> Result[M]:
         """Handle a command on behalf of a running job."""
         return self.handle(command, self._system_context(acting_as(record)))
+
+    async def handle_for_coroutine(self, record: JobRecord, command: Command[M]) -> Result[M]:
+        """Handle a command on behalf of a running job that is a coroutine."""
+        return await self.aio.handle(command, self._system_context(acting_as(record)))
 
     def read_for_job(self, record: JobRecord) -> Reader:
         """Return a reader on behalf of a running job."""

@@ -8,7 +8,10 @@ import ctypes
 
 
 def leave_without_destructors() -> None:
-    """Let this process end as soon as Python has finished, with its exit code, on systems with ``on_exit`` (glibc)."""
+    """Let this process end as soon as Python has finished, with its exit code.
+
+    Only where the C library has ``on_exit``, as glibc does.
+    """
     try:
         libc = ctypes.CDLL(None)
         on_exit, leave = libc.on_exit, libc._exit
