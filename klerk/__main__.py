@@ -7,9 +7,13 @@ from pathlib import Path
 
 from klerk import __version__
 from klerk.demo import command as demo
-from klerk.errors import KlerkError
+from klerk.describe import describe, summary
+from klerk.design_check import additions, design_errors
+from klerk.diagram import diagrams_document, state_diagram
+from klerk.errors import ConfigError, KlerkError
 from klerk.explain import EXPLANATIONS
 from klerk.inspection import describe_store
+from klerk.loading import load_app
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -23,9 +27,24 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_arguments(demo_parser)
     explain = commands.add_parser("explain", help="say what the code of a configuration error means")
     explain.add_argument("code", nargs="?", help="as in K012; without one, all codes are listed")
+    _add_app(commands.add_parser("show", help="describe a design from top to bottom"))
+    check = commands.add_parser("check", help="say what is wrong with a design, and whether it fits a store")
+    _add_app(check)
+    check.add_argument("--store", type=Path, metavar="PATH", help="that is to fit; it may be in use")
+    diagram = commands.add_parser("diagram", help="draw the state machines of a design in Mermaid")
+    _add_app(diagram)
+    diagram.add_argument("--model", help="draw only this one, as bare Mermaid text instead of Markdown")
+    diagram.add_argument(
+        "--output", type=Path, metavar="FILE", help="to write to, instead of standard output"
+    )
     inspect = commands.add_parser("inspect", help="say what a store holds, and verify its commit log")
     inspect.add_argument("path", type=Path, help="of the store, a directory")
     return parser
+
+
+def _add_app(parser: argparse.ArgumentParser) -> None:
+    parser.description = "The file is run as a module, up to where it first opens an app; nothing is opened."
+    parser.add_argument("app", help="app.py, app.py:NAME, package.module or package.module:NAME")
 
 
 def _explain(code: str | None) -> int:
@@ -40,6 +59,43 @@ def _explain(code: str | None) -> int:
     return 0
 
 
+def _diagram(options: argparse.Namespace) -> int:
+    app = load_app(options.app)
+    machines = {machine.name: machine for machine in app.machines.values()}
+    if options.model is None:
+        text = diagrams_document(app.name, machines.values())
+    elif options.model in machines:
+        text = state_diagram(machines[options.model])
+    else:
+        print(f"There is no model {options.model}. There are {', '.join(machines)}.", file=sys.stderr)
+        return 2
+    if options.output is None:
+        print(text)
+    else:
+        options.output.write_text(f"{text}\n", encoding="utf-8")
+    return 0
+
+
+def _check(where: str, store: Path | None) -> int:
+    app = load_app(where)
+    if errors := design_errors(app):
+        print("\n\n".join(map(_told, errors)), file=sys.stderr)
+        return 1
+    spec = app.freeze()
+    print(f"{app.name}: no errors in {summary(spec)}")
+    if store is not None:
+        added = additions(spec, store)
+        print(f"It fits the store {store}" + ("; opening it adds:" if added else "."))
+        for each in added:
+            print(f"  {each}")
+    return 0
+
+
+def _told(error: KlerkError) -> str:
+    name = f"klerk.{type(error).__name__}"
+    return f"{name} {error}" if isinstance(error, ConfigError) else f"{name}: {error}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     options = _parser().parse_args(arguments)
@@ -48,10 +104,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return demo.run(options)
         if options.command == "explain":
             return _explain(options.code)
-        print(describe_store(options.path))
+        if options.command == "diagram":
+            return _diagram(options)
+        if options.command == "check":
+            return _check(options.app, options.store)
+        if options.command == "show":
+            print(describe(load_app(options.app).freeze()))
+        else:
+            print(describe_store(options.path))
         return 0
     except KlerkError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(_told(error), file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(error, file=sys.stderr)
         return 1
 
 

@@ -1,7 +1,7 @@
 """The store on disk: RocksDB, opened so that damage is found, and written so that failures stay failed.
 
-This is the only module that imports rocksdict (beside `probe.py`, which runs in a process of its own). What
-rocksdict does unexpectedly, and what is done about it:
+This is the only module that imports rocksdict (beside `probe.py` and `peek.py`, which run in processes of
+their own). What rocksdict does unexpectedly, and what is done about it:
 
 - Its iterators other than `iter()` never report damage: `scan` uses `iter()` and checks the status.
 - No recovery mode of the write-ahead log is safe alone: `open` tries the strict one, then the one that
