@@ -159,6 +159,7 @@ cdef class Processor:
         self.next_job_id = 1
         self.touched = {}
         self.parameters = []
+        self.deleted = []
         self.images = []
         self.index_operations = []
         self.jobs = []
@@ -169,6 +170,23 @@ cdef class Processor:
         """Return the working version of a model, or None."""
         model = self.pending.get(id, self)
         return self.table.get(id) if model is self else model
+
+    def overlay(self, IdSet published not None, model_class):
+        """Return what the working state makes of a published set of ids, at one moment: those whose models were not
+        changed since, and the working models of a class that were."""
+        cdef list unchanged = [], changed = []
+        cdef dict pending = self.pending
+        cdef Py_ssize_t c
+        cdef int at
+        for c in range(published.chunk_count):
+            for at in range(published.lengths[c]):
+                id = published.chunks[c][at]
+                if id not in pending:
+                    unchanged.append(id)
+        for model in pending.values():
+            if type(model) is model_class:
+                changed.append(model)
+        return unchanged, changed
 
     def process(self, Group group not None):
         """Process a group's submissions in order; return those left over because the group got too large.
@@ -210,6 +228,7 @@ cdef class Processor:
         # What the last transaction left empty is used again: most have no jobs, deletions or indexes.
         self.touched.clear()
         self.parameters.clear()
+        self.deleted.clear()
         self.targets = []
         if self.index_operations:
             self.index_operations = []
@@ -450,13 +469,7 @@ cdef class Processor:
         cdef Rule rule
         cdef list problems = None
         for rule in rules:
-            verdict = rule.call.run(a, values)
-            if verdict is True:
-                continue
-            if verdict is None:
-                what = described(rule.call.function)
-                raise FunctionFailed(f"the rule {what} returned None, expected True or False")
-            if not verdict:
+            if not rule.call.decided(rule.call.run(a, values)):
                 if problems is None:
                     problems = []
                 problems.append(Problem(code=rule.code, message=rule.message, path=rule.path))
@@ -542,7 +555,7 @@ cdef class Processor:
                 return step.value
             choices, otherwise = step.value
             for condition, state in choices:
-                if (<Call>condition).run(a, values):
+                if (<Call>condition).decided((<Call>condition).run(a, values)):
                     return state
             if otherwise is not None:
                 return otherwise
@@ -585,9 +598,9 @@ cdef class Processor:
         return 0
 
     cdef int put(
-        self, ClassPlan owner, object id, object draft, object state, object previous, Args a
+        self, ClassPlan owner, object id, object draft, object state, object previous, Args a, int64_t fired_us=0
     ) except -1:
-        """Make a draft the working version of its model."""
+        """Make a draft the working version of its model, whose timers have fired up to a moment."""
         cdef Meta meta = Meta.__new__(Meta)
         cdef Meta old
         cdef StatePlan plan = owner.states[state.index]
@@ -603,7 +616,7 @@ cdef class Processor:
             meta.created_us = old.created_us
             if old.state is state:
                 meta.entered_us = old.entered_us
-                meta.fired_us = old.fired_us
+                meta.fired_us = max(old.fired_us, fired_us)
             else:
                 meta.entered_us = self.now_us
         PyObject_GenericSetAttr(draft, "_meta", meta)
@@ -672,6 +685,7 @@ cdef class Processor:
         if id not in self.touched:
             self.touched[id] = a.current
         self.pending[id] = None
+        self.deleted.append((id, owner))
         return 0
 
     def add_jobs(self, requests, Args a not None):
@@ -705,17 +719,6 @@ cdef class Processor:
         """Write a job's record with the transaction at hand, and tell the job manager once it is durable."""
         self.notices.append((record, encoded))
 
-    def put_fired(self, ClassPlan owner not None, id, int64_t fired_us):
-        """Note that the timers of a model have fired up to a moment, and find the next one."""
-        cdef Meta meta
-        model = self.working(id)
-        draft = model.__copy__()
-        a = self.args(None)
-        self.put(owner, id, draft, (<Meta>model._meta).state, model, a)
-        meta = draft._meta
-        meta.fired_us = fired_us
-        meta.due_us = self.next_due(owner.states[meta.state.index], a, meta)
-
     def fire(self, ClassPlan owner not None, int64_t id, int64_t due_us):
         """Run the timers of a model that are due; False when they are no longer."""
         cdef Timer timer
@@ -734,23 +737,21 @@ cdef class Processor:
             due = self.due_of(timer, a, meta)
             if meta.fired_us < due <= due_us:
                 fired.append(timer)
-        self.put_fired(owner, id, due_us)
-        a.current = self.working(id)
+        self.put(owner, id, model.__copy__(), meta.state, model, a, due_us)
         self.targets.append((0, id, 0))
         self.parameters.append(())
         for timer in fired:
-            if a.current is None or (<Meta>a.current._meta).state is not meta.state:
+            model = self.working(id)
+            if model is None or (<Meta>model._meta).state is not meta.state:
                 break
+            a.current = model
             self.run_block(owner, timer.block, a, (), id, 0)
         return True
 
     cdef int check_deleted(self) except -1:
         """Refuse to delete what is still referred to when the transaction ends."""
         cdef ClassPlan owner
-        for id, before in self.touched.items():
-            if before is None or self.pending[id] is not None:
-                continue
-            owner = self.classes[type(before)]
+        for id, owner in self.deleted:
             for field in owner.referenced_by:
                 if self.is_referenced(id, field):
                     raise Conflict(
@@ -795,7 +796,8 @@ cdef class Processor:
             changes.append((before, after))
         payload = self.encode((self.parameters, images, deleted or (), self.encoded_jobs()))
         value = self.results(submission, concerned, changes, 0 if group is None else self.sequence + 1)
-        if group is None:
+        if group is None or not (changes or self.targets or self.notices or self.unmanaged):
+            # A dry run, or a timer that came too late: there is nothing to keep.
             return value
         digest = self.sha256(payload).digest()
         self.sequence += 1

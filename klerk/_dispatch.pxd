@@ -159,6 +159,7 @@ cdef class ClassPlan:
     cdef public list referenced_by
     cdef readonly IdSet ids
     cdef readonly object decode
+    cdef readonly bint has_timers
     cdef StatePlan state_of_code(self, int code)
     cdef int publish(self, object id, object old, object new) except -1
 

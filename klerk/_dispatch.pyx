@@ -400,9 +400,17 @@ cdef class Call:
         return self.decided(self.run(a, ()))
 
     cdef bint decided(self, object verdict) except -1:
-        if verdict is None:
-            raise FunctionFailed(f"the rule {described(self.function)} returned None, expected True or False")
-        return bool(verdict)
+        """Return what a rule said. Anything but a truth value, a coroutine above all, would count as a yes."""
+        if verdict is True:
+            return True
+        if verdict is False:
+            return False
+        if type(verdict).__name__ in ("bool", "bool_"):
+            # NumPy's truth values.
+            return bool(verdict)
+        raise FunctionFailed(
+            f"the rule {described(self.function)} returned {type(verdict).__name__}, expected True or False"
+        )
 
     cdef bint holds_for(self, object model) except -1:
         """Ask a rule of a class about a model."""
@@ -454,7 +462,7 @@ cdef class Step:
         self.value = value
 
     cdef bint holds(self, Args a, tuple values) except -1:
-        return self.condition is None or bool(self.condition.run(a, values))
+        return self.condition is None or self.condition.decided(self.condition.run(a, values))
 
 
 cdef class Block:
@@ -503,6 +511,7 @@ cdef class ClassPlan:
         self.indexes = indexes
         self.rules = rules
         self.decode = decode
+        self.has_timers = any([(<StatePlan>state).timers for state in states])
         self.ids = IdSet()
         self.references = [
             RefField(check, model_class)

@@ -56,8 +56,8 @@ cdef class Submission:
     cdef object waiter
     cdef int waiters
     cdef Submission following
-    cdef ReadWriteLock lock
-    cdef int refuse_reader(self, bint blocking) except -1
+    cdef CommandQueue queue
+    cdef int refuse_waiting(self, bint blocking) except -1
     cdef int pass_on(self) except -1
     cdef int settle(self, object value, object error, dict loops) except -1
     cdef object outcome(self)

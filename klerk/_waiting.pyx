@@ -8,8 +8,8 @@ from asyncio import current_task
 from asyncio.events import _get_running_loop
 from collections import deque
 import logging
+from time import monotonic
 
-cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport (
     NOWAIT_LOCK,
@@ -27,6 +27,18 @@ cdef extern from "pythread.h":
     int PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int intr) nogil
 
 cdef object LOG = logging.getLogger("klerk")
+
+# The longest single wait, in seconds: about 30 years, which every platform's timer can count in microseconds.
+cdef double WAIT_MAX_S = 1e9
+
+
+cdef double patience(object timeout) except? -2:
+    """Return a user's timeout in seconds as `Gate.wait` takes it: -1 for None, at least 0 for anything else."""
+    cdef double seconds
+    if timeout is None:
+        return -1
+    seconds = timeout
+    return seconds if seconds > 0 else 0
 
 
 # --- waiting ------------------------------------------------------------------------------------------
@@ -53,10 +65,15 @@ cdef class Gate:
             PyThread_release_lock(self.lock)
 
     cdef bint wait(self, double timeout_s) except -1:
-        """Wait until open, at most `timeout_s` seconds (negative: for ever), and handle signals meanwhile."""
-        cdef long long left_us = -1 if timeout_s < 0 else <long long>(timeout_s * 1e6)
+        """Wait until open, at most `timeout_s` seconds (negative: for ever). Signals are handled meanwhile."""
+        cdef long long left_us = -1
+        cdef double deadline = 0
         cdef int status
+        if timeout_s >= 0:
+            deadline = monotonic() + timeout_s
         while not self.is_open:
+            if timeout_s >= 0:
+                left_us = <long long>(max(0.0, min(deadline - monotonic(), WAIT_MAX_S)) * 1e6)
             with nogil:
                 status = PyThread_acquire_lock_timed(self.lock, left_us, 1)
             if status == 1:
@@ -89,9 +106,13 @@ cdef class ReadHold:
         if not self.lock.must_wait(self, True):
             self.lock.grant_read(self)
             return self
+        # Making these can hand the interpreter lock over, so whether to wait is asked again once they are there.
         waiter = Waiter.__new__(Waiter)
         waiter.hold = self
         waiter.gate = Gate()
+        if not self.lock.must_wait(self, True):
+            self.lock.grant_read(self)
+            return self
         self.lock.waiting.append(waiter)
         try:
             waiter.gate.wait(-1)
@@ -104,6 +125,11 @@ cdef class ReadHold:
         if self.held:
             self.lock.release_read(self)
 
+    @property
+    def is_held(self):
+        """Whether the lock is held through this."""
+        return self.held
+
     async def __aenter__(self):
         cdef Waiter waiter
         self.claim()
@@ -114,6 +140,9 @@ cdef class ReadHold:
         waiter.hold = self
         waiter.loop = _get_running_loop()
         waiter.future = waiter.loop.create_future()
+        if not self.lock.must_wait(self, False):
+            self.lock.grant_read(self)
+            return self
         self.lock.waiting.append(waiter)
         try:
             await waiter.future
@@ -263,11 +292,11 @@ cdef class ReadWriteLock:
         cdef Waiter waiter
         if self.thread_holds(PyThread_get_thread_ident()):
             raise RuntimeError("this thread holds the read lock: it would wait for itself")
+        waiter = Waiter.__new__(Waiter)
+        waiter.gate = Gate()
         if not self.readers and not self.writing and not self.waiting:
             self.writing = True
             return
-        waiter = Waiter.__new__(Waiter)
-        waiter.gate = Gate()
         self.waiting.append(waiter)
         try:
             if not waiter.gate.wait(warn_after_s):
@@ -332,7 +361,6 @@ cdef class WriteHold:
 # --- the commit queue ---------------------------------------------------------------------------------
 
 
-@cython.no_gc
 cdef class Submission:
     """Something to be processed as one transaction, and the future of its result.
 
@@ -382,24 +410,35 @@ cdef class Submission:
         """
         if self.is_done:
             return
-        self.refuse_reader(True)
+        self.refuse_waiting(True)
         if self.gate is None:
             self.gate = Gate()
+        # The check above can hand the interpreter lock over, and the outcome may have come meanwhile.
+        if self.is_done:
+            return
         self.waiters += 1
         try:
             # Any number of threads may wait: each passes the opened gate on to the next.
-            if not self.gate.wait(-1 if timeout is None else timeout):
+            if not self.gate.wait(patience(timeout)):
                 raise TimeoutError(f"no outcome after {timeout} s; the command stays in the queue")
         finally:
             self.waiters -= 1
             if self.is_done:
                 self.pass_on()
 
-    cdef int refuse_reader(self, bint blocking) except -1:
-        if self.lock is not None and self.lock.held_here(blocking):
+    cdef int refuse_waiting(self, bint blocking) except -1:
+        """Refuse to wait where the outcome would never come."""
+        if self.queue is None:
+            return 0
+        if self.queue.lock.held_here(blocking):
             raise ReadLockHeld(
                 "the outcome of a command is waited for by a thread or task that holds the read lock",
                 hint="Wait after the `with k.read(...)` block: publishing waits for that block to end.",
+            )
+        if blocking and PyThread_get_thread_ident() in self.queue.committers:
+            raise NotPure(
+                "a done callback waited for a command in the thread that has to commit it",
+                hint="Give that command a callback of its own, or hand the work to another thread.",
             )
         return 0
 
@@ -414,9 +453,11 @@ cdef class Submission:
 
     def __await__(self):
         if not self.is_done:
-            self.refuse_reader(False)
+            self.refuse_waiting(False)
             loop = _get_running_loop()
             waiter = loop.create_future()
+            if self.is_done:
+                return self.outcome()
             if self.waiter is None:
                 self.loop = loop
                 self.waiter = waiter
@@ -455,7 +496,8 @@ cdef class Submission:
             for callback in self.callbacks:
                 try:
                     callback(self)
-                except Exception:
+                except BaseException:
+                    # Whatever it is, SystemExit too: the committer that calls this works for others.
                     LOG.exception("a done callback failed: %r", callback)
             self.callbacks = None
         return 0
@@ -521,7 +563,7 @@ cdef class CommandQueue:
 
     cdef int append(self, Submission submission) except -1:
         cdef Gate sleeper = self.sleeper
-        submission.lock = self.lock
+        submission.queue = self
         self.submissions.append(submission)
         if sleeper is not None:
             self.sleeper = None
@@ -567,9 +609,19 @@ cdef class CommandQueue:
         if self.has_room():
             self.append(submission)
             return
+        if PyThread_get_thread_ident() in self.committers:
+            raise QueueFull(
+                f"no room in the queue of {self.length_max} commands for one from a done callback",
+                hint="A callback cannot wait for room: it runs in the thread that makes room.",
+            )
         blocked = Blocked.__new__(Blocked)
         blocked.submission = submission
         blocked.gate = Gate()
+        if self.closed or self.has_room():
+            # There was none a moment ago.
+            self.admit_or_refuse(blocking)
+            self.append(submission)
+            return
         self.blocked.append(blocked)
         try:
             blocked.gate.wait(timeout_s)
@@ -622,7 +674,10 @@ cdef class CommandQueue:
             if self.closed:
                 return None
             # Whoever wakes the sleeper forgets it: the local name keeps it alive meanwhile.
-            sleeper = self.sleeper = Gate()
+            sleeper = Gate()
+            if self.submissions or self.closed:
+                continue
+            self.sleeper = sleeper
             sleeper.wait(-1)
         if split_from and not self.under_way and len(self.submissions) >= split_from:
             limit = min(limit, (len(self.submissions) + 1) // 2)
@@ -658,6 +713,10 @@ cdef class CommandQueue:
     def give_back(self, list submissions not None):
         """Put submissions that were taken and not processed back at the front."""
         self.submissions = submissions + self.submissions
+
+    def is_committer(self):
+        """Return whether the caller runs in a thread that commits."""
+        return PyThread_get_thread_ident() in self.committers
 
     def rest(self):
         """Return everything that was not handed out."""

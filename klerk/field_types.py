@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -72,15 +72,29 @@ def _wrong_type(problems: list[Problem], path: str, expected: str, value: Any) -
     return value
 
 
+_PLAIN: Final[dict[type, Callable[[Any], Any]]] = {
+    str: lambda value: str.__str__(value) if type(value) is not str else value,
+    bytes: lambda value: bytes(memoryview(value)) if type(value) is not bytes else value,
+    int: int.__int__,
+    float: float.__float__,
+}
+"""How a value of a builtin's subclass becomes the plain builtin, whatever the subclass defines."""
+
+
 def value_type(cls: Any, plain: type, kind: str, low: Any, high: Any, dtype: str | None) -> FieldType:
     """Compile one of the four value types (or its plain builtin, which has the widest bounds)."""
 
     def coerce(value: Any, path: str, problems: list[Problem]) -> Any:
         if plain is int or (plain is float and not isinstance(value, float)):
             value = plain_int(value)
+        if isinstance(value, plain) and not isinstance(value, bool):
+            # What is checked is what is stored: a subclass may present itself as something else.
+            value = convert(value)
         found = cls.problems_of(value, path)
         problems.extend(found)
         return value if found else plain(value)
+
+    convert = _PLAIN[plain]
 
     if cls.has_validator or getattr(cls, "pattern", None) is not None:
         kind = "slow"

@@ -17,7 +17,7 @@ from klerk._dispatch import JobRequest, microseconds
 from klerk._waiting import Submission
 from klerk.app import Spec
 from klerk.commands import Command, System
-from klerk.errors import ArgumentError, Closed, JobCancelled, NotFound, StoreFailed
+from klerk.errors import ArgumentError, JobCancelled, NotFound, StoreFailed
 from klerk.job_run import Completion, JobHost, JobRun
 from klerk.job_work import Bucket, CreateJobs, RecordJob, acting_as
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState
@@ -227,17 +227,29 @@ class JobManager:
         try:
             returned = self._spec.jobs[run.record.kind].function(run, *run.record.arguments)
         except BaseException as error:
+            self._close_readers(run)
             self._failed(run, error)
         else:
+            self._close_readers(run)
             self._completed(run, returned)
 
     async def _run_coroutine(self, run: JobRun) -> None:
         try:
             returned = await self._spec.jobs[run.record.kind].function(run, *run.record.arguments)
         except BaseException as error:
+            self._close_readers(run)
             self._failed(run, error)
         else:
+            self._close_readers(run)
             self._completed(run, returned)
+
+    def _close_readers(self, run: JobRun) -> None:
+        if run.close_readers():
+            LOG.error(
+                "job %d (%s) left a reader open, which holds up every command; it was closed",
+                run.id,
+                run.record.kind,
+            )
 
     def _completed(self, run: JobRun, returned: Any) -> None:
         """Record the end of a job, with the commands that it ends with."""
@@ -258,7 +270,7 @@ class JobManager:
         if self._closing:
             # What was interrupted by the end of the process runs again after the next start.
             return
-        text = f"{type(error).__name__}: {error}"[: limits.ERROR_LENGTH_MAX]
+        text = _described(error)
         if isinstance(error, JobCancelled):
             self._record(run, state=JobState.CANCELLED, error=text)
             return
@@ -280,11 +292,12 @@ class JobManager:
         commands: tuple[Command[Any], ...] = (),
     ) -> Submission[Any] | None:
         ended_us = self._scheduler.now_us() if state in FINAL_STATES else 0
-        record = run.ended(state=state, error=error, run_at_us=run_at_us, ended_us=ended_us)
         try:
+            record = run.ended(state=state, error=error, run_at_us=run_at_us, ended_us=ended_us)
             return self._submit(RecordJob(record, commands), acting_as(record))
-        except (Closed, StoreFailed) as refusal:
-            LOG.warning("what became of job %d (%s) is not recorded: %s", record.id, record.kind, refusal)
+        except Exception as refusal:
+            # It is still available in the store, and runs again after the next start.
+            LOG.error("what became of job %d (%s) is not recorded: %s", run.id, run.record.kind, refusal)
             return None
 
     # --- cron -------------------------------------------------------------------------------------
@@ -370,7 +383,19 @@ class JobManager:
             if not executor.stop(max(0.0, deadline - monotonic())):
                 LOG.warning("jobs were still running after %s s; they run again after the next start", wait_s)
 
+    def runs_here(self) -> bool:
+        """Return whether the caller runs in a thread of the job manager's, which closing would wait for."""
+        return any(executor.runs_here() for executor in self._executors)
+
     def begin_closing(self) -> None:
         """Start no more jobs."""
         with self._lock:
             self._closing = True
+
+
+def _described(error: BaseException) -> str:
+    """Return an error's type and text, even when its own text fails."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__

@@ -16,6 +16,11 @@ T = TypeVar("T")
 M = TypeVar("M", bound=Model)
 
 
+def storable(text: str, length_max: int) -> str:
+    """Return a text as it can be stored: shortened, and without what is no Unicode."""
+    return text[:length_max].encode("utf-8", "replace").decode()
+
+
 class Completion(msgspec.Struct, frozen=True):
     """What a job function returns to end with commands; made by `JobRun.complete_with`."""
 
@@ -44,6 +49,7 @@ class JobRun:
         self.record = record
         self._lines = list(record.log)
         self._cancelled = False
+        self._readers: list[Reader] = []
         self.id = record.id
         self.attempt = record.attempt + 1
         self.done = 0
@@ -79,17 +85,26 @@ class JobRun:
             self.record,
             state=state,
             attempt=self.attempt,
-            error=error,
+            error=storable(error, limits.ERROR_LENGTH_MAX),
             run_at_us=run_at_us,
             ended_us=ended_us,
             log=tuple(self._lines),
-            done=self.done,
-            total=self.total,
+            done=int(self.done),
+            total=int(self.total),
         )
 
     def read(self) -> Reader:
         """Return a reader for ``with`` or ``async with``, on behalf of the job."""
-        return self._host.read_for_job(self.record)
+        reader = self._host.read_for_job(self.record)
+        self._readers.append(reader)
+        return reader
+
+    def close_readers(self) -> bool:
+        """End the reads that the job's function began and did not end; return whether there were any."""
+        left_open = [reader for reader in self._readers if reader.is_held]
+        for reader in left_open:
+            reader.__exit__(None, None, None)
+        return bool(left_open)
 
     def handle(self, command: Command[M]) -> Result[M]:
         """Handle a command on behalf of the job and return its result. It blocks: see `handle_async`."""
@@ -103,7 +118,7 @@ class JobRun:
 
     def log(self, text: str) -> None:
         """Add a line to the job's own log, which is kept with it; the oldest lines go first."""
-        self._lines.append(text[: limits.JOB_LOG_LINE_LENGTH_MAX])
+        self._lines.append(storable(str(text), limits.JOB_LOG_LINE_LENGTH_MAX))
         del self._lines[: -limits.JOB_LOG_LINES_MAX]
 
     def track(self, items: Sequence[T]) -> Iterator[T]:

@@ -18,7 +18,7 @@ from klerk.app import Design, Spec
 from klerk.codec import extended, read_catalog
 from klerk.commands import Command, Context, Result, System
 from klerk.engine import Engine
-from klerk.errors import Closed, ConfigError, ReadLockHeld
+from klerk.errors import Closed, ConfigError, NotPure, ReadLockHeld
 from klerk.job_manager import JobManager
 from klerk.job_work import acting_as
 from klerk.jobs import JobRecord
@@ -228,21 +228,26 @@ class Klerk:
 
         Raises:
             ReadLockHeld: this thread holds the read lock, for which publishing those commands would wait.
+            NotPure: this thread is one that closing would wait for.
         """
         if self._lock.held_here(True):
             raise ReadLockHeld("close was called inside `with k.read(...)`", hint="Close after the block.")
+        if self._engine.queue.is_committer() or self.jobs.runs_here() or self._scheduler.runs_here():
+            raise NotPure(
+                "close was called by a job, a rule or a callback, for which it would wait",
+                hint="Close from a thread of your own.",
+            )
+        # Every step can be taken again, should this be interrupted in between.
         with self._closing:
-            if self._is_closing:
-                return
             self.jobs.begin_closing()
             self._is_closing = True
-        self._scheduler.close()
-        # Running jobs may read and handle commands until they have ended.
-        self.jobs.close(limits.CLOSE_WAIT_S)
-        self._closed = True
-        self._engine.close()
-        self._unmanaged.close()
-        self._storage.close()
+            self._scheduler.close()
+            # Running jobs may read and handle commands until they have ended.
+            self.jobs.close(limits.CLOSE_WAIT_S)
+            self._closed = True
+            self._engine.close()
+            self._unmanaged.close()
+            self._storage.close()
 
     def _require_open(self) -> None:
         if self._closed:

@@ -24,7 +24,7 @@ from klerk._table import ModelTable
 from klerk.app import EventSpec, MachineSpec, Spec
 from klerk.authorization import Permit
 from klerk.codec import Catalog, encode
-from klerk.commands import NOW, Context, Result, System
+from klerk.commands import NOW, Actor, Context, Result, System
 from klerk.declared import JOB, TO_WHEN, Executable
 from klerk.errors import ArgumentError, ConfigError
 from klerk.jobs import Job, JobRecord, JobState
@@ -35,6 +35,17 @@ from klerk.validation import call_of, rule_of
 from klerk.views import IndexStore, PublishedSource, Views, WorkingSource
 
 Clock = Callable[[], datetime]
+
+
+def is_text(value: object) -> bool:
+    """Return whether a value is a text that can be stored."""
+    if type(value) is not str:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def utc_now() -> datetime:
@@ -106,11 +117,18 @@ class Program:
                 f"expected a context, got {type(context).__name__}",
                 hint="Pass Context(User('ada', roles=...)).",
             )
+        actor = context.actor
+        if not isinstance(actor, Actor) or not is_text(actor.id) or not is_text(actor.kind):
+            raise ArgumentError(
+                f"the context's actor is {actor!r}",
+                hint="Use an actor whose id is a text, as in User('ada').",
+            )
         if context.now is NOW or context.now == NOW:
             context = msgspec.structs.replace(context, now=self._clock())
-        elif context.now.tzinfo is None:
-            raise ArgumentError("the context's time has no time zone", hint="Use datetime.now(UTC).")
-        actor = context.actor
+        if not isinstance(context.now, datetime) or context.now.tzinfo is None:
+            raise ArgumentError(
+                f"the context's time is {context.now!r}", hint="Use an aware datetime: datetime.now(UTC)."
+            )
         trusted = isinstance(actor, System)
         cause = actor.cause if isinstance(actor, System) else 0
         return context, microseconds(context.now), trusted, (actor.kind, actor.id, cause)

@@ -68,6 +68,10 @@ class Scheduler:
             return None
         return min(CLOCK_CHECK_S, max(0.0, (self._heap[0][0] - self.now_us()) / 1e6))
 
+    def runs_here(self) -> bool:
+        """Return whether the caller runs in this scheduler's thread."""
+        return threading.current_thread() is self._thread
+
     def close(self) -> None:
         """Call nothing any more and wait for the thread."""
         with self._changed:

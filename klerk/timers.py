@@ -55,19 +55,26 @@ class Timers:
         self._submit = submit
         self._plan_of = plan_of
         self._heap: list[tuple[int, int, Any]] = []
+        # When each model's timer is due; the heap may hold older moments, too.
+        self._due: dict[int, int] = {}
         self._awake_at_us: int | None = None
         self._lock = threading.Lock()
 
     def note(self, models: Any) -> None:
         """Take over the timers of models that were loaded or published."""
-        timed = [model for model in models if model is not None and model._meta.due_us]
-        if timed:
-            with self._lock:
-                for model in timed:
-                    heapq.heappush(
-                        self._heap, (model._meta.due_us, model._meta.id, self._plan_of[type(model)])
-                    )
-                self._wake()
+        with self._lock:
+            for model in models:
+                if model is None or not self._plan_of[type(model)].has_timers:
+                    continue
+                due_us, id = model._meta.due_us, model._meta.id
+                if self._due.get(id, 0) == due_us:
+                    continue
+                if due_us:
+                    self._due[id] = due_us
+                    heapq.heappush(self._heap, (due_us, id, self._plan_of[type(model)]))
+                else:
+                    del self._due[id]
+            self._wake()
 
     def _wake(self) -> None:
         if self._heap and (self._awake_at_us is None or self._heap[0][0] < self._awake_at_us):
@@ -81,7 +88,10 @@ class Timers:
             self._awake_at_us = None
             while self._heap and self._heap[0][0] <= now_us and len(due) < limits.TIMERS_FIRED_AT_ONCE_MAX:
                 due_us, id, plan = heapq.heappop(self._heap)
-                due.append(FireTimer(plan, id, due_us))
+                # A timer that was moved has another entry; this one is left over.
+                if self._due.get(id) == due_us:
+                    del self._due[id]
+                    due.append(FireTimer(plan, id, due_us))
         return due
 
     def _fire_due(self) -> None:

@@ -1,5 +1,6 @@
 """Which models a view or index holds: published for readers, working for the transaction at hand."""
 
+import threading
 from collections.abc import Callable, Hashable, Iterable
 from datetime import timedelta
 from typing import Any, Final, Protocol, Self
@@ -28,6 +29,8 @@ class IndexStore:
         # A key with a single id, as in every unique index, holds just that.
         self.entries: dict[Hashable, int | IdSet] = {}
         self.pending: dict[Hashable, dict[int, tuple[int, bool]]] = {}
+        # One committer changes working entries while the other one publishes.
+        self._lock = threading.Lock()
 
     def key_of(self, model: Model) -> Hashable:
         """Return a model's key.
@@ -53,6 +56,10 @@ class IndexStore:
 
     def working(self, key: Hashable) -> list[int]:
         """Return the ids that the transaction at hand finds under a key, ascending."""
+        with self._lock:
+            return self._working(key)
+
+    def _working(self, key: Hashable) -> list[int]:
         pending = self.pending.get(key)
         if not pending:
             return list(self.published(key))
@@ -72,13 +79,14 @@ class IndexStore:
         after = None if new is None else self.key_of(new)
         if before == after:
             return None
-        if self.index.unique and after is not None and self.working(after):
-            raise Conflict(f"another {self.index.machine.name} has {after!r} already")
-        return (
-            id,
-            (before, self._mark(before, id, present=False)),
-            (after, self._mark(after, id, present=True)),
-        )
+        with self._lock:
+            if self.index.unique and after is not None and self._working(after):
+                raise Conflict(f"another {self.index.machine.name} has {after!r} already")
+            return (
+                id,
+                (before, self._mark(before, id, present=False)),
+                (after, self._mark(after, id, present=True)),
+            )
 
     def _mark(self, key: Hashable, id: int, *, present: bool) -> tuple[int, bool] | None:
         if key is None:
@@ -102,19 +110,21 @@ class IndexStore:
     def undo(self, operation: Any) -> None:
         """Take back a change that is rolled back."""
         id, *sides = operation
-        for key, earlier in reversed(sides):
-            if key is not None:
-                self._unmark(key, id, None if earlier is None else earlier[1])
+        with self._lock:
+            for key, earlier in reversed(sides):
+                if key is not None:
+                    self._unmark(key, id, None if earlier is None else earlier[1])
 
     def publish(self, operation: Any) -> None:
         """Make a change visible to readers."""
         id, (before, _), (after, _) = operation
-        if before is not None:
-            self._unmark(before, id, None)
-            self._remove(before, id)
-        if after is not None:
-            self._unmark(after, id, None)
-            self._add(after, id)
+        with self._lock:
+            if before is not None:
+                self._unmark(before, id, None)
+                self._remove(before, id)
+            if after is not None:
+                self._unmark(after, id, None)
+                self._add(after, id)
 
     def load(self, id: int, model: Model) -> None:
         """Enter a model that was read from the store.
@@ -229,13 +239,10 @@ class WorkingSource:
         if isinstance(view, KeyView):
             return self.views.index(view.index).working(view.key)
         published = self.views.published(view)
-        pending = self._processor.pending
-        if not pending:
-            return published
-        model_class = view.machine.model_class
-        ids = [id for id in published if id not in pending]
-        ids.extend(id for id, model in pending.items() if type(model) is model_class and view.contains(model))
-        ids.sort()
+        ids, changed = self._processor.overlay(published, view.machine.model_class)
+        if changed:
+            ids.extend(model._meta.id for model in changed if view.contains(model))
+            ids.sort()
         return ids
 
 

@@ -19,6 +19,10 @@ class Executor(abc.ABC):
         """Look for jobs again: some became ready."""
 
     @abc.abstractmethod
+    def runs_here(self) -> bool:
+        """Return whether the caller runs in one of this executor's threads."""
+
+    @abc.abstractmethod
     def stop(self, wait_s: float) -> bool:
         """Take no more jobs and wait for those that run.
 

@@ -3,9 +3,12 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from klerk.workers.contract import Executor
+
+# What is left to cancelled jobs for their clean-up after the waiting time is over, in seconds.
+DRAIN_MARGIN_S: Final = 2.0
 
 
 class LoopExecutor(Executor):
@@ -68,16 +71,23 @@ class LoopExecutor(Executor):
         for task in left:
             task.cancel()
         if left:
-            await asyncio.wait(left, timeout=1.0)
+            await asyncio.wait(left, timeout=DRAIN_MARGIN_S / 2)
         return not left
+
+    def runs_here(self) -> bool:
+        return threading.current_thread() is self._thread
 
     def stop(self, wait_s: float) -> bool:
         self._stopping = True
         if not self._thread.is_alive():
             self._loop.close()
             return True
-        all_ended = asyncio.run_coroutine_threadsafe(self._drain(wait_s), self._loop).result()
+        drained = asyncio.run_coroutine_threadsafe(self._drain(wait_s), self._loop)
+        try:
+            all_ended = drained.result(wait_s + DRAIN_MARGIN_S)
+        except TimeoutError:
+            # A job blocks the loop itself; its thread is left to end with the process.
+            return False
         self._loop.call_soon_threadsafe(self._loop.stop)
-        if self._thread is not threading.current_thread():
-            self._thread.join()
+        self._thread.join()
         return all_ended

@@ -49,6 +49,9 @@ class ThreadExecutor(Executor):
         while not self._stopping and (job := self._take()) is not None:
             self._run(job)
 
+    def runs_here(self) -> bool:
+        return threading.current_thread() in self._threads
+
     def stop(self, wait_s: float) -> bool:
         with self._ready:
             self._stopping = True
