@@ -1,6 +1,7 @@
 """Klerk: an in-process framework in place of a database and a business-logic layer."""
 
 from klerk._version import __version__
+from klerk._waiting import Submission
 from klerk.aio import AioKlerk
 from klerk.commands import Actor, Anonymous, Args, Command, Context, Result, System, User
 from klerk.declared import Index, View
@@ -34,11 +35,11 @@ from klerk.errors import (
     WrongState,
     WrongStore,
 )
-from klerk.job_run import JobRun
+from klerk.job_run import Completion, JobRun
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
 from klerk.klerk import App, Klerk
 from klerk.machine import CreateEvent, Event, Machine, State
-from klerk.reader import Reader
+from klerk.reader import PlainReader, Reader
 from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text
 from klerk.views import Columns
 
@@ -55,6 +56,7 @@ __all__ = [
     "Closed",
     "Columns",
     "Command",
+    "Completion",
     "ConfigError",
     "Conflict",
     "Context",
@@ -84,6 +86,7 @@ __all__ = [
     "NotAStore",
     "NotFound",
     "NotPure",
+    "PlainReader",
     "Problem",
     "QueueFull",
     "ReadLockHeld",
@@ -97,6 +100,7 @@ __all__ = [
     "StorageError",
     "StoreFailed",
     "StoreLocked",
+    "Submission",
     "System",
     "Text",
     "User",

@@ -359,6 +359,9 @@ cdef class Processor:
         if at >= TRANSACTION_COMMANDS_MAX:
             raise LimitExceeded(f"more than {TRANSACTION_COMMANDS_MAX} commands in one transaction")
         values = self.checked_values(plan.checks, command.values, command.event)
+        if values is not command.values:
+            # Rules must see what the event sees, not what it was made from.
+            command = command.with_values(values)
         a = self.args(command)
         if plan.create is None:
             a.current = self.found_target(plan, command.target)
@@ -444,7 +447,8 @@ cdef class Processor:
         wrong = 0 if problems is None else len(problems)
         for i in range(len(checks)):
             check = checks[i]
-            if (check.kind == REF or check.nested is not None) and (fits or check.accepts(values[i])):
+            # Of a value that does not fit, nobody knows what it refers to.
+            if (check.kind == REF or check.nested is not None) and not _has_problem(problems, check.name):
                 if problems is None:
                     problems = []
                 self.check_reference(check, values[i], problems)
@@ -762,15 +766,17 @@ cdef class Processor:
         return 0
 
     cdef int is_referenced(self, object id, RefField field) except -1:
-        cdef IdSet ids = field.referrers.get(id)
+        cdef IdSet ids
+        # Pending models first: what is published meanwhile moves from there to the referrers.
+        for model in list(self.pending.values()):
+            if type(model) is field.model_class and id in field.targets(model):
+                return 1
+        ids = field.referrers.get(id)
         if ids is not None:
             for referrer in ids:
                 model = self.working(referrer)
                 if model is not None and id in field.targets(model):
                     return 1
-        for model in self.pending.values():
-            if type(model) is field.model_class and id in field.targets(model):
-                return 1
         return 0
 
     cdef object close_transaction(self, Group group, Submission submission, object concerned):
@@ -862,6 +868,15 @@ cdef class Processor:
                 del self.pending[id]
         for index, operation in group.index_operations:
             index.publish(operation)
+
+cdef bint _has_problem(list problems, str name) except -1:
+    """Return whether one of the problems is about a field or parameter, or something inside of it."""
+    if problems is not None:
+        for problem in problems:
+            if problem.path == name or problem.path.startswith((f"{name}.", f"{name}[")):
+                return True
+    return False
+
 
 cpdef int64_t id_or_zero(object ref) except -1:
     """Return a reference as an id; 0, which no model has, for anything that cannot be one."""

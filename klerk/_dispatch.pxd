@@ -82,6 +82,7 @@ cdef class Command:
     cdef readonly EventBase event
     cdef readonly object target
     cdef readonly tuple values
+    cdef Command with_values(self, tuple values)
 
 
 cdef class JobRequest:

@@ -270,6 +270,13 @@ cdef class Command:
     def __class_getitem__(cls, _):
         return cls
 
+    cdef Command with_values(self, tuple values):
+        cdef Command command = Command.__new__(Command)
+        command.event = self.event
+        command.target = self.target
+        command.values = values
+        return command
+
     @property
     def parameters(self):
         """The arguments by name."""
@@ -389,7 +396,8 @@ cdef class Call:
             if self.mode == CHOSEN:
                 return self.function(a, *[values[i] for i in self.names])
             return self.function(a, **dict(zip(self.names, values)))
-        except (Rejected, Denied, NotFound, Conflict):
+        except (Rejected, Denied, NotFound, Conflict, KeyboardInterrupt):
+            # A refusal of the function's own; or somebody wants the main thread, in which a read asks its rules.
             raise
         except BaseException as error:
             what = described(self.function)
@@ -416,7 +424,8 @@ cdef class Call:
         """Ask a rule of a class about a model."""
         try:
             verdict = self.function(model)
-        except (Rejected, Denied, NotFound, Conflict):
+        except (Rejected, Denied, NotFound, Conflict, KeyboardInterrupt):
+            # A refusal of the function's own; or somebody wants the main thread, in which a read asks its rules.
             raise
         except BaseException as error:
             what = described(self.function)

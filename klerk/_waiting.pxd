@@ -15,6 +15,7 @@ cdef class ReadHold:
     cdef long thread
     cdef object task
     cdef bint held
+    cdef bint entering
     cdef int claim(self) except -1
 
 
@@ -77,6 +78,7 @@ cdef class CommandQueue:
     cdef Gate sleeper
     cdef ReadWriteLock lock
     cdef public object refusal
+    cdef bint forked
     cdef int under_way
     cdef long processing
     cdef set committers

@@ -157,8 +157,11 @@ cdef class ReadHold:
 
     cdef int claim(self) except -1:
         """Note whose hold this is: the thread that enters, and the asyncio task when one runs there."""
-        if self.held:
+        if self.lock is None:
+            raise RuntimeError("a reader is made by read(context)")
+        if self.held or self.entering:
             raise RuntimeError("this reader is in use: open another one with read(context)")
+        self.entering = True
         self.thread = PyThread_get_thread_ident()
         self.task = running_task()
         return 0
@@ -226,6 +229,7 @@ cdef class ReadWriteLock:
         if hold.task is not None:
             self.tasks[hold.task] = self.tasks.get(hold.task, 0) + 1
         hold.held = True
+        hold.entering = False
         self.readers += 1
         return 0
 
@@ -275,6 +279,8 @@ cdef class ReadWriteLock:
     def withdraw(self, Waiter waiter not None):
         """Take back a request whose owner was interrupted or cancelled, granted or not."""
         if not waiter.granted:
+            if waiter.hold is not None:
+                waiter.hold.entering = False
             self.waiting.remove(waiter)
             self.pass_on()
         elif waiter.hold is None:
@@ -430,6 +436,8 @@ cdef class Submission:
         """Refuse to wait where the outcome would never come."""
         if self.queue is None:
             return 0
+        if self.queue.forked:
+            raise Closed("the command was submitted before this process was forked, and belongs to the parent")
         if self.queue.lock.held_here(blocking):
             raise ReadLockHeld(
                 "the outcome of a command is waited for by a thread or task that holds the read lock",
@@ -545,7 +553,7 @@ cdef class CommandQueue:
         lock: whoever holds it for reading is refused, because publishing would wait for them.
 
     Attributes:
-        refusal: the error that everyone gets from now on; None while all is well.
+        refusal: makes the error that everyone gets from now on; None while all is well.
     """
 
     def __init__(self, Py_ssize_t length_max, ReadWriteLock lock not None):
@@ -574,7 +582,8 @@ cdef class CommandQueue:
         if self.closed:
             raise Closed("this Klerk is closed", hint="Open the app again.")
         if self.refusal is not None:
-            raise self.refusal
+            # A new one for everybody: an error that is raised again and again collects all their tracebacks.
+            raise self.refusal()
         thread = PyThread_get_thread_ident()
         if thread == self.processing:
             raise NotPure(
@@ -672,6 +681,8 @@ cdef class CommandQueue:
         self.committers.add(PyThread_get_thread_ident())
         while not self.submissions:
             if self.closed:
+                # The thread ends, and another one may get its identifier.
+                self.committers.discard(PyThread_get_thread_ident())
                 return None
             # Whoever wakes the sleeper forgets it: the local name keeps it alive meanwhile.
             sleeper = Gate()
@@ -717,6 +728,10 @@ cdef class CommandQueue:
     def is_committer(self):
         """Return whether the caller runs in a thread that commits."""
         return PyThread_get_thread_ident() in self.committers
+
+    def leave(self):
+        """Belong to a forked child, in which nobody commits."""
+        self.forked = self.closed = True
 
     def rest(self):
         """Return everything that was not handed out."""

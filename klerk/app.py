@@ -167,6 +167,9 @@ class Design:
         if self._spec is None:
             spec = self._compile()
             checks.check_design(tuple(self.machines.values()))
+            fields = {each.machine.model_class: each.fields for each in spec.machines}
+            self.allow.check_fields(fields)
+            self.deny.check_fields(fields)
             self._spec = spec
         return self._spec
 

@@ -1,11 +1,12 @@
 """Who may do and see what: allow and deny rules as users declare them, and what they mean for one class."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from klerk._dispatch import Args
 from klerk.errors import ConfigError
+from klerk.field_types import FieldType
 from klerk.machine import CreateEvent, Event
 from klerk.places import Place, here
 from klerk.values import Model
@@ -128,3 +129,29 @@ class Permissions:
         return [
             p.function for p in self.all if p.subject == FIELD and p.covers_field(model_class, name, tags)
         ]
+
+    def check_fields(self, fields: Mapping[type[Model], Mapping[str, FieldType]]) -> None:
+        """Refuse rules about fields that there are not: a misspelt deny rule would deny nothing.
+
+        Raises:
+            ConfigError: K018.
+        """
+        for rule in self.all:
+            covered = {cls: types for cls, types in fields.items() if rule.covers(cls)}
+            unknown = [name for name in rule.names if not any(name in types for types in covered.values())]
+            tags = {tag for types in covered.values() for field in types.values() for tag in field.tags}
+            problem = ""
+            if rule.subject in (READ, FIELD) and any(target not in fields for target in rule.targets):
+                problem = "it names a class that has no machine in this app"
+            elif unknown:
+                problem = f"no class that it covers has a field '{unknown[0]}'"
+            elif rule.tag is not None and rule.tag not in tags:
+                problem = f"no field that it covers has the tag '{rule.tag}'"
+            if problem:
+                name = getattr(rule.function, "__name__", rule.function)
+                raise ConfigError(
+                    "K018",
+                    f"the rule '{name}' about reading would never be asked: {problem}.",
+                    where=str(rule.place),
+                    hint="Write the name as it is declared.",
+                )

@@ -11,6 +11,8 @@ from klerk._dispatch import Args, Command
 from klerk.values import Model, Ref
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from typing_extensions import TypeVar
 
     M = TypeVar("M", bound=Model, default=Any)
@@ -89,7 +91,7 @@ class Context(msgspec.Struct, metaclass=_ContextType, frozen=True, kw_only=False
     actor: Actor
     now: datetime = NOW
 
-    def at(self, now: datetime) -> "Context":
+    def at(self, now: datetime) -> "Self":
         """Return the same context at another time."""
         return msgspec.structs.replace(self, now=now)
 

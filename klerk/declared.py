@@ -3,11 +3,13 @@
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeAlias, TypeVar
 
+from klerk import limits
 from klerk._dispatch import Args, Command, JobRequest
-from klerk.places import Place, place_of
+from klerk.errors import ConfigError
+from klerk.places import Place, here, place_of
 from klerk.values import Model
 
 M = TypeVar("M", bound=Model)
@@ -144,3 +146,19 @@ class KeyView(View[M]):
         except Exception:
             # A masked field can make the key's function fail; the model is not found by what may not be read.
             return False
+
+
+def required_delay(delay: timedelta) -> timedelta:
+    """Return a delay after which a timer can be due; refuse any other.
+
+    Raises:
+        ConfigError: K017.
+    """
+    if not timedelta(0) < delay <= timedelta(days=limits.TIMER_DELAY_DAYS_MAX):
+        raise ConfigError(
+            "K017",
+            f"a timer cannot be due {delay} after its state was entered.",
+            where=str(here()),
+            hint=f"Use more than nothing and at most {limits.TIMER_DELAY_DAYS_MAX} days.",
+        )
+    return delay

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 
+from klerk._waiting import ReadWriteLock
 from klerk.app import Design, Spec
 from klerk.checks import check_design
 from klerk.codec import CATALOG_KEY, Catalog, extended, read_catalog
@@ -32,7 +33,7 @@ def design_errors(design: Design) -> list[ConfigError]:
 def _compile(design: Design) -> None:
     """Go through all that `App.open` does before it touches a store."""
     spec = design.freeze()
-    Program(spec, extended(read_catalog(None), spec), utc_now)
+    Program(spec, extended(read_catalog(None), spec), utc_now, ReadWriteLock())
 
 
 def additions(spec: Spec, store: str | os.PathLike[str]) -> list[str]:

@@ -7,6 +7,7 @@ syncing; it is published before the next one is. At any time at most one transac
 import logging
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from klerk import limits
 from klerk._core import Group
@@ -97,10 +98,9 @@ class Engine:
                 pass
         except BaseException as error:
             # A fault of Klerk itself: nobody may wait for ever for what this thread would have done.
-            failure = self._fail(error)
+            self._fail(error)
             self.queue.close()
-            rest = self.queue.rest()
-            acknowledge(rest, [None] * len(rest), [failure] * len(rest))
+            self._refuse_all(self.queue.rest())
 
     def _commit_group(self) -> bool:
         """Take a group and commit it; return False once the queue is closed and empty."""
@@ -166,8 +166,7 @@ class Engine:
         if failure is None:
             acknowledge(group.submissions, group.values, group.errors)
         else:
-            count = len(group.submissions)
-            acknowledge(group.submissions, [None] * count, [failure] * count)
+            self._refuse_all(group.submissions)
 
     def _count_ended_jobs(self, group: Group) -> None:
         if not group.notices:
@@ -189,11 +188,22 @@ class Engine:
                     hint="Close this Klerk and open the store again; reads go on meanwhile.",
                 )
                 self._failure.__cause__ = error
-            self.queue.refusal = self._failure
+            self.queue.refusal = self._refusal
             LOG.critical(
                 "the store failed; every later command is refused: %s", self._failure, exc_info=error
             )
         return self._failure
+
+    def _refusal(self) -> StoreFailed:
+        """Return the failure as a new error, whose traceback is its own."""
+        assert self._failure is not None
+        refusal = StoreFailed(self._failure.message, hint=self._failure.hint)
+        refusal.__cause__ = self._failure.__cause__
+        return refusal
+
+    def _refuse_all(self, submissions: list[Submission[Any]]) -> None:
+        refusals: list[Any] = [self._refusal() for _ in submissions]
+        acknowledge(submissions, [None] * len(submissions), refusals)
 
     # --- the end ----------------------------------------------------------------------------------
 

@@ -63,5 +63,9 @@ model begins.""",
     "K017": """An option has a value that it cannot have.
 
 The message names the option and what is possible.""",
+    "K018": """A rule about reading names a class, field or tag that there is not.
+
+It would never be asked: an allow rule would allow nothing, and a deny rule deny nothing. Write the class, the
+field or the tag as it is declared.""",
 }
 """The text for each code; its first paragraph says what is wrong, the rest how to mend it."""

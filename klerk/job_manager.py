@@ -19,7 +19,7 @@ from klerk.app import Spec
 from klerk.commands import Command, System
 from klerk.errors import ArgumentError, JobCancelled, NotFound, StoreFailed
 from klerk.job_run import Completion, JobHost, JobRun
-from klerk.job_work import Bucket, CreateJobs, RecordJob, acting_as
+from klerk.job_work import Bucket, CreateJobs, RecordJob, acting_as, text_of
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState
 from klerk.scheduler import Scheduler
 from klerk.workers import Executor, LoopExecutor, ThreadExecutor
@@ -270,7 +270,7 @@ class JobManager:
         if self._closing:
             # What was interrupted by the end of the process runs again after the next start.
             return
-        text = _described(error)
+        text = text_of(error)
         if isinstance(error, JobCancelled):
             self._record(run, state=JobState.CANCELLED, error=text)
             return
@@ -307,8 +307,9 @@ class JobManager:
         due_us = microseconds(next(CronSim(expression, self._scheduler.now())))
 
         def tick() -> None:
-            self._submit(CreateJobs((JobRequest(job, ()),)), System(f"cron {job.name}"))
+            # The next time first: whatever this one runs into, the job goes on.
             self._schedule_cron(job, expression)
+            self._submit(CreateJobs((JobRequest(job, ()),)), System(f"cron {job.name}"))
 
         self._scheduler.at(due_us, tick)
 
@@ -370,7 +371,8 @@ class JobManager:
             Whether it came to that.
         """
         with self._idle:
-            return self._idle.wait_for(self._nothing_to_do, timeout)
+            self._idle.wait_for(lambda: self._nothing_to_do() or self._closing, timeout)
+            return self._nothing_to_do()
 
     def _nothing_to_do(self) -> bool:
         return self._tally[JobState.AVAILABLE] == 0
@@ -391,11 +393,4 @@ class JobManager:
         """Start no more jobs."""
         with self._lock:
             self._closing = True
-
-
-def _described(error: BaseException) -> str:
-    """Return an error's type and text, even when its own text fails."""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:
-        return type(error).__name__
+            self._idle.notify_all()

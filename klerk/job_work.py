@@ -61,3 +61,11 @@ class Bucket:
             self._tokens -= 1
             return 0.0
         return (1 - self._tokens) / self._per_s
+
+
+def text_of(error: BaseException) -> str:
+    """Return an error's type and text, even when its own text fails."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__

@@ -52,6 +52,7 @@ class Klerk:
         spec: Spec,
         storage: Storage,
         recovered: Recovered,
+        lock: ReadWriteLock,
         *,
         clock: Callable[[], datetime],
         job_threads: int,
@@ -61,9 +62,9 @@ class Klerk:
         self._storage = storage
         self._program: Program = recovered.program
         self._clock = clock
-        self._lock = ReadWriteLock()
+        self._lock = lock
         self._closing = threading.Lock()
-        self._is_closing = self._closed = False
+        self._is_closing = self._closed = self._forked = False
         self._unmanaged = UnmanagedCalls()
         self._scheduler = Scheduler(clock)
         plan_of = {plan.model_class: plan for plan in self._program.plans}
@@ -230,6 +231,8 @@ class Klerk:
             ReadLockHeld: this thread holds the read lock, for which publishing those commands would wait.
             NotPure: this thread is one that closing would wait for.
         """
+        if self._forked:
+            return
         if self._lock.held_here(True):
             raise ReadLockHeld("close was called inside `with k.read(...)`", hint="Close after the block.")
         if self._engine.queue.is_committer() or self.jobs.runs_here() or self._scheduler.runs_here():
@@ -321,7 +324,8 @@ class App(Design):
         """
         spec = self.freeze()
         # Everything that can be wrong with the design is found before a store is touched.
-        Program(spec, extended(read_catalog(None), spec), utc_now)
+        lock = ReadWriteLock()
+        Program(spec, extended(read_catalog(None), spec), utc_now, lock)
         _check_options(path, durability, job_threads, queue_length_max)
         storage: Storage = MemoryStorage()
         if path is not None and durability != "memory":
@@ -329,11 +333,12 @@ class App(Design):
         clock = clock or utc_now
         line = ProgressLine() if progress or (progress is None and sys.stderr.isatty()) else None
         try:
-            recovered = recover(storage, spec, clock, quiet if line is None else line)
+            recovered = recover(storage, spec, clock, lock, quiet if line is None else line)
             opened = Klerk(
                 spec,
                 storage,
                 recovered,
+                lock,
                 clock=clock,
                 job_threads=job_threads,
                 queue_length_max=queue_length_max,
@@ -363,8 +368,8 @@ def _close_all() -> None:
 def _after_fork() -> None:
     # The child has none of the threads; its copy must neither wait for them nor write.
     for each in list(_OPEN):
-        each._engine.queue.close()
-        each._is_closing = each._closed = True
+        each._engine.queue.leave()
+        each._is_closing = each._closed = each._forked = True
     if _OPEN:
         leave_without_destructors()
 

@@ -86,6 +86,10 @@ TRANSACTION_JOBS_MAX: Final = 100_000
 # Unmanaged calls that wait to be run; more are refused and logged, since nothing promises that they run.
 UNMANAGED_QUEUE_LENGTH_MAX: Final = 10_000
 
+# How long after entering a state a timer may be due: a thousand years, where 64-bit microseconds are far from
+# their end.
+TIMER_DELAY_DAYS_MAX: Final = 365_250
+
 # Timers fired in one go after a long stop, so that commands get their turn in between.
 TIMERS_FIRED_AT_ONCE_MAX: Final = 500
 

@@ -26,6 +26,7 @@ from klerk.declared import (
     Updating,
     View,
     declared_rule,
+    required_delay,
 )
 from klerk.errors import ConfigError
 from klerk.jobs import Job, bind, parameters_of
@@ -148,7 +149,7 @@ class State(View[M]):
     def after(self, delay: timedelta) -> Block[M]:
         """Return a block that runs when a model has been in this state for a while."""
         block: Block[M] = Block(self.machine, f"after {delay} in {self.machine.name}.{self.name}")
-        self.triggers.append(TimeTrigger(block=block, delay=delay))
+        self.triggers.append(TimeTrigger(block=block, delay=required_delay(delay)))
         return block
 
     def contains(self, model: M) -> bool:

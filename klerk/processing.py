@@ -21,6 +21,7 @@ from klerk._dispatch import (
     microseconds,
 )
 from klerk._table import ModelTable
+from klerk._waiting import ReadWriteLock
 from klerk.app import EventSpec, MachineSpec, Spec
 from klerk.authorization import Permit
 from klerk.codec import Catalog, encode
@@ -32,7 +33,7 @@ from klerk.machine import Block as DeclaredBlock
 from klerk.machine import CreateEvent
 from klerk.reader import ClassAccess, FieldAccess, PlainReader, Sight
 from klerk.validation import call_of, rule_of
-from klerk.views import IndexStore, PublishedSource, Views, WorkingSource
+from klerk.views import IndexStore, LockedSource, PublishedSource, Views, WorkingSource
 
 Clock = Callable[[], datetime]
 
@@ -60,9 +61,10 @@ class Program:
         spec: the design.
         catalog: the codes that the store uses.
         clock: the time for contexts that name none.
+        lock: held for writing while groups are published.
     """
 
-    def __init__(self, spec: Spec, catalog: Catalog, clock: Clock) -> None:
+    def __init__(self, spec: Spec, catalog: Catalog, clock: Clock, lock: ReadWriteLock) -> None:
         self.spec = spec
         self._clock = clock
         codes = {entry.name: (code, entry) for code, entry in enumerate(catalog.classes)}
@@ -94,8 +96,9 @@ class Program:
         )
         self.views = Views(self.plans, [store for each in stores.values() for store in each])
         self.processor.reader = PlainReader(WorkingSource(self.processor, self.views), self.views)
-        self.published = PlainReader(PublishedSource(self.processor, self.views), self.views)
-        self.processor.published_reader = self.published
+        published = PublishedSource(self.processor, self.views)
+        self.published = PlainReader(published, self.views)
+        self.processor.published_reader = PlainReader(LockedSource(published, lock), self.views)
         self.sight = Sight(
             {each.machine.model_class: _access(spec, each) for each in spec.machines},
             self.published,
@@ -117,7 +120,7 @@ class Program:
                 f"expected a context, got {type(context).__name__}",
                 hint="Pass Context(User('ada', roles=...)).",
             )
-        actor = context.actor
+        actor: Any = context.actor
         if not isinstance(actor, Actor) or not is_text(actor.id) or not is_text(actor.kind):
             raise ArgumentError(
                 f"the context's actor is {actor!r}",
@@ -125,9 +128,11 @@ class Program:
             )
         if context.now is NOW or context.now == NOW:
             context = msgspec.structs.replace(context, now=self._clock())
-        if not isinstance(context.now, datetime) or context.now.tzinfo is None:
+        now: Any = context.now
+        if not isinstance(now, datetime) or now.tzinfo is None:
             raise ArgumentError(
-                f"the context's time is {context.now!r}", hint="Use an aware datetime: datetime.now(UTC)."
+                f"the context's time {now!r} is no datetime, or has no time zone",
+                hint="Use datetime.now(UTC).",
             )
         trusted = isinstance(actor, System)
         cause = actor.cause if isinstance(actor, System) else 0

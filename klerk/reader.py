@@ -56,7 +56,8 @@ class PlainReader:
 
     def list(self, view: View[M]) -> Sequence[M]:
         """Return the models in a view, in the order of their creation."""
-        return [self._source.model(id) for id in self._source.ids(view)]
+        models = [self._source.model(id) for id in self._source.ids(view)]
+        return [model for model in models if model is not None]
 
     def first(self, view: View[M]) -> M | None:
         """Return the oldest model in a view, or None."""

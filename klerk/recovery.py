@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from klerk import limits
 from klerk._image import key_of, load_models
+from klerk._waiting import ReadWriteLock
 from klerk.app import Spec
 from klerk.checkpointer import apply
 from klerk.codec import (
@@ -53,7 +54,7 @@ class Recovered:
     jobs: list[JobRecord] = field(default_factory=list)
 
 
-def recover(storage: Storage, spec: Spec, clock: Clock, progress: Progress) -> Recovered:
+def recover(storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, progress: Progress) -> Recovered:
     """Check and load a store.
 
     Raises:
@@ -63,7 +64,7 @@ def recover(storage: Storage, spec: Spec, clock: Clock, progress: Progress) -> R
     stored = storage.get(Family.META, CATALOG_KEY)
     known = read_catalog(stored)
     catalog = extended(known, spec)
-    recovered = Recovered(program=Program(spec, catalog, clock))
+    recovered = Recovered(program=Program(spec, catalog, clock, lock))
     _read_head(storage, recovered)
     verify_log(storage, _marked(storage, VERIFIED_KEY), progress)
     _apply_tail(storage, progress)

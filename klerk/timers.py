@@ -8,6 +8,7 @@ import heapq
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from klerk import limits
@@ -58,6 +59,7 @@ class Timers:
         # When each model's timer is due; the heap may hold older moments, too.
         self._due: dict[int, int] = {}
         self._awake_at_us: int | None = None
+        self._alarm = 0
         self._lock = threading.Lock()
 
     def note(self, models: Any) -> None:
@@ -79,7 +81,8 @@ class Timers:
     def _wake(self) -> None:
         if self._heap and (self._awake_at_us is None or self._heap[0][0] < self._awake_at_us):
             self._awake_at_us = self._heap[0][0]
-            self._scheduler.at(self._awake_at_us, self._fire_due)
+            self._alarm += 1
+            self._scheduler.at(self._awake_at_us, partial(self._fire_due, self._alarm))
 
     def _take_due(self) -> list[FireTimer]:
         now_us = self._scheduler.now_us()
@@ -94,8 +97,14 @@ class Timers:
                     due.append(FireTimer(plan, id, due_us))
         return due
 
-    def _fire_due(self) -> None:
-        """Submit what is due, a bounded number at once, and wait for it, so that commands get their turn."""
+    def _fire_due(self, alarm: int) -> None:
+        """Submit what is due, a bounded number at once, and wait for it, so that commands get their turn.
+
+        Parameters:
+            alarm: the number of the call that was set; only the one set last counts.
+        """
+        if alarm != self._alarm:
+            return
         submitted = []
         for work in self._take_due():
             try:

@@ -37,7 +37,7 @@ class UnmanagedCalls:
             function, args = call
             try:
                 function(args)
-            except Exception:
+            except BaseException:
                 LOG.exception("the unmanaged job %s failed", described(function))
 
     def close(self) -> None:

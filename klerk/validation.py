@@ -24,9 +24,7 @@ def call_of(function: Callable[..., Any], names: Sequence[str], what: str) -> Ca
         ConfigError: it wants a parameter that there is not.
     """
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise _misfit(
-            function, what, "it is a coroutine, and nothing is awaited while a command is processed"
-        )
+        raise _misfit(function, what, "it is a coroutine, and nothing is awaited here")
     try:
         wanted = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):

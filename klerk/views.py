@@ -10,6 +10,7 @@ import numpy as np
 from klerk._core import Processor
 from klerk._dispatch import ClassPlan, described, microseconds
 from klerk._table import IdSet
+from klerk._waiting import ReadWriteLock
 from klerk.declared import Index, KeyView, View
 from klerk.errors import ArgumentError, Conflict, FunctionFailed, KlerkError, SchemaChanged
 from klerk.field_types import FieldType
@@ -98,8 +99,11 @@ class IndexStore:
 
     def _unmark(self, key: Hashable, id: int, present: bool | None) -> None:
         """Count down the groups that changed an entry; `present` is what holds if others still did."""
-        marks = self.pending[key]
-        count, now = marks[id]
+        marks = self.pending.get(key, {})
+        count, now = marks.get(id, (0, False))
+        if count == 0:
+            # A key function that is not pure gave another key before. Nobody else may suffer for it.
+            return
         if count > 1:
             marks[id] = (count - 1, now if present is None else present)
             return
@@ -155,9 +159,12 @@ class IndexStore:
         found.add(id)
 
     def _remove(self, key: Hashable, id: int) -> None:
-        found = self.entries[key]
+        found = self.entries.get(key)
+        if found is None:
+            return
         if isinstance(found, int):
-            del self.entries[key]
+            if found == id:
+                del self.entries[key]
             return
         found.discard(id)
         if len(found) == 1:
@@ -227,6 +234,19 @@ class PublishedSource:
         return self.views.published(view)
 
 
+class LockedSource:
+    """What readers see, each look under a read lock of its own: for functions that run beside the commits."""
+
+    def __init__(self, source: PublishedSource, lock: ReadWriteLock) -> None:
+        self._source = source
+        self._lock = lock
+        self.model = source.model
+
+    def ids(self, view: View[Any]) -> Iterable[int]:
+        with self._lock.read():
+            return list(self._source.ids(view))
+
+
 class WorkingSource:
     """What the transaction at hand sees: the published state, overlaid by what was not published yet."""
 
@@ -239,6 +259,7 @@ class WorkingSource:
         if isinstance(view, KeyView):
             return self.views.index(view.index).working(view.key)
         published = self.views.published(view)
+        assert isinstance(published, IdSet)
         ids, changed = self._processor.overlay(published, view.machine.model_class)
         if changed:
             ids.extend(model._meta.id for model in changed if view.contains(model))

@@ -471,6 +471,20 @@ def unknown_durability(app: App) -> None:
     app.open(durability="maybe")  # type: ignore[arg-type] # here
 
 
+@mistake("K018")
+def misspelt_field_in_a_deny_rule(app: App) -> None:
+    items_of(app)
+    app.deny.field(names=("nmae",))(lambda a: True)  # here
+    app.open()
+
+
+@mistake("K018")
+def tag_that_no_field_has(app: App) -> None:
+    items_of(app)
+    app.deny.field(tag="pi")(lambda a: True)  # here
+    app.open()
+
+
 @mistake("K017")
 def path_for_what_is_only_in_memory(app: App) -> None:
     items_of(app)

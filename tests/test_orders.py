@@ -234,9 +234,6 @@ def test_baskets_that_make_no_sense_are_refused(k: Klerk) -> None:
     assert Audit(k).orders == []
 
 
-@pytest.mark.xfail(
-    strict=True, raises=FunctionFailed, reason="references inside tuples of parameters are not checked yet"
-)
 def test_basket_of_something_else_is_refused(k: Klerk) -> None:
     (tea,), (ada, *_) = stocked(k, 5)
     with pytest.raises(BrokenReference):
