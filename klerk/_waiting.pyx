@@ -626,12 +626,9 @@ cdef class CommandQueue:
         blocked = Blocked.__new__(Blocked)
         blocked.submission = submission
         blocked.gate = Gate()
-        if self.closed or self.has_room():
-            # There was none a moment ago.
-            self.admit_or_refuse(blocking)
-            self.append(submission)
-            return
         self.blocked.append(blocked)
+        # Making these can hand the interpreter lock over, and there may be room by now.
+        self.admit()
         try:
             blocked.gate.wait(timeout_s)
         except BaseException:
@@ -661,7 +658,9 @@ cdef class CommandQueue:
             lambda future: self.withdraw(blocked) if future.cancelled() else None
         )
         self.blocked.append(blocked)
-        return blocked.future
+        # Making these can hand the interpreter lock over, and there may be room by now.
+        self.admit()
+        return None if blocked.admitted else blocked.future
 
     def withdraw(self, Blocked blocked not None):
         """Take back a submission whose owner stopped waiting for room."""
@@ -714,8 +713,11 @@ cdef class CommandQueue:
 
     cdef int admit(self) except -1:
         cdef Blocked blocked
-        while self.blocked and len(self.submissions) < self.length_max:
+        while self.blocked and (self.closed or len(self.submissions) < self.length_max):
             blocked = self.blocked.popleft()
+            if self.closed:
+                _wake_blocked(blocked, Closed("this Klerk was closed while the command waited for room"))
+                continue
             blocked.admitted = True
             self.append(blocked.submission)
             _wake_blocked(blocked, None)
