@@ -17,7 +17,7 @@ def describe_store(path: Path) -> str:
         NotAStore, StoreLocked, Corrupted: as for opening it.
     """
     app = app_of(path)
-    storage = RocksStorage.open(path, app=app, durability="process", create=False)
+    storage = RocksStorage.open(path, app=app, durability="sync", create=False)
     progress = ProgressLine()
     try:
         records = verify_log(storage, 0, progress)
