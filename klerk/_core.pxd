@@ -110,7 +110,8 @@ cdef class Processor:
     cdef object own_draft(self, ClassPlan owner, object draft, Call call)
     cdef int check_draft(self, ClassPlan owner, object draft, object previous) except -1
     cdef int put(
-        self, ClassPlan owner, object id, object draft, object state, object previous, Args a, int64_t fired_us=*
+        self, ClassPlan owner, object id, object draft, object state, object previous, Args a,
+        int64_t fired_us=*,
     ) except -1
     cdef int64_t next_due(self, StatePlan plan, Args a, Meta meta) except? -1
     cdef int64_t due_of(self, Timer timer, Args a, Meta meta) except? -1

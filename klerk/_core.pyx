@@ -172,8 +172,11 @@ cdef class Processor:
         return self.table.get(id) if model is self else model
 
     def overlay(self, IdSet published not None, model_class):
-        """Return what the working state makes of a published set of ids, at one moment: those whose models were not
-        changed since, and the working models of a class that were."""
+        """Return what the working state makes of a published set of ids, at one moment.
+
+        Returns:
+            The ids whose models were not changed since, and the working models of a class that were.
+        """
         cdef list unchanged = [], changed = []
         cdef dict pending = self.pending
         cdef Py_ssize_t c
@@ -602,7 +605,8 @@ cdef class Processor:
         return 0
 
     cdef int put(
-        self, ClassPlan owner, object id, object draft, object state, object previous, Args a, int64_t fired_us=0
+        self, ClassPlan owner, object id, object draft, object state, object previous, Args a,
+        int64_t fired_us=0,
     ) except -1:
         """Make a draft the working version of its model, whose timers have fired up to a moment."""
         cdef Meta meta = Meta.__new__(Meta)

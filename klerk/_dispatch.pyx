@@ -298,7 +298,10 @@ cdef class JobRequest:
 
     def __init__(self, job, tuple values not None, run_at=None):
         if run_at is not None and (not isinstance(run_at, datetime) or run_at.tzinfo is None):
-            raise ArgumentError(f"a job cannot run at {run_at!r}, which has no time zone", hint="Use an aware datetime: datetime.now(UTC).")
+            raise ArgumentError(
+                f"a job cannot run at {run_at!r}, which has no time zone",
+                hint="Use an aware datetime: datetime.now(UTC).",
+            )
         self.job = job
         self.values = values
         self.run_at = run_at
@@ -397,7 +400,7 @@ cdef class Call:
                 return self.function(a, *[values[i] for i in self.names])
             return self.function(a, **dict(zip(self.names, values)))
         except (Rejected, Denied, NotFound, Conflict, KeyboardInterrupt):
-            # A refusal of the function's own; or somebody wants the main thread, in which a read asks its rules.
+            # The function's own refusal; or an interrupt of the main thread, in which a read asks its rules.
             raise
         except BaseException as error:
             what = described(self.function)
@@ -408,7 +411,7 @@ cdef class Call:
         return self.decided(self.run(a, ()))
 
     cdef bint decided(self, object verdict) except -1:
-        """Return what a rule said. Anything but a truth value, a coroutine above all, would count as a yes."""
+        """Return what a rule said; refuse what is no truth value: a coroutine would count as a yes."""
         if verdict is True:
             return True
         if verdict is False:
@@ -425,7 +428,7 @@ cdef class Call:
         try:
             verdict = self.function(model)
         except (Rejected, Denied, NotFound, Conflict, KeyboardInterrupt):
-            # A refusal of the function's own; or somebody wants the main thread, in which a read asks its rules.
+            # The function's own refusal; or an interrupt of the main thread, in which a read asks its rules.
             raise
         except BaseException as error:
             what = described(self.function)

@@ -33,7 +33,7 @@ cdef double WAIT_MAX_S = 1e9
 
 
 cdef double patience(object timeout) except? -2:
-    """Return a user's timeout in seconds as `Gate.wait` takes it: -1 for None, at least 0 for anything else."""
+    """Return a user's timeout in seconds as `Gate.wait` takes it: -1 for None, else at least 0."""
     cdef double seconds
     if timeout is None:
         return -1
@@ -65,7 +65,7 @@ cdef class Gate:
             PyThread_release_lock(self.lock)
 
     cdef bint wait(self, double timeout_s) except -1:
-        """Wait until open, at most `timeout_s` seconds (negative: for ever). Signals are handled meanwhile."""
+        """Wait until open, at most `timeout_s` seconds (negative: for ever); signals are handled meanwhile."""
         cdef long long left_us = -1
         cdef double deadline = 0
         cdef int status
@@ -106,7 +106,7 @@ cdef class ReadHold:
         if not self.lock.must_wait(self, True):
             self.lock.grant_read(self)
             return self
-        # Making these can hand the interpreter lock over, so whether to wait is asked again once they are there.
+        # Making these can hand the interpreter lock over, so whether to wait is asked once more.
         waiter = Waiter.__new__(Waiter)
         waiter.hold = self
         waiter.gate = Gate()
@@ -437,7 +437,7 @@ cdef class Submission:
         if self.queue is None:
             return 0
         if self.queue.forked:
-            raise Closed("the command was submitted before this process was forked, and belongs to the parent")
+            raise Closed("the command belongs to the process that this one was forked from")
         if self.queue.lock.held_here(blocking):
             raise ReadLockHeld(
                 "the outcome of a command is waited for by a thread or task that holds the read lock",

@@ -19,6 +19,10 @@ from klerk import App, Args, JobRun, JobState, Model, Ref
 YEAR = timedelta(days=365)
 
 
+NAMES = ("Ada", "Bob", "Cy", "Dee", "Eve", "Flo", "Gus", "Hal", "Ida")
+SCORES = (0, 10, 30, 45, 50, 70, 100)
+
+
 # --- the design ---------------------------------------------------------------------------------------
 
 
@@ -43,6 +47,7 @@ class Team(Model):
     members: tuple[Ref[Person], ...] = ()
     budget: Score = 0
     exits: int = 0
+    survey: tuple[int, ...] = ()
 
 
 class Task(Model):
@@ -71,6 +76,7 @@ class Club:
         self.by_place = self.task.index(lambda m: (m.team, m.assignee))
         permit_everything(self.app)
         self.called: list[str] = []
+        self.batches: list[list[Any]] = []
         self.steps = 0
         self.reached, self.go = threading.Semaphore(0), threading.Semaphore(0)
         self._declare_jobs()
@@ -78,6 +84,7 @@ class Club:
         self._declare_people()
         self._declare_what_happens_to_people()
         self._declare_teams()
+        self._declare_surveys()
         self.events = {event.name: event for m in (self.person, self.team, self.task) for event in m.events}
 
         @self.app.deny.command(self.events["ban"], self.events["disband"])
@@ -120,7 +127,9 @@ class Club:
         join.job(self.greet)
         guest.on_enter.to(member, when=lambda a: a.model.score >= 50)
         member.on_enter.update(lambda a: a.model.replace(weight=(a.model.weight or 0.0) + 1.5))
-        member.on_exit.update(lambda a: a.model.replace(code=None))
+        member.on_exit.update(lambda a: a.model.replace(code=None)).job(
+            lambda a: self.report(a.model.name, 9)
+        )
         banned.on_enter.update(lambda a: a.model.replace(score=0)).job(
             lambda a: [self.report(a.model.name, n).at(a.now + YEAR) for n in range(2)]
         )
@@ -131,6 +140,13 @@ class Club:
             self.reached.release()
             assert self.go.acquire(timeout=20)
             return None
+
+        @self.person.create(into=guest)
+        def together(a: Args, number: int) -> Person | None:
+            """Create nothing; several commands that can be submitted as one."""
+            return None
+
+        together.commands(lambda a, number: self.batches[number])
 
     def _declare_what_happens_to_people(self) -> None:
         guest, member, banned = self.person.all_states
@@ -293,6 +309,26 @@ class Club:
         for state in (todo, doing, done):
             state.on(drop).delete()
 
+    def _declare_surveys(self) -> None:
+        @self.team.event(*self.team.all_states)
+        def look_around(a: Args[Team]) -> Team:
+            """Write down what this transaction sees in views and indexes."""
+            return a.model.replace(survey=self.surveyed(a))
+
+    def surveyed(self, a: Args[Any]) -> tuple[int, ...]:
+        found: list[int] = []
+        for machine in (self.person, self.team, self.task):
+            for view in (machine, *machine.all_states):
+                first = a.read.first(view)
+                found += (a.read.count(view), first.meta.id if first else 0, a.read.exists(view))
+        for index in (self.by_name, self.by_code):
+            people = [a.read.find(index, name) for name in NAMES]
+            found += [person.meta.id if person else 0 for person in people]
+        found += [a.read.count(self.by_size(size)) for size in range(4)]
+        found += [a.read.count(self.by_priority(priority)) for priority in SCORES]
+        found += [task.meta.id for task in a.read.list(self.by_team(a.model.meta.id))]
+        return tuple(int(number) for number in found)
+
     def command(self, name: str, target: int | None, values: tuple[Any, ...]) -> Any:
         event = self.events[name]
         return event(*values) if target is None else event(target, *values)
@@ -321,6 +357,7 @@ EVENTS: dict[str, tuple[str | None, tuple[str, ...], tuple[str, ...]]] = {
     "recruit": ("Team", ("open",), ("Person",)),
     "dismiss": ("Team", ("open", "full"), ("Person",)),
     "lead": ("Team", ("open", "full", "closed"), ("Person?",)),
+    "look_around": ("Team", ("open", "full", "closed"), ()),
     "shut": ("Team", ("open", "full"), ()),
     "disband": ("Team", ("closed",), ()),
     "plan": (None, (), ("Team", "score", "Person?", "Task?", "time?")),
@@ -664,6 +701,7 @@ class Trial:
         row = self.models[id]
         if row.state == "member":
             self.put(id, code=None)
+            self.job("report", row.fields["name"], 9)
         elif row.state == "open":
             self.put(id, exits=row.fields["exits"] + 1)
 
@@ -714,7 +752,9 @@ class Trial:
         self.delete(id)
 
     def found(self, title: str, leader: int | None, members: tuple[int, ...]) -> int:
-        id = self.create("Team", "open", title=title, leader=leader, members=members, budget=0, exits=0)
+        id = self.create(
+            "Team", "open", title=title, leader=leader, members=members, budget=0, exits=0, survey=()
+        )
         if leader is not None:
             self.apply("plan", None, (id, 7, leader, None, None), first=False)
         return id
@@ -736,6 +776,24 @@ class Trial:
 
     def lead(self, id: int, leader: int | None) -> None:
         self.put(id, leader=leader)
+
+    def look_around(self, id: int) -> None:
+        found: list[int] = []
+        for kind, states in STATES.items():
+            for names in (states, *((state,) for state in states)):
+                ids = [
+                    id for id, row in sorted(self.models.items()) if row.kind == kind and row.state in names
+                ]
+                found += (len(ids), ids[0] if ids else 0, bool(ids))
+        rows = list(self.models.items())
+        for column in ("name", "code"):
+            for name in NAMES:
+                found.append(sum(id for id, row in rows if row.fields.get(column) == name))
+        sizes = [len(row.fields["members"]) for _, row in rows if row.kind == "Team"]
+        found += [sizes.count(size) for size in range(4)]
+        priorities = [row.fields.get("priority") or None for _, row in rows]
+        found += [priorities.count(priority) for priority in SCORES]
+        self.put(id, survey=(*map(int, found), *self.of_team(id)))
 
     def shut(self, id: int) -> None:
         self.move(id, "closed")

@@ -21,7 +21,22 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from club import COLUMNS, EVENTS, INDEXES, STATES, YEAR, Call, Club, Done, JobRow, Pick, Row, World
+from club import (
+    COLUMNS,
+    EVENTS,
+    INDEXES,
+    NAMES,
+    SCORES,
+    STATES,
+    YEAR,
+    Call,
+    Club,
+    Done,
+    JobRow,
+    Pick,
+    Row,
+    World,
+)
 from designs import NOON, TESTER, Clock, Spawned, python_environment
 from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import (
@@ -45,12 +60,25 @@ STRANGER = Context(User("stranger"))
 # --- made-up commands ---------------------------------------------------------------------------------
 
 # What is wrong comes up seldom: it ends a transaction, and most of what follows needs those that went well.
-NAMES = (*("Ada", "Bob", "Cy", "Dee", "Eve", "Flo", "Gus", "Hal", "Ida") * 3, "", "much too long")
-SCORES = (0, 10, 30, 45, 50, 70, 0, 10, 30, 45, 100, 101, -1)
+GIVEN_NAMES = (*NAMES * 3, "", "much too long")
+GIVEN_SCORES = (*SCORES, *SCORES, 101, -1)
 STEPS = (0, 5, 20, -20, 45, -45, 5, 5, 100)
 PICKS = {kind: (*(Pick(kind, nth) for nth in (*range(1, 8), -1, -1, -1, -1, -1)), None) for kind in STATES}
 WILD = tuple(Pick("wild", nth) for nth in (0, -1, 1, 3, 5, 7, 10_000, 2**63))
-COMMON = ("join", "join", "join", "found", "found", "plan", "plan", "plan", "plan", "recruit", "recruit")
+COMMON = (
+    "join",
+    "join",
+    "join",
+    "found",
+    "found",
+    "plan",
+    "plan",
+    "plan",
+    "recruit",
+    "recruit",
+    "look_around",
+    "look_around",
+)
 NAMES_OF_EVENTS = (*COMMON, *(name for name in EVENTS if name != "pause"))
 
 
@@ -59,9 +87,9 @@ def made_value(spec: str, choose: Choose) -> Any:
         return None
     match spec.rstrip("?"):
         case "name":
-            return choose(NAMES)
+            return choose(GIVEN_NAMES)
         case "score":
-            return choose(SCORES)
+            return choose(GIVEN_SCORES)
         case "int":
             return choose(STEPS)
         case "time":
@@ -94,6 +122,7 @@ def made_calls(draw: Any) -> Call:
 
 CALL = made_calls()
 CALLS = st.lists(CALL, min_size=1, max_size=8)
+TRANSACTIONS = st.lists(st.lists(CALL, min_size=1, max_size=3), min_size=1, max_size=6)
 DELAYS = st.sampled_from([None, None, timedelta(0), timedelta(minutes=7), timedelta(minutes=-5)])
 SELDOM = st.sampled_from([False, False, False, True])
 FIRST_CALLS = [
@@ -225,6 +254,7 @@ class InMemory(RuleBasedStateMachine):
         self.world = World()
         self.comparison = Comparison(CLUB)
         CLUB.called.clear()
+        CLUB.batches.clear()
         self.k = self.opened()
 
     def opened(self) -> Klerk:
@@ -319,25 +349,28 @@ class InMemory(RuleBasedStateMachine):
 
     # Several in flight.
 
-    def submit(self, calls: list[Call]) -> list[tuple[Done, Any]]:
+    def submit(self, transactions: list[list[Call]]) -> list[tuple[Done, Any]]:
         submitted = []
-        for call in calls:
-            done, (command,), context = self.expect([call], None, False)
-            submitted.append((done, self.k.submit(command, context)))
+        for calls in transactions:
+            done, commands, context = self.expect(calls, None, False)
+            if len(calls) > 1:
+                CLUB.batches.append(commands)
+                commands, done.ids = [CLUB.events["together"](len(CLUB.batches) - 1)], [None]
+            submitted.append((done, self.k.submit(commands[0], context)))
         return submitted
 
     def settle(self, submitted: list[tuple[Done, Any]]) -> None:
         for done, future in submitted:
             self.compare(done, partial(results_of, future))
 
-    @rule(calls=CALLS)
-    def in_flight(self, calls: list[Call]) -> None:
-        self.settle(self.submit(calls))
+    @rule(transactions=TRANSACTIONS)
+    def in_flight(self, transactions: list[list[Call]]) -> None:
+        self.settle(self.submit(transactions))
 
-    @rule(first=CALLS, second=CALLS)
-    def in_two_groups(self, first: list[Call], second: list[Call]) -> None:
+    @rule(first=TRANSACTIONS, second=TRANSACTIONS)
+    def in_two_groups(self, first: list[list[Call]], second: list[list[Call]]) -> None:
         """A group is processed while the one before it is processed and not yet published."""
-        pause = Call("pause", None, ())
+        pause = [Call("pause", None, ())]
         before = self.world.models
         # While a pause is processed, what is submitted waits in the queue, to become one group.
         submitted = self.submit([pause])
