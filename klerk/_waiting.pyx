@@ -65,7 +65,7 @@ cdef class Gate:
             PyThread_release_lock(self.lock)
 
     cdef bint wait(self, double timeout_s) except -1:
-        """Wait until open, at most `timeout_s` seconds (negative: for ever); signals are handled meanwhile."""
+        """Wait until open, at most `timeout_s` seconds (negative: for ever), handling signals."""
         cdef long long left_us = -1
         cdef double deadline = 0
         cdef int status
