@@ -75,10 +75,8 @@ class Club:
         self.by_priority = self.task.index(lambda m: m.priority or None)
         self.by_place = self.task.index(lambda m: (m.team, m.assignee))
         permit_everything(self.app)
-        self.called: list[str] = []
-        self.batches: list[list[Any]] = []
         self.steps = 0
-        self.reached, self.go = threading.Semaphore(0), threading.Semaphore(0)
+        self.begin()
         self._declare_jobs()
         self._declare_tasks()
         self._declare_people()
@@ -90,6 +88,12 @@ class Club:
         @self.app.deny.command(self.events["ban"], self.events["disband"])
         def stranger(a: Args) -> bool:
             return bool(a.context.actor.id == "stranger")
+
+    def begin(self) -> None:
+        """Forget what an earlier history left."""
+        self.called: list[str] = []
+        self.batches: list[list[Any]] = []
+        self.reached, self.go = threading.Semaphore(0), threading.Semaphore(0)
 
     def _declare_jobs(self) -> None:
         @self.app.job()

@@ -253,8 +253,7 @@ class InMemory(RuleBasedStateMachine):
         self.clock = Clock()
         self.world = World()
         self.comparison = Comparison(CLUB)
-        CLUB.called.clear()
-        CLUB.batches.clear()
+        CLUB.begin()
         self.k = self.opened()
 
     def opened(self) -> Klerk:
@@ -459,6 +458,7 @@ def run(machine: type[RuleBasedStateMachine], rng: random.Random, *, examples: i
         max_examples=examples,
         stateful_step_count=steps,
         database=None,
+        report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(seed(rng.getrandbits(32))(machine), settings=profile)
@@ -466,14 +466,17 @@ def run(machine: type[RuleBasedStateMachine], rng: random.Random, *, examples: i
     assert CLUB.steps - before > 0.75 * examples * steps
 
 
+# Shortening a history that fails takes minutes.
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_in_memory(rng: random.Random) -> None:
-    run(InMemory, rng, examples=200, steps=50)
+    run(InMemory, rng, examples=210, steps=50)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_on_disk(rng: random.Random) -> None:
-    run(OnDisk, rng, examples=40, steps=50)
+    run(OnDisk, rng, examples=34, steps=50)
 
 
 # --- kills --------------------------------------------------------------------------------------------
