@@ -79,7 +79,6 @@ cdef class CommandQueue:
     cdef ReadWriteLock lock
     cdef public object refusal
     cdef bint forked
-    cdef int under_way
     cdef long processing
     cdef set committers
     cdef readonly Py_ssize_t length_max

@@ -667,13 +667,11 @@ cdef class CommandQueue:
         if not blocked.admitted and blocked in self.blocked:
             self.blocked.remove(blocked)
 
-    def take(self, Py_ssize_t limit, Py_ssize_t split_from=0):
+    def take(self, Py_ssize_t limit):
         """Wait for submissions and return the oldest of them; None once closed and empty.
 
         Parameters:
             limit: return at most so many.
-            split_from: when there are at least so many and no group taken before is still under way, return
-                only half of them, for another thread to take the rest meanwhile; 0: never.
         """
         cdef list taken
         cdef Gate sleeper
@@ -689,15 +687,12 @@ cdef class CommandQueue:
                 continue
             self.sleeper = sleeper
             sleeper.wait(-1)
-        if split_from and not self.under_way and len(self.submissions) >= split_from:
-            limit = min(limit, (len(self.submissions) + 1) // 2)
         if len(self.submissions) <= limit:
             taken = self.submissions
             self.submissions = []
         else:
             taken = self.submissions[:limit]
             del self.submissions[:limit]
-        self.under_way += 1
         self.processing = PyThread_get_thread_ident()
         if self.blocked:
             self.admit()
@@ -706,10 +701,6 @@ cdef class CommandQueue:
     def processed(self):
         """Note that the group taken last was processed: functions of the application run no longer."""
         self.processing = 0
-
-    def finished(self):
-        """Note that a group which was taken is under way no longer."""
-        self.under_way -= 1
 
     cdef int admit(self) except -1:
         cdef Blocked blocked

@@ -7,7 +7,6 @@ syncing; it is published before the next one is. At any time at most one transac
 import logging
 import threading
 from collections.abc import Callable
-from time import monotonic
 from typing import Any
 
 from klerk import limits
@@ -53,30 +52,6 @@ class Turn:
         self._over.release()
 
 
-class Pace:
-    """How long commands and syncs take of late, as exponential averages.
-
-    A group whose processing takes longer than a sync is cut in two, so that one half syncs while the other is
-    processed. A smaller one is not: two syncs would cost more than is gained.
-    """
-
-    def __init__(self) -> None:
-        self._command_s = limits.PACE_COMMAND_S
-        self._sync_s = limits.PACE_SYNC_S
-
-    def processed(self, count: int, seconds: float) -> None:
-        """Note how long it took to process and write a group."""
-        self._command_s += (seconds / count - self._command_s) / limits.PACE_SAMPLES
-
-    def synced(self, seconds: float) -> None:
-        """Note how long a sync took."""
-        self._sync_s += (seconds - self._sync_s) / limits.PACE_SAMPLES
-
-    def split_from(self) -> int:
-        """Return from how many commands on a group is cut in two."""
-        return max(limits.GROUP_SPLIT_MIN, int(self._sync_s / self._command_s))
-
-
 class Engine:
     """Owns the queue, the working state and the commit log's head; the only one that writes.
 
@@ -105,7 +80,6 @@ class Engine:
         self._digest = recovered.digest
         self._published = published
         self._checkpointer = Checkpointer(storage)
-        self._pace = Pace()
         self._baton = threading.Lock()
         self._turn: Turn | None = None
         self._failure: StoreFailed | None = None
@@ -131,16 +105,13 @@ class Engine:
     def _commit_group(self) -> bool:
         """Take a group and commit it; return False once the queue is closed and empty."""
         with self._baton:
-            submissions = self.queue.take(limits.GROUP_COMMANDS_MAX, self._pace.split_from())
+            submissions = self.queue.take(limits.GROUP_COMMANDS_MAX)
             if submissions is None:
                 return False
-            started = monotonic()
             group, digest, turn, failure = self._process_and_write(submissions)
-            self._pace.processed(len(submissions), monotonic() - started)
         if failure is None:
             failure = self._sync_and_publish(group, digest, turn)
         turn.end(failure)
-        self.queue.finished()
         self._acknowledge(group, failure)
         return True
 
@@ -175,9 +146,7 @@ class Engine:
         """Make a written group durable and, after the group before it, visible."""
         try:
             if digest is not None:
-                started = monotonic()
                 self.storage.sync()
-                self._pace.synced(monotonic() - started)
             turn.wait()
             if digest is not None:
                 self.storage.witness(group.first_sequence, digest)

@@ -14,14 +14,6 @@ QUEUE_LENGTH_MAX: Final = 10_000
 # deposits take about 2 ms to write (FACTS: 2 us a command), which is the longest a reader is held up.
 GROUP_COMMANDS_MAX: Final = 1_000
 
-# A group is never cut in two below this: what is gained is less than what another sync costs on any disk.
-GROUP_SPLIT_MIN: Final = 16
-
-# What commands and syncs are taken to last before any was timed, in seconds, and over how many they are averaged.
-PACE_COMMAND_S: Final = 5e-6
-PACE_SYNC_S: Final = 5e-4
-PACE_SAMPLES: Final = 16
-
 # The bytes of one group: bounds the size of a write batch when single commands are large.
 GROUP_BYTES_MAX: Final = 16 * 1024 * 1024
 
