@@ -93,10 +93,6 @@ cdef class Outcome:
 cdef tuple NO_JOBS = ()
 
 
-def _as_it_is(context, model):
-    return model
-
-
 cdef class InternalWork:
     """A transaction of Klerk itself: subclasses define ``perform(processor)`` on the working state."""
 
@@ -336,8 +332,20 @@ cdef class Processor:
                 generator.close()
                 raise
             ids.append(id)
-            outcome = self.outcome(id, [] if id is None else [(self.touched.get(id), self.working(id))], 0)
-            outcome.shown_by = _as_it_is
+            before, after = self.touched.get(id, self), self.working(id_or_zero(id))
+            # A model that was not changed, or both created and deleted by this transaction, is no change.
+            changes = [] if before is self or (before is None and after is None) else [(before, after)]
+            outcome = self.outcome(id, changes, 0)
+            outcome.shown_by = self.show_working
+
+    def show_working(self, context, what):
+        """Return a model, or the working version of the one with an id."""
+        if type(what) in self.classes:
+            return what
+        model = self.working(what)
+        if model is None:
+            raise NotFound(f"there is no model {what!r}")
+        return model
 
     def apply_command(self, Command command not None, bint authorize=False):
         """Apply a command within an internal transaction; return the id it is about."""

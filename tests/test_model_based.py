@@ -330,14 +330,19 @@ class InMemory(RuleBasedStateMachine):
     @rule(calls=CALLS, prune=st.booleans(), delay=DELAYS, fails=SELDOM)
     def generate(self, calls: list[Call], prune: bool, delay: timedelta | None, fails: bool) -> None:
         calls = self.without_refused(calls, prune)
+        before = self.world.models
         done, commands, context = self.expect(calls, delay, False, keep=not fails)
         seen: list[tuple[int | None, Row | None]] = []
 
         def generator(a: Args) -> Iterator[Any]:
             for command in commands:
                 result = yield command
-                gone = result.id is None or a.read.find(result.id) is None
-                seen.append((result.id, None if gone else Row.of(result.model)))
+                row = None if result.id is None or a.read.find(result.id) is None else Row.of(result.model)
+                seen.append((result.id, row))
+                existed, changed = before.get(result.id), row is not None and row != before.get(result.id)
+                assert [m.meta.id for m in result.created] == ([result.id] if changed and not existed else [])
+                assert [m.meta.id for m in result.updated] == ([result.id] if changed and existed else [])
+                assert result.deleted == ((result.id,) if existed and row is None else ())
             if fails:
                 raise ZeroDivisionError
 
