@@ -460,7 +460,7 @@ HISTORY_STEPS = 50
 
 
 def run(machine: type[RuleBasedStateMachine], rng: random.Random, *, steps: int) -> None:
-    """Run histories that depend on the seed of the whole test run alone, until they have made so many steps."""
+    """Run histories that depend on the seed of the whole test run alone, until they made so many steps."""
     goal = CLUB.steps + steps
     # Hypothesis ends some histories early: what is missing is made up for, as long as it makes any.
     while (missing := goal - CLUB.steps) > 0:
