@@ -21,6 +21,7 @@ from cpython.pythread cimport (
     PyThread_type_lock,
 )
 
+from klerk import limits
 from klerk.errors import Closed, NotPure, QueueFull, ReadLockHeld
 
 cdef extern from "pythread.h":
@@ -28,8 +29,7 @@ cdef extern from "pythread.h":
 
 cdef object LOG = logging.getLogger("klerk")
 
-# The longest single wait, in seconds: about 30 years, which every platform's timer can count in microseconds.
-cdef double WAIT_MAX_S = 1e9
+cdef double WAIT_MAX_S = limits.WAIT_MAX_S
 
 
 cdef double patience(object timeout) except? -2:

@@ -91,6 +91,15 @@ TIMERS_FIRED_AT_ONCE_MAX: Final = 500
 # How long closing waits for running jobs before it leaves them to the next start, in seconds.
 CLOSE_WAIT_S: Final = 10.0
 
+# What is left to cancelled jobs for their clean-up once that time is over, in seconds.
+CLOSE_MARGIN_S: Final = 2.0
+
+# A clock that was set forward is noticed after this many seconds at most.
+CLOCK_CHECK_S: Final = 1.0
+
+# The longest single wait, in seconds: about 30 years, which every platform's timer can count in microseconds.
+WAIT_MAX_S: Final = 1e9
+
 # Verifying a store in a child process before it is opened after a crash, in seconds: a damaged
 # write-ahead log can make RocksDB spin for ever. The time grows with the log's size.
 PROBE_BASE_S: Final = 30.0

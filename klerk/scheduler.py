@@ -6,14 +6,11 @@ import logging
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final
 
+from klerk import limits
 from klerk._dispatch import microseconds
 
 LOG = logging.getLogger("klerk")
-
-# A clock that was set forward is noticed after this many seconds at most.
-CLOCK_CHECK_S: Final = 1.0
 
 
 class Scheduler:
@@ -66,7 +63,7 @@ class Scheduler:
     def _patience_s(self) -> float | None:
         if not self._heap:
             return None
-        return min(CLOCK_CHECK_S, max(0.0, (self._heap[0][0] - self.now_us()) / 1e6))
+        return min(limits.CLOCK_CHECK_S, max(0.0, (self._heap[0][0] - self.now_us()) / 1e6))
 
     def runs_here(self) -> bool:
         """Return whether the caller runs in this scheduler's thread."""

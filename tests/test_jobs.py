@@ -78,7 +78,7 @@ def office() -> Any:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Notice a clock that was set sooner than in a second, which `test_timers` waits for once."""
-    monkeypatch.setattr("klerk.scheduler.CLOCK_CHECK_S", 0.01)
+    monkeypatch.setattr("klerk.limits.CLOCK_CHECK_S", 0.01)
 
 
 def idle(k: klerk.Klerk) -> None:

@@ -133,7 +133,7 @@ def stocked(k: Klerk, *stock: int) -> tuple[list[Any], list[Any]]:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     # That the clock was set is noticed after a second; here, soon.
-    monkeypatch.setattr("klerk.scheduler.CLOCK_CHECK_S", 0.005)
+    monkeypatch.setattr("klerk.limits.CLOCK_CHECK_S", 0.005)
     return Clock()
 
 

@@ -71,7 +71,7 @@ def clock() -> Clock:
 @pytest.fixture(autouse=True)
 def impatient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.node.name != "test_a_clock_that_was_set_is_noticed":
-        monkeypatch.setattr("klerk.scheduler.CLOCK_CHECK_S", 0.01)
+        monkeypatch.setattr("klerk.limits.CLOCK_CHECK_S", 0.01)
 
 
 def test_a_clock_that_was_set_is_noticed(clock: Clock) -> None:

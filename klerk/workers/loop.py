@@ -3,12 +3,10 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any
 
+from klerk import limits
 from klerk.workers.contract import Executor
-
-# What is left to cancelled jobs for their clean-up after the waiting time is over, in seconds.
-DRAIN_MARGIN_S: Final = 2.0
 
 
 class LoopExecutor(Executor):
@@ -71,7 +69,7 @@ class LoopExecutor(Executor):
         for task in left:
             task.cancel()
         if left:
-            await asyncio.wait(left, timeout=DRAIN_MARGIN_S / 2)
+            await asyncio.wait(left, timeout=limits.CLOSE_MARGIN_S / 2)
         return not left
 
     def runs_here(self) -> bool:
@@ -84,7 +82,7 @@ class LoopExecutor(Executor):
             return True
         drained = asyncio.run_coroutine_threadsafe(self._drain(wait_s), self._loop)
         try:
-            all_ended = drained.result(wait_s + DRAIN_MARGIN_S)
+            all_ended = drained.result(wait_s + limits.CLOSE_MARGIN_S)
         except TimeoutError:
             # A job blocks the loop itself; its thread is left to end with the process.
             return False
