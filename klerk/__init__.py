@@ -37,8 +37,9 @@ from klerk.errors import (
 )
 from klerk.job_run import Completion, JobRun
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
-from klerk.klerk import App, Klerk
+from klerk.klerk import Klerk
 from klerk.machine import CreateEvent, Event, Machine, State
+from klerk.opening import App
 from klerk.reader import PlainReader, Reader
 from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text
 from klerk.views import Columns

@@ -16,11 +16,8 @@ from klerk._dispatch cimport (
     Step,
     Timer,
 )
-from klerk._table cimport ModelTable
-from klerk._waiting cimport ReadHold, Submission
-
-
-cpdef int64_t id_or_zero(object ref) except -1
+from klerk._waiting cimport Submission
+from klerk._working cimport WorkingState
 
 
 cdef class Outcome:
@@ -51,10 +48,7 @@ cdef class Group:
     cdef readonly int64_t bytes_count
 
 
-cdef class Processor:
-    cdef readonly ModelTable table
-    cdef readonly dict pending
-    cdef readonly dict classes
+cdef class Processor(WorkingState):
     cdef readonly list events
     cdef public int64_t next_id
     cdef public int64_t next_job_id
@@ -69,24 +63,21 @@ cdef class Processor:
     cdef public object shown_by
     # The transaction at hand; empty between transactions.
     cdef dict touched
-    cdef list index_operations
     cdef list targets
     cdef list parameters
     cdef list images
-    cdef list deleted
     cdef list jobs
     cdef list notices
     cdef list unmanaged
-    cdef object context
     cdef int64_t now_us
     cdef bint trusted
     cdef tuple actor
+    cdef object behalf
     cdef int64_t first_id
     cdef int64_t first_job_id
     # The context resolved last: a caller mostly uses the same one again and again.
     cdef object context_given
     cdef tuple context_known
-    cpdef object working(self, int64_t id)
     cdef int begin(self, Submission submission) except -1
     cdef int rollback(self) except -1
     cdef object perform(self, Submission submission)
@@ -94,11 +85,6 @@ cdef class Processor:
     cdef list apply_generator(self, object generator, bint authorize, int depth)
     cdef object apply(self, Command command, bint authorize, int depth)
     cdef object create(self, EventPlan plan, Args a, tuple values, int depth)
-    cdef object found_target(self, EventPlan plan, object target)
-    cdef int authorize(self, EventPlan plan, Args a) except -1
-    cdef tuple checked_values(self, list checks, tuple values, object what)
-    cdef int check_reference(self, Check check, object value, list problems) except -1
-    cdef int obey(self, list rules, Args a, tuple values) except -1
     cdef int run_block(
         self, ClassPlan owner, Block block, Args a, tuple values, int64_t id, int depth
     ) except -1
@@ -107,33 +93,15 @@ cdef class Processor:
     ) except -1
     cdef object existing(self, ClassPlan owner, object id)
     cdef object chosen_state(self, Block block, Args a, tuple values)
-    cdef object own_draft(self, ClassPlan owner, object draft, Call call)
-    cdef int check_draft(self, ClassPlan owner, object draft, object previous) except -1
     cdef int put(
         self, ClassPlan owner, object id, object draft, object state, object previous, Args a,
         int64_t fired_us=*,
     ) except -1
-    cdef int64_t next_due(self, StatePlan plan, Args a, Meta meta) except? -1
-    cdef int64_t due_of(self, Timer timer, Args a, Meta meta) except? -1
-    cdef int reindex(self, ClassPlan owner, object id, object old, object new) except -1
     cdef int transition(
         self, ClassPlan owner, int64_t id, object draft, object state, Args a, int depth
     ) except -1
     cdef int delete(self, ClassPlan owner, object id, Args a, int depth) except -1
-    cdef int check_deleted(self) except -1
-    cdef int is_referenced(self, object id, RefField field) except -1
     cdef object close_transaction(self, Group group, Submission submission, object concerned)
     cdef object encoded_jobs(self)
     cdef object results(self, Submission submission, object concerned, list changes, int64_t sequence)
     cdef Outcome outcome(self, object id, list changes, int64_t sequence)
-
-
-cdef class ReaderBase(ReadHold):
-    cdef readonly object given
-    cdef readonly object sight
-    cdef readonly ModelTable table
-    cdef object known_context
-    cdef dict verdicts
-    cdef int begin(self) except -1
-    cdef int require_open(self) except -1
-    cdef object shown(self, object model)

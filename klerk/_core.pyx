@@ -5,9 +5,7 @@ Between two of those a sequence of statements is atomic; publishing a group call
 """
 
 from collections.abc import Iterable
-from datetime import datetime
 from inspect import isgenerator
-from operator import index
 
 cimport cython
 from cpython.object cimport PyObject_GenericSetAttr
@@ -17,47 +15,36 @@ from klerk._dispatch cimport (
     COMMANDS,
     DELETE,
     JOB,
-    REF,
     TO,
     TO_WHEN,
     UNMANAGED,
     Args,
     Block,
     Call,
-    Check,
     ClassPlan,
     Command,
     EventPlan,
     JobRequest,
     Meta,
-    RefField,
-    Rule,
     StatePlan,
     Step,
     Timer,
-    microseconds,
 )
 from klerk._image cimport image_of
-from klerk._table cimport IdSet, ModelTable
-from klerk._waiting cimport ReadHold, Submission
+from klerk._table cimport ModelTable
+from klerk._waiting cimport Submission
+from klerk._working cimport WorkingState, id_or_zero
 
 from klerk import limits
-from klerk._dispatch import described
 from klerk.errors import (
     ArgumentError,
-    BrokenReference,
     Conflict,
-    Denied,
     FunctionFailed,
-    InvalidValue,
     KlerkError,
     LimitExceeded,
     NotFound,
     Problem,
-    ReaderClosed,
-    Rejected,
     WrongState,
-    listed,
 )
 
 
@@ -122,11 +109,8 @@ cdef class Group:
         self.unmanaged = []
 
 
-cdef class Processor:
+cdef class Processor(WorkingState):
     """Turns commands into changes of the working state, which readers do not see, one transaction at a time.
-
-    The working state is the published table overlaid by `pending`: every version not yet published, of the
-    group at hand and of groups that are being written. Publishing moves versions from one to the other.
 
     Parameters:
         classes: the class plans.
@@ -134,7 +118,8 @@ cdef class Processor:
         encode: model or tuple -> bytes.
         sha256: the hash constructor.
         outcome_class: a subclass of `Outcome`.
-        resolve_context: context -> (context with its time, microseconds, trusted, (kind, id, cause)).
+        resolve_context: context -> (context with its time, microseconds, trusted, (kind, id, cause), on whose
+            behalf as (kind, id) or None).
         make_job: (request, job id, args, sequence) -> (record, encoded record).
     """
 
@@ -142,9 +127,7 @@ cdef class Processor:
         self, ModelTable table not None, list classes not None, list events not None, *, encode, sha256,
         outcome_class, resolve_context, make_job,
     ):
-        self.table = table
-        self.pending = {}
-        self.classes = {(<ClassPlan>plan).model_class: plan for plan in classes}
+        WorkingState.__init__(self, table, classes)
         self.events = events
         self.encode = encode
         self.sha256 = sha256
@@ -155,37 +138,10 @@ cdef class Processor:
         self.next_job_id = 1
         self.touched = {}
         self.parameters = []
-        self.deleted = []
         self.images = []
-        self.index_operations = []
         self.jobs = []
         self.notices = []
         self.unmanaged = []
-
-    cpdef object working(self, int64_t id):
-        """Return the working version of a model, or None."""
-        model = self.pending.get(id, self)
-        return self.table.get(id) if model is self else model
-
-    def overlay(self, IdSet published not None, model_class):
-        """Return what the working state makes of a published set of ids, at one moment.
-
-        Returns:
-            The ids whose models were not changed since, and the working models of a class that were.
-        """
-        cdef list unchanged = [], changed = []
-        cdef dict pending = self.pending
-        cdef Py_ssize_t c
-        cdef int at
-        for c in range(published.chunk_count):
-            for at in range(published.lengths[c]):
-                id = published.chunks[c][at]
-                if id not in pending:
-                    unchanged.append(id)
-        for model in pending.values():
-            if type(model) is model_class:
-                changed.append(model)
-        return unchanged, changed
 
     def process(self, Group group not None):
         """Process a group's submissions in order; return those left over because the group got too large.
@@ -242,7 +198,7 @@ cdef class Processor:
         if submission.context is not self.context_given or self.context_given is None:
             self.context_known = self.resolve_context(submission.context)
             self.context_given = submission.context
-        self.context, now_us, trusted, self.actor = self.context_known
+        self.context, now_us, trusted, self.actor, self.behalf = self.context_known
         self.now_us = now_us
         self.trusted = trusted
         return 0
@@ -417,81 +373,6 @@ cdef class Processor:
             self.run_effect(plan.owner, step, a, values, 0 if id is None else id, depth)
         return id
 
-    cdef object found_target(self, EventPlan plan, object target):
-        model = self.working(id_or_zero(target))
-        if model is None or type(model) is not plan.owner.model_class:
-            raise NotFound(f"there is no {plan.owner.name} {target!r}")
-        return model
-
-    cdef int authorize(self, EventPlan plan, Args a) except -1:
-        """Deny unless an allow rule says yes and no deny rule does."""
-        for rule in plan.allow:
-            if (<Call>rule).permits(a):
-                break
-        else:
-            raise Denied(f"{plan.event} is not allowed for {self.context.actor}")
-        for rule in plan.deny:
-            if (<Call>rule).permits(a):
-                raise Denied(f"{plan.event} is denied to {self.context.actor}")
-        return 0
-
-    cdef tuple checked_values(self, list checks, tuple values, object what):
-        """Return the values as their types want them, or raise an error with every problem found."""
-        cdef Check check
-        cdef Py_ssize_t i
-        cdef list problems = None
-        cdef Py_ssize_t wrong
-        cdef bint fits = True
-        for i in range(len(checks)):
-            check = checks[i]
-            if not check.accepts(values[i]):
-                fits = False
-                break
-        if not fits:
-            problems = []
-            values = tuple(
-                [
-                    value if (<Check>check).accepts(value) else check.slow(value, check.name, problems)
-                    for check, value in zip(checks, values)
-                ]
-            )
-        wrong = 0 if problems is None else len(problems)
-        for i in range(len(checks)):
-            check = checks[i]
-            # Of a value that does not fit, nobody knows what it refers to.
-            if (check.kind == REF or check.nested is not None) and not _has_problem(problems, check.name):
-                if problems is None:
-                    problems = []
-                self.check_reference(check, values[i], problems)
-        if problems:
-            kind = InvalidValue if wrong else BrokenReference
-            raise kind(f"{what}: {listed(problems)}", problems=problems)
-        return values
-
-    cdef int check_reference(self, Check check, object value, list problems) except -1:
-        """Report every reference of a value that points to no model of its class."""
-        if value is None:
-            return 0
-        for id, target in ((value, check.target),) if check.kind == REF else check.nested(value):
-            model = self.working(id_or_zero(id))
-            if model is None or type(model) is not target:
-                text = f"there is no {target.__name__} {id}"
-                problems.append(Problem(code="broken_reference", message=text, path=check.name))
-        return 0
-
-    cdef int obey(self, list rules, Args a, tuple values) except -1:
-        """Ask every rule; refuse with all that do not hold."""
-        cdef Rule rule
-        cdef list problems = None
-        for rule in rules:
-            if not rule.call.decided(rule.call.run(a, values)):
-                if problems is None:
-                    problems = []
-                problems.append(Problem(code=rule.code, message=rule.message, path=rule.path))
-        if problems is not None:
-            raise Rejected(listed(problems), problems=problems)
-        return 0
-
     cdef int run_block(
         self, ClassPlan owner, Block block, Args a, tuple values, int64_t id, int depth
     ) except -1:
@@ -576,42 +457,6 @@ cdef class Processor:
                 return otherwise
         return None
 
-    cdef object own_draft(self, ClassPlan owner, object draft, Call call):
-        """Return what a function made as a draft that only this transaction holds."""
-        if type(draft) is not owner.model_class:
-            raise FunctionFailed(
-                f"{described(call.function)} returned {type(draft).__name__}, expected {owner.name} or None"
-            )
-        return draft if draft._meta is None else draft.__copy__()
-
-    cdef int check_draft(self, ClassPlan owner, object draft, object previous) except -1:
-        """Check the fields that changed, their references, and the rules of the class."""
-        cdef Check check
-        cdef list problems = []
-        cdef bint broken = False
-        for check in owner.checks:
-            value = getattr(draft, check.name)
-            if previous is not None and value is getattr(previous, check.name):
-                continue
-            if not check.accepts(value):
-                value = check.slow(value, check.name, problems)
-                if problems:
-                    continue
-                PyObject_GenericSetAttr(draft, check.name, value)
-            if check.kind == REF or check.nested is not None:
-                before = len(problems)
-                self.check_reference(check, value, problems)
-                broken = broken or len(problems) > before
-        if problems:
-            kind = BrokenReference if broken else InvalidValue
-            raise kind(f"{owner.name}: {listed(problems)}", problems=problems)
-        for rule in owner.rules:
-            if not (<Rule>rule).call.holds_for(draft):
-                problems.append(Problem(code=rule.code, message=rule.message, path=rule.path))
-        if problems:
-            raise Rejected(listed(problems), problems=problems)
-        return 0
-
     cdef int put(
         self, ClassPlan owner, object id, object draft, object state, object previous, Args a,
         int64_t fired_us=0,
@@ -644,35 +489,6 @@ cdef class Processor:
         if id not in self.touched:
             self.touched[id] = previous
         self.pending[id] = draft
-        return 0
-
-    cdef int64_t next_due(self, StatePlan plan, Args a, Meta meta) except? -1:
-        """Return when the next timer of a state that has not fired is due, or 0."""
-        cdef int64_t due, first = 0
-        for timer in plan.timers:
-            due = self.due_of(timer, a, meta)
-            if due > meta.fired_us and (first == 0 or due < first):
-                first = due
-        return first
-
-    cdef int64_t due_of(self, Timer timer, Args a, Meta meta) except? -1:
-        """Return when a timer is due, in microseconds, at least 1 however long ago; 0 for never."""
-        if timer.due is None:
-            return meta.entered_us + timer.delay_us
-        moment = timer.due.run(a, ())
-        if moment is None:
-            return 0
-        if not isinstance(moment, datetime) or moment.tzinfo is None:
-            raise FunctionFailed(
-                f"{described(timer.due.function)} returned {moment!r}, expected an aware datetime or None"
-            )
-        return max(1, microseconds(moment))
-
-    cdef int reindex(self, ClassPlan owner, object id, object old, object new) except -1:
-        for index in owner.indexes:
-            operation = index.change(id, old, new)
-            if operation is not None:
-                self.index_operations.append((index, operation))
         return 0
 
     cdef int transition(
@@ -764,33 +580,6 @@ cdef class Processor:
             self.run_block(owner, timer.block, a, (), id, 0)
         return True
 
-    cdef int check_deleted(self) except -1:
-        """Refuse to delete what is still referred to when the transaction ends."""
-        cdef ClassPlan owner
-        for id, owner in self.deleted:
-            for field in owner.referenced_by:
-                if self.is_referenced(id, field):
-                    raise Conflict(
-                        f"{owner.name} {id} cannot be deleted: a {field.model_class.__name__} refers to it"
-                        f" in '{field.check.name}'",
-                        hint="Delete or change whatever refers to it, in the same transaction or before.",
-                    )
-        return 0
-
-    cdef int is_referenced(self, object id, RefField field) except -1:
-        cdef IdSet ids
-        # Pending models first: what is published meanwhile moves from there to the referrers.
-        for model in list(self.pending.values()):
-            if type(model) is field.model_class and id in field.targets(model):
-                return 1
-        ids = field.referrers.get(id)
-        if ids is not None:
-            for referrer in ids:
-                model = self.working(referrer)
-                if model is not None and id in field.targets(model):
-                    return 1
-        return 0
-
     cdef object close_transaction(self, Group group, Submission submission, object concerned):
         """Turn what the transaction did into its log record and images; nothing can fail after the first line
         that changes the group. Without a group (a dry run) nothing is kept."""
@@ -819,7 +608,7 @@ cdef class Processor:
             return value
         digest = self.sha256(payload).digest()
         self.sequence += 1
-        group.heads.append((self.sequence, self.now_us, self.actor, self.targets, digest))
+        group.heads.append((self.sequence, self.now_us, self.actor, self.targets, digest, self.behalf))
         group.payloads.append(payload)
         group.bytes_count += len(<bytes>payload) * 2
         for id, image in images:
@@ -880,104 +669,3 @@ cdef class Processor:
                 del self.pending[id]
         for index, operation in group.index_operations:
             index.publish(operation)
-
-cdef bint _has_problem(list problems, str name) except -1:
-    """Return whether one of the problems is about a field or parameter, or something inside of it."""
-    if problems is not None:
-        for problem in problems:
-            if problem.path == name or problem.path.startswith((f"{name}.", f"{name}[")):
-                return True
-    return False
-
-
-cpdef int64_t id_or_zero(object ref) except -1:
-    """Return a reference as an id; 0, which no model has, for anything that cannot be one."""
-    try:
-        if type(ref) is not int:
-            ref = 0 if type(ref) is bool else index(ref)
-        return ref if 0 < ref < 2**63 else 0
-    except TypeError:
-        return 0
-
-
-# --- reading ------------------------------------------------------------------------------------------
-
-
-cdef class ReaderBase(ReadHold):
-    """Reads under the lock: the lookup by reference, and what the last authorization said.
-
-    Subclasses define ``show(model)``, which decides about a model, and note with `allow` what holds for all
-    models of a class.
-
-    Parameters:
-        lock: held while the reader is used.
-        given: on whose behalf.
-        sight: what is read and who sees what.
-    """
-
-    def __init__(self, lock, given, sight):
-        ReadHold.__init__(self, lock)
-        self.given = given
-        self.sight = sight
-        self.table = sight.table
-
-    @property
-    def context(self):
-        """On whose behalf, and when."""
-        self.begin()
-        return self.known_context
-
-    cdef int claim(self) except -1:
-        ReadHold.claim(self)
-        # What rules said holds for one moment only.
-        self.verdicts = None
-        return 0
-
-    cdef int begin(self) except -1:
-        # Who reads, and what rules say, is only asked once something is read.
-        if self.verdicts is None:
-            self.known_context, self.verdicts = self.sight.begin(self.given)
-        return 0
-
-    def get(self, ref):
-        """Return the model that a reference points to.
-
-        Raises:
-            NotFound: there is none.
-            Denied: it may not be read.
-        """
-        self.require_open()
-        model = self.table.get(id_or_zero(ref))
-        if model is None:
-            raise NotFound(f"there is no model {ref!r}")
-        return self.shown(model)
-
-    cdef int require_open(self) except -1:
-        if not self.held:
-            hint = "Read inside: with k.read(context) as r: ..."
-            raise ReaderClosed("this reader holds no lock", hint=hint)
-        return 0
-
-    cdef object shown(self, object model):
-        self.begin()
-        if self.verdicts.get(type(model)) is True:
-            return model
-        return self.show(model)
-
-    def require_held(self):
-        """Raise `ReaderClosed` unless the lock is held."""
-        self.require_open()
-
-    def verdict(self, model_class):
-        """Return what holds for every model of a class; None when it has to be asked for each."""
-        self.begin()
-        return self.verdicts.get(model_class)
-
-    def allow(self, model_class, verdict):
-        """Note what holds for every model of a class, as long as this reader holds the lock."""
-        self.verdicts[model_class] = verdict
-
-    def models(self, ids):
-        """Return the models with these ids, as they may be shown."""
-        self.require_open()
-        return [self.shown(self.table.get(id)) for id in ids]

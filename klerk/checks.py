@@ -7,10 +7,11 @@ from typing import Any, NoReturn
 
 from cronsim import CronSim, CronSimError
 
+from klerk.blocks import Block
 from klerk.declared import DELETE, TO, TO_WHEN
 from klerk.errors import ConfigError
 from klerk.jobs import Job, Rate, Retry
-from klerk.machine import Block, CreateEvent, Event, Machine, State
+from klerk.machine import CreateEvent, Event, Machine, State
 from klerk.places import Place, place_of
 
 

@@ -46,6 +46,7 @@ class TransactionHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
         actor: kind, id and cause.
         targets: (event code, model id, depth) of every command, secondary ones with a depth over 0.
         digest: SHA-256 of the payload.
+        behalf: kind and id of the actor on whose behalf the actor acted, if that was somebody else.
     """
 
     sequence: int
@@ -53,6 +54,7 @@ class TransactionHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
     actor: tuple[str, str, int]
     targets: tuple[tuple[int, int, int], ...]
     digest: bytes
+    behalf: tuple[str, str] | None = None
 
 
 class Head(msgspec.Struct, frozen=True, array_like=True):

@@ -86,10 +86,12 @@ class Context(msgspec.Struct, metaclass=_ContextType, frozen=True, kw_only=False
     Parameters:
         actor: who.
         now: an aware datetime; left out, it is the time at which Klerk handles the command or opens the read.
+        on_behalf_of: for whom the actor acts, when that is somebody else; the commit log records both.
     """
 
     actor: Actor
     now: datetime = NOW
+    on_behalf_of: Actor | None = None
 
     def at(self, now: datetime) -> "Self":
         """Return the same context at another time."""

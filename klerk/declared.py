@@ -96,7 +96,11 @@ class MachineBase(View[M]):
         model_class: whose machine it is.
         name: of the class.
         app_open_check: raises when the app was opened, because its design is frozen then.
+        all_states, events: as declared, in order.
     """
+
+    all_states: list[Any]
+    events: list[Any]
 
     def __init__(self, model_class: type[M], app_open_check: Callable[[], None]) -> None:
         self.machine = self
@@ -109,6 +113,13 @@ class MachineBase(View[M]):
 
     def __repr__(self) -> str:
         return self.name
+
+
+class StateBase(View[M]):
+    """What blocks need to know of a state that they lead to."""
+
+    name: str
+    index: int
 
 
 @dataclass(frozen=True, eq=False)

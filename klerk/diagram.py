@@ -10,8 +10,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
+from klerk.blocks import Block, TimeTrigger
 from klerk.declared import COMMANDS, DELETE, JOB, TO, TO_WHEN, UNMANAGED, UPDATE, Executable
-from klerk.machine import Block, CreateEvent, Event, Machine, State, TimeTrigger
+from klerk.machine import CreateEvent, Event, Machine, State
 from klerk.wording import duration_text, function_text, meaning_of, shortened
 
 _VOID: Final = "[*]"

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from klerk.errors import ConfigError, KlerkError
-from klerk.klerk import App
+from klerk.opening import App
 
 _FRAMES_SHOWN_MAX = 5
 

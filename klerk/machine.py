@@ -1,30 +1,21 @@
 """State machines as users declare them: states, events, and blocks of executables."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from klerk._dispatch import Args, Command, EventBase
+from klerk.blocks import Block, TimeTrigger
 from klerk.declared import (
-    COMMANDS,
-    DELETE,
-    JOB,
-    TO,
-    TO_WHEN,
-    UNMANAGED,
-    UPDATE,
     Commanding,
     Condition,
     DeclaredRule,
     Due,
-    Executable,
     Index,
     MachineBase,
     Requesting,
-    Updating,
-    View,
+    StateBase,
     declared_rule,
     required_delay,
 )
@@ -39,89 +30,7 @@ Q = ParamSpec("Q")
 W = ParamSpec("W")
 
 
-class Block(Generic[M]):
-    """What happens on one occasion. Every method adds an executable and returns the block, for chaining.
-
-    The order in which executables are declared does not matter: updates come first, then at most one
-    transition with its exit and enter blocks, then secondary commands and jobs, which see the result.
-    """
-
-    def __init__(self, owner: "Machine[M]", occasion: str) -> None:
-        self.owner = owner
-        self.occasion = occasion
-        self.executables: list[Executable] = []
-        self.place = here()
-
-    def _add(self, kind: int, function: Any = None, when: Any = None, value: Any = None) -> "Block[M]":
-        self.owner.app_open_check()
-        self.executables.append(
-            Executable(kind=kind, function=function, when=when, value=value, place=here())
-        )
-        return self
-
-    def update(self, function: "Updating[M, Q]", *, when: "Condition[M, W] | None" = None) -> "Block[M]":
-        """Replace the model by the draft that ``function(a, ...)`` returns; None leaves it as it is."""
-        return self._add(UPDATE, function, when)
-
-    def to(self, state: "State[M]", *, when: "Condition[M, W] | None" = None) -> "Block[M]":
-        """Move the model to a state."""
-        return self._add(TO, None, when, state)
-
-    @overload
-    def to_when(
-        self, choices: "Mapping[Condition[M, []], State[M]]", otherwise: "State[M] | None" = None
-    ) -> "Block[M]": ...
-    @overload
-    def to_when(
-        self, choices: "Mapping[Condition[M, ...], State[M]]", otherwise: "State[M] | None" = None
-    ) -> "Block[M]": ...
-    def to_when(self, choices: Mapping[Any, "State[M]"], otherwise: "State[M] | None" = None) -> "Block[M]":
-        """Move the model to the state of the first condition that holds, or else to `otherwise`, if given."""
-        return self._add(TO_WHEN, None, None, (tuple(choices.items()), otherwise))
-
-    def commands(self, function: "Commanding[M, Q]", *, when: "Condition[M, W] | None" = None) -> "Block[M]":
-        """Handle the commands that ``function(a, ...)`` returns or yields, in the same transaction."""
-        return self._add(COMMANDS, function, when)
-
-    def job(
-        self, job: "Job[[Ref[M]]] | Requesting[M, Q]", *, when: "Condition[M, W] | None" = None
-    ) -> "Block[M]":
-        """Create a job in the same write.
-
-        Parameters:
-            job: a declared job whose one parameter is a reference to the model, or a function that returns
-                requests, as in ``lambda a: remind(a.model.meta.id)``.
-        """
-        if isinstance(job, Job):
-            return self._add(JOB, None, when, job)
-        return self._add(JOB, job, when)
-
-    def unmanaged_job(
-        self, function: "Callable[[Args[M, Any]], object]", *, when: "Condition[M, W] | None" = None
-    ) -> "Block[M]":
-        """Call ``function(a)`` once the command committed: fire and forget."""
-        return self._add(UNMANAGED, function, when)
-
-    def delete(self, *, when: "Condition[M, W] | None" = None) -> "Block[M]":
-        """Delete the model, unless something still refers to it when the transaction ends."""
-        return self._add(DELETE, None, when)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimeTrigger(Generic[M]):
-    """A block that runs when a model in a state has reached a moment.
-
-    Parameters:
-        due: gives the moment, or None for never.
-        delay: after the model came into the state; when there is no `due`.
-    """
-
-    block: Block[M]
-    due: "Due[M] | None" = None
-    delay: timedelta | None = None
-
-
-class State(View[M]):
+class State(StateBase[M]):
     """A state of a machine; comparable by identity, and a view of the models in it."""
 
     machine: "Machine[M]"

@@ -24,12 +24,12 @@ from klerk._table import ModelTable
 from klerk._waiting import ReadWriteLock
 from klerk.app import EventSpec, MachineSpec, Spec
 from klerk.authorization import Permit
+from klerk.blocks import Block as DeclaredBlock
 from klerk.codec import Catalog, encode
 from klerk.commands import NOW, Actor, Context, Result, System
 from klerk.declared import JOB, TO_WHEN, Executable
 from klerk.errors import ArgumentError, ConfigError
 from klerk.jobs import Job, JobRecord, JobState
-from klerk.machine import Block as DeclaredBlock
 from klerk.machine import CreateEvent
 from klerk.reader import ClassAccess, FieldAccess, PlainReader, Sight
 from klerk.validation import call_of, rule_of
@@ -108,9 +108,11 @@ class Program:
         )
         self.plan_of_code = {plan.code: plan for plan in self.plans}
 
-    def resolve(self, context: Any) -> tuple[Context, int, bool, tuple[str, str, int]]:
+    def resolve(
+        self, context: Any
+    ) -> tuple[Context, int, bool, tuple[str, str, int], tuple[str, str] | None]:
         """Return a context with its time set, that time in microseconds, whether rules are not asked about
-        its actor, and the actor as the commit log names it.
+        its actor, the actor as the commit log names it, and on whose behalf it acts.
 
         Raises:
             ArgumentError: it is no context, or its time has no zone.
@@ -120,12 +122,9 @@ class Program:
                 f"expected a context, got {type(context).__name__}",
                 hint="Pass Context(User('ada', roles=...)).",
             )
-        actor: Any = context.actor
-        if not isinstance(actor, Actor) or not is_text(actor.id) or not is_text(actor.kind):
-            raise ArgumentError(
-                f"the context's actor is {actor!r}",
-                hint="Use an actor whose id is a text, as in User('ada').",
-            )
+        actor, behalf = context.actor, context.on_behalf_of
+        for each in (actor,) if behalf is None else (actor, behalf):
+            _require_actor(each)
         if context.now is NOW or context.now == NOW:
             context = msgspec.structs.replace(context, now=self._clock())
         now: Any = context.now
@@ -136,11 +135,20 @@ class Program:
             )
         trusted = isinstance(actor, System)
         cause = actor.cause if isinstance(actor, System) else 0
-        return context, microseconds(context.now), trusted, (actor.kind, actor.id, cause)
+        named = None if behalf is None else (behalf.kind, behalf.id)
+        return context, microseconds(context.now), trusted, (actor.kind, actor.id, cause), named
 
     def _resolve_for_reading(self, context: Any) -> tuple[Context, bool]:
-        context, _, trusted, _ = self.resolve(context)
+        context, _, trusted, *_ = self.resolve(context)
         return context, trusted
+
+
+def _require_actor(actor: Any) -> None:
+    if not isinstance(actor, Actor) or not is_text(actor.id) or not is_text(actor.kind):
+        raise ArgumentError(
+            f"the context's actor is {actor!r}",
+            hint="Use an actor whose id is a text, as in User('ada').",
+        )
 
 
 def _class_plan(each: MachineSpec, code: int, entry: Any, indexes: list[IndexStore]) -> ClassPlan:

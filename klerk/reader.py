@@ -5,9 +5,10 @@ from typing import Any, TypeVar, overload
 
 import msgspec
 
-from klerk._core import ReaderBase, id_or_zero
 from klerk._dispatch import Call, ask, new_args
+from klerk._reading import ReaderBase
 from klerk._table import ModelTable
+from klerk._working import id_or_zero
 from klerk.commands import Context
 from klerk.declared import Index, View
 from klerk.errors import ArgumentError, Denied, NotFound

@@ -1,0 +1,264 @@
+"""The working state: what the transaction at hand sees, and whether that is what the design allows."""
+
+from datetime import datetime
+from operator import index
+
+from cpython.object cimport PyObject_GenericSetAttr
+from libc.stdint cimport int64_t
+
+from klerk._dispatch cimport (
+    REF,
+    Args,
+    Call,
+    Check,
+    ClassPlan,
+    EventPlan,
+    Meta,
+    RefField,
+    Rule,
+    StatePlan,
+    Timer,
+    microseconds,
+)
+from klerk._table cimport IdSet, ModelTable
+
+from klerk._dispatch import described
+from klerk.errors import (
+    BrokenReference,
+    Conflict,
+    Denied,
+    FunctionFailed,
+    InvalidValue,
+    NotFound,
+    Problem,
+    Rejected,
+    listed,
+)
+
+
+cdef class WorkingState:
+    """The published table overlaid by `pending`: every version not yet published, of the group at hand and of
+    groups that are being written. Publishing moves versions from one to the other.
+
+    Parameters:
+        table: of the published models.
+        classes: the class plans.
+    """
+
+    def __init__(self, ModelTable table not None, list classes not None):
+        self.table = table
+        self.pending = {}
+        self.classes = {(<ClassPlan>plan).model_class: plan for plan in classes}
+        self.deleted = []
+        self.index_operations = []
+
+    cpdef object working(self, int64_t id):
+        """Return the working version of a model, or None."""
+        model = self.pending.get(id, self)
+        return self.table.get(id) if model is self else model
+
+    def overlay(self, IdSet published not None, model_class):
+        """Return what the working state makes of a published set of ids, at one moment.
+
+        Returns:
+            The ids whose models were not changed since, and the working models of a class that were.
+        """
+        cdef list unchanged = [], changed = []
+        cdef dict pending = self.pending
+        cdef Py_ssize_t c
+        cdef int at
+        for c in range(published.chunk_count):
+            for at in range(published.lengths[c]):
+                id = published.chunks[c][at]
+                if id not in pending:
+                    unchanged.append(id)
+        for model in pending.values():
+            if type(model) is model_class:
+                changed.append(model)
+        return unchanged, changed
+
+    cdef object found_target(self, EventPlan plan, object target):
+        model = self.working(id_or_zero(target))
+        if model is None or type(model) is not plan.owner.model_class:
+            raise NotFound(f"there is no {plan.owner.name} {target!r}")
+        return model
+
+    cdef int authorize(self, EventPlan plan, Args a) except -1:
+        """Deny unless an allow rule says yes and no deny rule does."""
+        for rule in plan.allow:
+            if (<Call>rule).permits(a):
+                break
+        else:
+            raise Denied(f"{plan.event} is not allowed for {self.context.actor}")
+        for rule in plan.deny:
+            if (<Call>rule).permits(a):
+                raise Denied(f"{plan.event} is denied to {self.context.actor}")
+        return 0
+
+    cdef tuple checked_values(self, list checks, tuple values, object what):
+        """Return the values as their types want them, or raise an error with every problem found."""
+        cdef Check check
+        cdef Py_ssize_t i
+        cdef list problems = None
+        cdef Py_ssize_t wrong
+        cdef bint fits = True
+        for i in range(len(checks)):
+            check = checks[i]
+            if not check.accepts(values[i]):
+                fits = False
+                break
+        if not fits:
+            problems = []
+            values = tuple(
+                [
+                    value if (<Check>check).accepts(value) else check.slow(value, check.name, problems)
+                    for check, value in zip(checks, values)
+                ]
+            )
+        wrong = 0 if problems is None else len(problems)
+        for i in range(len(checks)):
+            check = checks[i]
+            # Of a value that does not fit, nobody knows what it refers to.
+            if (check.kind == REF or check.nested is not None) and not _has_problem(problems, check.name):
+                if problems is None:
+                    problems = []
+                self.check_reference(check, values[i], problems)
+        if problems:
+            kind = InvalidValue if wrong else BrokenReference
+            raise kind(f"{what}: {listed(problems)}", problems=problems)
+        return values
+
+    cdef int check_reference(self, Check check, object value, list problems) except -1:
+        """Report every reference of a value that points to no model of its class."""
+        if value is None:
+            return 0
+        for id, target in ((value, check.target),) if check.kind == REF else check.nested(value):
+            model = self.working(id_or_zero(id))
+            if model is None or type(model) is not target:
+                text = f"there is no {target.__name__} {id}"
+                problems.append(Problem(code="broken_reference", message=text, path=check.name))
+        return 0
+
+    cdef int obey(self, list rules, Args a, tuple values) except -1:
+        """Ask every rule; refuse with all that do not hold."""
+        cdef Rule rule
+        cdef list problems = None
+        for rule in rules:
+            if not rule.call.decided(rule.call.run(a, values)):
+                if problems is None:
+                    problems = []
+                problems.append(Problem(code=rule.code, message=rule.message, path=rule.path))
+        if problems is not None:
+            raise Rejected(listed(problems), problems=problems)
+        return 0
+
+    cdef object own_draft(self, ClassPlan owner, object draft, Call call):
+        """Return what a function made as a draft that only this transaction holds."""
+        if type(draft) is not owner.model_class:
+            raise FunctionFailed(
+                f"{described(call.function)} returned {type(draft).__name__}, expected {owner.name} or None"
+            )
+        return draft if draft._meta is None else draft.__copy__()
+
+    cdef int check_draft(self, ClassPlan owner, object draft, object previous) except -1:
+        """Check the fields that changed, their references, and the rules of the class."""
+        cdef Check check
+        cdef list problems = []
+        cdef bint broken = False
+        for check in owner.checks:
+            value = getattr(draft, check.name)
+            if previous is not None and value is getattr(previous, check.name):
+                continue
+            if not check.accepts(value):
+                value = check.slow(value, check.name, problems)
+                if problems:
+                    continue
+                PyObject_GenericSetAttr(draft, check.name, value)
+            if check.kind == REF or check.nested is not None:
+                before = len(problems)
+                self.check_reference(check, value, problems)
+                broken = broken or len(problems) > before
+        if problems:
+            kind = BrokenReference if broken else InvalidValue
+            raise kind(f"{owner.name}: {listed(problems)}", problems=problems)
+        for rule in owner.rules:
+            if not (<Rule>rule).call.holds_for(draft):
+                problems.append(Problem(code=rule.code, message=rule.message, path=rule.path))
+        if problems:
+            raise Rejected(listed(problems), problems=problems)
+        return 0
+
+    cdef int64_t next_due(self, StatePlan plan, Args a, Meta meta) except? -1:
+        """Return when the next timer of a state that has not fired is due, or 0."""
+        cdef int64_t due, first = 0
+        for timer in plan.timers:
+            due = self.due_of(timer, a, meta)
+            if due > meta.fired_us and (first == 0 or due < first):
+                first = due
+        return first
+
+    cdef int64_t due_of(self, Timer timer, Args a, Meta meta) except? -1:
+        """Return when a timer is due, in microseconds, at least 1 however long ago; 0 for never."""
+        if timer.due is None:
+            return meta.entered_us + timer.delay_us
+        moment = timer.due.run(a, ())
+        if moment is None:
+            return 0
+        if not isinstance(moment, datetime) or moment.tzinfo is None:
+            raise FunctionFailed(
+                f"{described(timer.due.function)} returned {moment!r}, expected an aware datetime or None"
+            )
+        return max(1, microseconds(moment))
+
+    cdef int reindex(self, ClassPlan owner, object id, object old, object new) except -1:
+        for index in owner.indexes:
+            operation = index.change(id, old, new)
+            if operation is not None:
+                self.index_operations.append((index, operation))
+        return 0
+
+    cdef int check_deleted(self) except -1:
+        """Refuse to delete what is still referred to when the transaction ends."""
+        cdef ClassPlan owner
+        for id, owner in self.deleted:
+            for field in owner.referenced_by:
+                if self.is_referenced(id, field):
+                    raise Conflict(
+                        f"{owner.name} {id} cannot be deleted: a {field.model_class.__name__} refers to it"
+                        f" in '{field.check.name}'",
+                        hint="Delete or change whatever refers to it, in the same transaction or before.",
+                    )
+        return 0
+
+    cdef int is_referenced(self, object id, RefField field) except -1:
+        cdef IdSet ids
+        # Pending models first: what is published meanwhile moves from there to the referrers.
+        for model in list(self.pending.values()):
+            if type(model) is field.model_class and id in field.targets(model):
+                return 1
+        ids = field.referrers.get(id)
+        if ids is not None:
+            for referrer in ids:
+                model = self.working(referrer)
+                if model is not None and id in field.targets(model):
+                    return 1
+        return 0
+
+
+cdef bint _has_problem(list problems, str name) except -1:
+    """Return whether one of the problems is about a field or parameter, or something inside of it."""
+    if problems is not None:
+        for problem in problems:
+            if problem.path == name or problem.path.startswith((f"{name}.", f"{name}[")):
+                return True
+    return False
+
+
+cpdef int64_t id_or_zero(object ref) except -1:
+    """Return a reference as an id; 0, which no model has, for anything that cannot be one."""
+    try:
+        if type(ref) is not int:
+            ref = 0 if type(ref) is bool else index(ref)
+        return ref if 0 < ref < 2**63 else 0
+    except TypeError:
+        return 0

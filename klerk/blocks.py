@@ -1,0 +1,116 @@
+"""Blocks: what happens on one occasion, as users declare it by chaining executables."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+from klerk._dispatch import Args
+from klerk.declared import (
+    COMMANDS,
+    DELETE,
+    JOB,
+    TO,
+    TO_WHEN,
+    UNMANAGED,
+    UPDATE,
+    Commanding,
+    Condition,
+    Due,
+    Executable,
+    MachineBase,
+    Requesting,
+    StateBase,
+    Updating,
+)
+from klerk.jobs import Job
+from klerk.places import here
+from klerk.values import Model, Ref
+
+M = TypeVar("M", bound=Model)
+Q = ParamSpec("Q")
+W = ParamSpec("W")
+
+
+class Block(Generic[M]):
+    """What happens on one occasion. Every method adds an executable and returns the block, for chaining.
+
+    The order in which executables are declared does not matter: updates come first, then at most one
+    transition with its exit and enter blocks, then secondary commands and jobs, which see the result.
+    """
+
+    def __init__(self, owner: MachineBase[M], occasion: str) -> None:
+        self.owner = owner
+        self.occasion = occasion
+        self.executables: list[Executable] = []
+        self.place = here()
+
+    def _add(self, kind: int, function: Any = None, when: Any = None, value: Any = None) -> "Block[M]":
+        self.owner.app_open_check()
+        self.executables.append(
+            Executable(kind=kind, function=function, when=when, value=value, place=here())
+        )
+        return self
+
+    def update(self, function: "Updating[M, Q]", *, when: "Condition[M, W] | None" = None) -> "Block[M]":
+        """Replace the model by the draft that ``function(a, ...)`` returns; None leaves it as it is."""
+        return self._add(UPDATE, function, when)
+
+    def to(self, state: "StateBase[M]", *, when: "Condition[M, W] | None" = None) -> "Block[M]":
+        """Move the model to a state."""
+        return self._add(TO, None, when, state)
+
+    @overload
+    def to_when(
+        self, choices: "Mapping[Condition[M, []], StateBase[M]]", otherwise: "StateBase[M] | None" = None
+    ) -> "Block[M]": ...
+    @overload
+    def to_when(
+        self, choices: "Mapping[Condition[M, ...], StateBase[M]]", otherwise: "StateBase[M] | None" = None
+    ) -> "Block[M]": ...
+    def to_when(
+        self, choices: Mapping[Any, "StateBase[M]"], otherwise: "StateBase[M] | None" = None
+    ) -> "Block[M]":
+        """Move the model to the state of the first condition that holds, or else to `otherwise`, if given."""
+        return self._add(TO_WHEN, None, None, (tuple(choices.items()), otherwise))
+
+    def commands(self, function: "Commanding[M, Q]", *, when: "Condition[M, W] | None" = None) -> "Block[M]":
+        """Handle the commands that ``function(a, ...)`` returns or yields, in the same transaction."""
+        return self._add(COMMANDS, function, when)
+
+    def job(
+        self, job: "Job[[Ref[M]]] | Requesting[M, Q]", *, when: "Condition[M, W] | None" = None
+    ) -> "Block[M]":
+        """Create a job in the same write.
+
+        Parameters:
+            job: a declared job whose one parameter is a reference to the model, or a function that returns
+                requests, as in ``lambda a: remind(a.model.meta.id)``.
+        """
+        if isinstance(job, Job):
+            return self._add(JOB, None, when, job)
+        return self._add(JOB, job, when)
+
+    def unmanaged_job(
+        self, function: "Callable[[Args[M, Any]], object]", *, when: "Condition[M, W] | None" = None
+    ) -> "Block[M]":
+        """Call ``function(a)`` once the command committed: fire and forget."""
+        return self._add(UNMANAGED, function, when)
+
+    def delete(self, *, when: "Condition[M, W] | None" = None) -> "Block[M]":
+        """Delete the model, unless something still refers to it when the transaction ends."""
+        return self._add(DELETE, None, when)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeTrigger(Generic[M]):
+    """A block that runs when a model in a state has reached a moment.
+
+    Parameters:
+        due: gives the moment, or None for never.
+        delay: after the model came into the state; when there is no `due`.
+    """
+
+    block: Block[M]
+    due: "Due[M] | None" = None
+    delay: timedelta | None = None

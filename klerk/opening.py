@@ -1,0 +1,128 @@
+"""`App`: a design that can be opened, and what has to be closed when the process ends or forks."""
+
+import atexit
+import os
+import sys
+import weakref
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Literal
+
+from klerk import limits
+from klerk._waiting import ReadWriteLock
+from klerk.app import Design
+from klerk.codec import extended, read_catalog
+from klerk.errors import ConfigError
+from klerk.klerk import Klerk
+from klerk.places import here
+from klerk.processing import Program, utc_now
+from klerk.recovery import ProgressLine, quiet, recover
+from klerk.storage import MemoryStorage, RocksStorage, Storage
+from klerk.storage.forks import leave_without_destructors
+
+Durability = Literal["sync", "process", "memory"]
+
+
+def _check_options(path: Any, durability: str, job_threads: int, queue_length_max: int) -> None:
+    """Refuse options of `App.open` that cannot be meant.
+
+    Raises:
+        ConfigError: K017.
+    """
+    problem = ""
+    if durability not in ("sync", "process", "memory"):
+        problem = f"durability must be 'sync', 'process' or 'memory', is {durability!r}"
+    elif durability == "memory" and path is not None:
+        problem = "with durability 'memory' nothing is stored, so there can be no path"
+    elif not 1 <= queue_length_max <= limits.TRANSACTION_COMMANDS_MAX:
+        problem = f"queue_length_max must be 1 to {limits.TRANSACTION_COMMANDS_MAX}, is {queue_length_max}"
+    elif not 0 <= job_threads <= limits.JOB_THREADS_MAX:
+        problem = f"job_threads must be 0 to {limits.JOB_THREADS_MAX}, is {job_threads}"
+    if problem:
+        raise ConfigError("K017", f"{problem}.", where=str(here()))
+
+
+class App(Design):
+    """A design that can be opened.
+
+    Parameters:
+        name: kept in the store, which refuses to be opened by an app of another name.
+    """
+
+    def open(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        durability: Durability = "sync",
+        clock: Callable[[], datetime] | None = None,
+        job_threads: int = limits.JOB_THREADS,
+        queue_length_max: int = limits.QUEUE_LENGTH_MAX,
+        progress: bool | None = None,
+    ) -> Klerk:
+        """Check the design, open the store (made when there is none) and start working.
+
+        Parameters:
+            path: of the store, a directory; None keeps everything in memory.
+            durability: ``"sync"`` survives a power cut, ``"process"`` a killed process, ``"memory"`` nothing.
+            clock: gives the time, aware; for tests.
+            job_threads: threads for plain job functions; 0 runs no jobs.
+            queue_length_max: commands that may wait; whoever comes then waits for room.
+            progress: show progress of loading that takes over a second; None: when stderr is a terminal.
+
+        Raises:
+            ConfigError: the design is wrong.
+            StorageError: the store cannot be used; its subclasses say why.
+        """
+        spec = self.freeze()
+        # Everything that can be wrong with the design is found before a store is touched.
+        lock = ReadWriteLock()
+        Program(spec, extended(read_catalog(None), spec), utc_now, lock)
+        _check_options(path, durability, job_threads, queue_length_max)
+        storage: Storage = MemoryStorage()
+        if path is not None and durability != "memory":
+            storage = RocksStorage.open(path, app=self.name, durability=durability)
+        clock = clock or utc_now
+        line = ProgressLine() if progress or (progress is None and sys.stderr.isatty()) else None
+        try:
+            recovered = recover(storage, spec, clock, lock, quiet if line is None else line)
+            opened = Klerk(
+                spec,
+                storage,
+                recovered,
+                lock,
+                clock=clock,
+                job_threads=job_threads,
+                queue_length_max=queue_length_max,
+            )
+        except BaseException:
+            storage.close()
+            raise
+        finally:
+            if line is not None:
+                line.finish()
+        _OPEN.add(opened)
+        opened.start()
+        return opened
+
+
+# Threads inside RocksDB at the end of the interpreter abort it, so what was left open is closed before.
+_OPEN: "weakref.WeakSet[Klerk]" = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for each in list(_OPEN):
+        # Who still reads now will never end it.
+        each.close_at_exit()
+
+
+def _after_fork() -> None:
+    # The child has none of the threads; its copy must neither wait for them nor write.
+    for each in list(_OPEN):
+        each.disown()
+    if _OPEN:
+        leave_without_destructors()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
