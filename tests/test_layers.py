@@ -57,6 +57,7 @@ LAYERS = [
     "storage/trial",
     "storage/rocks",
     "storage/__init__",
+    "commit_log",
     "processing",
     "checkpointer",
     "recovery",
