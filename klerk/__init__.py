@@ -41,6 +41,8 @@ from klerk.klerk import Klerk
 from klerk.machine import CreateEvent, Event, Machine, State
 from klerk.opening import App
 from klerk.reader import PlainReader, Reader
+from klerk.timer_work import DueTimer, RefusedTimer
+from klerk.timers import Timers
 from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text
 from klerk.views import Columns
 
@@ -64,6 +66,7 @@ __all__ = [
     "Corrupted",
     "CreateEvent",
     "Denied",
+    "DueTimer",
     "Enum",
     "Event",
     "Float",
@@ -94,6 +97,7 @@ __all__ = [
     "Reader",
     "ReaderClosed",
     "Ref",
+    "RefusedTimer",
     "Rejected",
     "Result",
     "SchemaChanged",
@@ -104,6 +108,7 @@ __all__ = [
     "Submission",
     "System",
     "Text",
+    "Timers",
     "User",
     "View",
     "WrongState",

@@ -20,6 +20,7 @@ from klerk.declared import (
     Executable,
     MachineBase,
     Requesting,
+    RunAs,
     StateBase,
     Updating,
 )
@@ -109,8 +110,10 @@ class TimeTrigger(Generic[M]):
     Parameters:
         due: gives the moment, or None for never.
         delay: after the model came into the state; when there is no `due`.
+        run_as: the actor that the block acts as, or a function that gives it; None: the system.
     """
 
     block: Block[M]
     due: "Due[M] | None" = None
     delay: timedelta | None = None
+    run_as: "RunAs[M] | None" = None
