@@ -1,6 +1,6 @@
 """The working state: what the transaction at hand sees, and whether that is what the design allows."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from operator import index
 
 from cpython.object cimport PyObject_GenericSetAttr
@@ -35,7 +35,8 @@ from klerk.errors import (
     listed,
 )
 
-cdef int64_t LAST_US = microseconds(datetime.max.replace(tzinfo=UTC))
+# The end of the year 9999, the last that a datetime has: no clock ever shows what lies beyond.
+cdef int64_t LAST_US = 253_402_300_799_999_999
 
 
 cdef class WorkingState:
@@ -213,7 +214,6 @@ cdef class WorkingState:
                     f"{described(timer.due.function)} returned {moment!r}, expected an aware datetime or None"
                 )
             due = microseconds(moment)
-        # No clock ever shows what lies beyond the year 9999.
         return 0 if due > LAST_US else max(1, due)
 
     cdef int reindex(self, ClassPlan owner, object id, object old, object new) except -1:

@@ -23,7 +23,8 @@ class Scheduler:
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
         self._newest = clock().astimezone(UTC)
-        self._clock_works = True
+        self._clock_works = threading.Event()
+        self._telling = threading.Lock()
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._changed = threading.Condition()
@@ -38,12 +39,13 @@ class Scheduler:
         """Return the time, in UTC; while the clock fails, the last one that it gave."""
         try:
             self._newest = self._clock().astimezone(UTC)
-            self._clock_works = True
+            self._clock_works.set()
         except Exception as error:
             # Once, not once a second: what waits for a time goes on waiting until the clock works again.
-            if self._clock_works:
-                LOG.error("timers and jobs wait for the clock: %s", error)
-            self._clock_works = False
+            with self._telling:
+                if self._clock_works.is_set():
+                    LOG.error("timers and jobs wait for the clock: %s", error)
+                self._clock_works.clear()
         return self._newest
 
     def now_us(self) -> int:

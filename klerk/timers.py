@@ -126,7 +126,11 @@ class Timers:
         """Why no timer can be fired at the moment, for instance a failing context provider; empty when all is
         well."""
         trouble = self._trouble
-        return text_of(trouble) if trouble is not None and self._is_due(self._scheduler.now_us()) else ""
+        if trouble is None or not (
+            isinstance(trouble, _OF_THE_STORE) or self._is_due(self._scheduler.now_us())
+        ):
+            return ""
+        return text_of(trouble)
 
     def fire_due(self) -> int:
         """Fire all timers that are due by the clock now, in order, and return how many fired once that is
