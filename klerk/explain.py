@@ -74,10 +74,5 @@ It is a function without parameters that returns an aware datetime: `lambda: dat
 
 It is an actor, as in `run_as=User("billing")`, or a function `(a) -> Actor`. The timers that one state
 declares with `at` act as one actor, because the moment alone does not say which of them has come.""",
-    "K042": """The timers of a state were changed, and the moment cannot be computed for models in that state.
-
-When a store is opened with other timers than before, the moment of every model in those states is computed
-anew. The functions named in the message raised, or returned no moment, for the models named there. Nothing
-was changed: let the functions return None where there is no moment, and open again.""",
 }
 """The text for each code; its first paragraph says what is wrong, the rest how to mend it."""

@@ -59,8 +59,8 @@ def recover(storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, pro
     """Check and load a store.
 
     Raises:
-        ConfigError: K042, the timers of a changed design fail for models in the store.
         SchemaChanged: the design does not fit what is stored.
+        FunctionFailed: the context provider failed, which timers of a changed design need.
         Corrupted: something is damaged, or acknowledged commands are missing.
     """
     stored = storage.get(Family.META, CATALOG_KEY)

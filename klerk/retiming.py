@@ -29,9 +29,7 @@ from klerk import limits
 from klerk._dispatch import ClassPlan, StatePlan
 from klerk._image import key_of
 from klerk.commands import Actor, Context, System
-from klerk.declared import StateBase
-from klerk.errors import ConfigError, FunctionFailed, KlerkError
-from klerk.places import place_of
+from klerk.errors import FunctionFailed, KlerkError, SchemaChanged
 from klerk.processing import Clock, Program
 from klerk.storage.contract import Family, Storage
 
@@ -65,7 +63,8 @@ def retime(storage: Storage, program: Program, clock: Clock, progress: Progress)
     is interrupted in between is done again, also by an older design that the store goes back to.
 
     Raises:
-        ConfigError: K042; nothing was written.
+        SchemaChanged: the functions of a timer fail for stored models, each of which is named.
+        FunctionFailed: the context provider failed.
     """
     stored = storage.get(Family.META, TIMERS_KEY)
     before = _read(stored)
@@ -99,7 +98,7 @@ def _changed_models(
     """Compute timers anew and return the ids of the models whose moment is another one by that."""
     changed: list[int] = []
     failures: list[str] = []
-    place, count = "", 0
+    count = 0
     context = Context(System("timers of a changed design"))
     for plan, state, name in _states(program.plans):
         if before is not None and before.get(name) == now.get(name):
@@ -112,12 +111,11 @@ def _changed_models(
                     changed.append(id)
             except KlerkError as error:
                 failures.append(f"{plan.name} {id}: {error.message}")
-                place = place or _place(state.state)
             count += 1
             if count % 4096 == 0:
                 progress("computing timers", count, len(program.table))
     if failures:
-        raise _refusal(failures, place)
+        raise _refusal(failures)
     return changed
 
 
@@ -130,21 +128,15 @@ def _context(program: Program, actor: Actor, clock: Clock) -> Context:
         ) from error
 
 
-def _refusal(failures: list[str], place: str) -> ConfigError:
+def _refusal(failures: list[str]) -> SchemaChanged:
     shown = failures[: limits.TIMER_FAILURES_SHOWN_MAX]
     if len(failures) > len(shown):
         shown.append(f"and {len(failures) - len(shown):,} more")
-    listed = "\n  - ".join(
-        ["the timers changed, and the moment cannot be computed for these models:", *shown]
+    return SchemaChanged(
+        "timers were changed, and for these models it cannot be told when they are due:\n  - "
+        + "\n  - ".join(shown),
+        hint="Let the functions return None where there is no moment. Nothing was changed in the store.",
     )
-    return ConfigError(
-        "K042", listed, where=place, hint="Return None where there is no moment. Nothing was changed."
-    )
-
-
-def _place(state: StateBase[Any]) -> str:
-    triggers: list[Any] = getattr(state, "triggers", [])
-    return next((str(place_of(trigger.due)) for trigger in triggers if trigger.due is not None), "")
 
 
 def _states(plans: list[ClassPlan]) -> Iterator[tuple[ClassPlan, StatePlan, str]]:
