@@ -37,6 +37,7 @@ from klerk import (
     System,
     User,
 )
+from klerk.describe import describe
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -567,6 +568,12 @@ def test_whom_a_timer_acts_as(clock: Clock) -> None:
             (1, System("timer of Ticket 1 (open, after 2:00:00)", cause=2)),
             (1, User("owner of 1")),
         ]
+
+
+def test_whom_a_timer_acts_as_is_described() -> None:
+    desk = Desk(lambda desk: desk.open.after(HOUR, run_as=User("billing")).to(desk.late))
+    text = describe(desk.app.freeze())
+    assert ", as user billing" in text
 
 
 @pytest.mark.parametrize(
