@@ -44,6 +44,8 @@ from klerk.paging import Page
 from klerk.reader import PlainReader, Readable, Reader
 from klerk.selections import Index, View
 from klerk.snapshots import Snapshot
+from klerk.timer_work import DueTimer, RefusedTimer
+from klerk.timers import Timers
 from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text
 
 __all__ = [
@@ -66,6 +68,7 @@ __all__ = [
     "Corrupted",
     "CreateEvent",
     "Denied",
+    "DueTimer",
     "Enum",
     "Event",
     "Float",
@@ -98,6 +101,7 @@ __all__ = [
     "Reader",
     "ReaderClosed",
     "Ref",
+    "RefusedTimer",
     "Rejected",
     "Result",
     "SchemaChanged",
@@ -109,6 +113,7 @@ __all__ = [
     "Submission",
     "System",
     "Text",
+    "Timers",
     "User",
     "View",
     "WrongState",
