@@ -41,6 +41,8 @@ from klerk.klerk import Klerk
 from klerk.machine import CreateEvent, Event, Machine, State
 from klerk.opening import App
 from klerk.reader import PlainReader, Reader
+from klerk.tokens import Token
+from klerk.unsafe import UnsafeCreate, UnsafeDelete, UnsafeUpdate
 from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text
 from klerk.views import Columns
 
@@ -104,6 +106,10 @@ __all__ = [
     "Submission",
     "System",
     "Text",
+    "Token",
+    "UnsafeCreate",
+    "UnsafeDelete",
+    "UnsafeUpdate",
     "User",
     "View",
     "WrongState",

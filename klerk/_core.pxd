@@ -33,6 +33,10 @@ cdef class InternalWork:
     pass
 
 
+cdef class ResultWork(InternalWork):
+    pass
+
+
 cdef class Group:
     cdef readonly list submissions
     cdef readonly list values
@@ -44,6 +48,7 @@ cdef class Group:
     cdef readonly list index_operations
     cdef readonly list notices
     cdef readonly list unmanaged
+    cdef readonly dict tokens
     cdef readonly int64_t first_sequence
     cdef readonly int64_t bytes_count
 
@@ -61,6 +66,7 @@ cdef class Processor(WorkingState):
     cdef public object reader
     cdef public object published_reader
     cdef public object shown_by
+    cdef public object tokens
     # The transaction at hand; empty between transactions.
     cdef dict touched
     cdef list targets
@@ -101,6 +107,7 @@ cdef class Processor(WorkingState):
         self, ClassPlan owner, int64_t id, object draft, object state, Args a, int depth
     ) except -1
     cdef int delete(self, ClassPlan owner, object id, Args a, int depth) except -1
+    cdef int remove(self, ClassPlan owner, object id, object model) except -1
     cdef object close_transaction(self, Group group, Submission submission, object concerned)
     cdef object encoded_jobs(self)
     cdef object results(self, Submission submission, object concerned, list changes, int64_t sequence)
