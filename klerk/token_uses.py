@@ -3,10 +3,9 @@
 import secrets
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from hashlib import sha256
-from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +15,6 @@ from klerk._core import Group, Processor
 from klerk._dispatch import microseconds
 from klerk._image import key_of
 from klerk._working import id_or_zero
-from klerk.app import EventSpec
 from klerk.checkpointer import write_tokens
 from klerk.codec import TOKEN_SECRET_KEY, number_of
 from klerk.commands import Command, Context
@@ -74,7 +72,9 @@ class TokenUses:
         self._storage = storage
         self._plans = program.plan_of_code
         self._processor: Processor = program.processor
-        self._events = {each.event: each for each in program.spec.events}
+        self._events = {
+            each.event: (str(each.event), tuple(each.parameters.values())) for each in program.spec.events
+        }
         self._clock = clock
         self._keep_for_us = keep_for // timedelta(microseconds=1)
         self._seal = TokenSeal(_secret_of(storage))
@@ -120,12 +120,10 @@ class TokenUses:
         Raises:
             InvalidValue: (``bad_token``) it is none that this store gave out.
         """
-        if isinstance(token, Token) and not token.text:
-            if token.demands or token.issued_us is not None or len(token.id) != ID_BYTES:
-                raise ArgumentError("a token is made by Klerk.token or Token.derived, not by its class")
-        else:
-            # A token object of another store is as wrong as its text.
-            token = self._seal.parse(token.text if isinstance(token, Token) else token)
+        if not isinstance(token, Token):
+            token = self._seal.parse(token)
+        elif token.seal is not None and not self._seal.made(token):
+            raise InvalidValue("this token was made by another store", code="bad_token")
         return TokenUse(token.id, token.issued_us, token.demands, self._digest(work, context))
 
     def _digest(self, work: Any, context: Any) -> bytes:
@@ -147,12 +145,14 @@ class TokenUses:
         return sha256(encoded).digest()[:DIGEST_BYTES]
 
     def _canonical_command(self, command: Command[Any]) -> tuple[Any, ...]:
-        spec: EventSpec = self._events[command.event]
+        name, fields = self._events[command.event]
         values = [
-            value if type(value) is field.plain else _coerced(field, value)
-            for field, value in zip(spec.parameters.values(), command.values, strict=True)
+            value
+            if type(value) in _SCALARS and type(value) is field.plain
+            else _canonical(_coerced(field, value))
+            for field, value in zip(fields, command.values, strict=True)
         ]
-        return str(spec.event), id_or_zero(command.target), _canonical(values)
+        return name, id_or_zero(command.target), values
 
     def _now_us(self) -> int:
         return microseconds(self._clock())
@@ -241,7 +241,8 @@ class TokenUses:
 
     def _drop_expired(self, now_us: int) -> None:
         """Forget the oldest tokens whose time is over, a bounded number at once."""
-        for id in list(islice(self._order, limits.TOKENS_DROPPED_AT_ONCE)):
+        for _ in range(min(len(self._order), limits.TOKENS_DROPPED_AT_ONCE)):
+            id = self._order[0]
             sequence, used_us, *_ = USE.unpack(self._uses[id])
             if used_us > now_us - self._keep_for_us:
                 return
@@ -291,6 +292,9 @@ def _secret_of(storage: Storage) -> bytes:
     return secret
 
 
+# Values of these types are encoded alike in every process as they are.
+_SCALARS: Final = frozenset({bool, bytes, float, int, str})
+
 _encode: Final[Callable[[Any], bytes]] = msgspec.msgpack.Encoder(
     decimal_format="string", uuid_format="canonical"
 ).encode
@@ -323,6 +327,6 @@ def _canonical(value: Any) -> Any:
         return sorted(_encode(_canonical(each)) for each in value)
     if isinstance(value, msgspec.Struct):
         return [_canonical(getattr(value, name)) for name in value.__struct_fields__]
-    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+    if isinstance(value, tuple):
         return [_canonical(each) for each in value]
     return value

@@ -5,7 +5,7 @@ import hmac
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import sha256
-from typing import Final, Self
+from typing import Final, NoReturn, Self
 
 import msgspec
 
@@ -40,15 +40,15 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
     Parameters:
         id: 16 bytes, unique.
-        text: sealed by the store; empty for a derived token, which is derived again instead of being sent.
         issued_us: when it was made, in microseconds since 1970 UTC; None for a derived one.
         demands: (id, version) of the models that must be unchanged when the command is handled.
+        seal: of the store that made it; None for a derived one, which is derived again instead of being sent.
     """
 
     id: bytes
-    text: str = ""
     issued_us: int | None = None
     demands: Demands = ()
+    seal: "TokenSeal | None" = None
 
     @classmethod
     def derived(cls, *parts: str | int) -> Self:
@@ -73,7 +73,10 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
             raise ArgumentError(f"a token cannot be derived from {parts!r}: {error}") from error
 
     def __str__(self) -> str:
-        return self.text or f"derived:{self.id.hex()}"
+        return f"derived:{self.id.hex()}" if self.seal is None else self.seal.text_of(self)
+
+    def __repr__(self) -> str:
+        return f"<token {self.id.hex()}>"
 
 
 class TokenSeal:
@@ -91,9 +94,17 @@ class TokenSeal:
 
     def token(self, demands: Demands, now_us: int) -> Token:
         """Return a fresh token."""
-        id = secrets.token_bytes(ID_BYTES)
-        body = FORMAT + _encode(_Sealed(id, now_us, demands))
-        return Token(id=id, text=_text_of(body + self._seal(body)), issued_us=now_us, demands=demands)
+        return Token(id=secrets.token_bytes(ID_BYTES), issued_us=now_us, demands=demands, seal=self)
+
+    def text_of(self, token: Token) -> str:
+        """Return what `parse` makes the token of."""
+        body = FORMAT + _encode((token.id, token.issued_us, token.demands))
+        return _base64(body + self._sealed(body))
+
+    def made(self, token: Token) -> bool:
+        """Return whether a token is of the same store, now or before it was opened last."""
+        seal = token.seal
+        return seal is self or (seal is not None and hmac.compare_digest(seal._secret, self._secret))
 
     def parse(self, text: str) -> Token:
         """Return the token with a text.
@@ -111,18 +122,21 @@ class TokenSeal:
             raise _bad_token() from None
         body, seal = whole[:-SEAL_BYTES], whole[-SEAL_BYTES:]
         # Decoding passes over unknown characters and loose bits at the end: only the very text is the token.
-        if not hmac.compare_digest(self._seal(body), seal) or _text_of(whole) != text:
+        if not hmac.compare_digest(self._sealed(body), seal) or _base64(whole) != text:
             raise _bad_token()
         if body[:1] != FORMAT:
             raise InvalidValue("the token was made by another version of Klerk", code="bad_token")
         sealed = _decode(body[1:])
-        return Token(id=sealed.id, text=text, issued_us=sealed.issued_us, demands=sealed.demands)
+        return Token(id=sealed.id, issued_us=sealed.issued_us, demands=sealed.demands, seal=self)
 
-    def _seal(self, body: bytes) -> bytes:
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a token is sent to other processes as its text: str(token)")
+
+    def _sealed(self, body: bytes) -> bytes:
         return hmac.digest(self._secret, body, "sha256")[:SEAL_BYTES]
 
 
-def _text_of(whole: bytes) -> str:
+def _base64(whole: bytes) -> str:
     return urlsafe_b64encode(whole).rstrip(b"=").decode("ascii")
 
 
