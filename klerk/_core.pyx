@@ -563,6 +563,13 @@ cdef class Processor(WorkingState):
         """Write a job's record with the transaction at hand, and tell the job manager once it is durable."""
         self.notices.append((record, encoded))
 
+    def log_unchecked(self, int code, int64_t id, tuple parameters=()):
+        """Name what was done to a model without a command in the commit log, under a code of Klerk's own."""
+        if len(self.targets) >= TRANSACTION_COMMANDS_MAX:
+            raise LimitExceeded(f"more than {TRANSACTION_COMMANDS_MAX} changes in one transaction")
+        self.targets.append((code, id, 0))
+        self.parameters.append(parameters)
+
     def fire(self, ClassPlan owner not None, int64_t id, int64_t due_us):
         """Run the timers of a model that are due; False when they are no longer."""
         cdef Timer timer
@@ -611,13 +618,6 @@ cdef class Processor(WorkingState):
     def delete_unchecked(self, ClassPlan owner not None, int64_t id):
         """Delete a model without its exit block; refused at the end if something still refers to it."""
         self.remove(owner, id, self.working(id))
-
-    def log_unchecked(self, int code, int64_t id):
-        """Name what was done to a model without a command in the commit log, under a code of Klerk's own."""
-        if len(self.targets) >= TRANSACTION_COMMANDS_MAX:
-            raise LimitExceeded(f"more than {TRANSACTION_COMMANDS_MAX} changes in one transaction")
-        self.targets.append((code, id, 0))
-        self.parameters.append(())
 
     cdef object close_transaction(self, Group group, Submission submission, object concerned):
         """Turn what the transaction did into its log record and images; nothing can fail after the first line

@@ -5,7 +5,6 @@ import struct
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from hashlib import sha256
 from typing import Any, Final
 
 import msgspec
@@ -22,11 +21,10 @@ from klerk.errors import ArgumentError, Conflict, Corrupted, InvalidValue, Limit
 from klerk.processing import Program
 from klerk.repeated import FirstUse, RepeatedResult
 from klerk.storage.contract import Family, Storage
-from klerk.tokens import ID_BYTES, Demands, Token, TokenSeal
+from klerk.tokens import DIGEST_BYTES, ID_BYTES, Demands, Token, TokenSeal
 from klerk.values import Model
 
 FORMAT: Final = 1
-DIGEST_BYTES: Final = 16
 
 # Format, id, when it was used, for how many commands (-1: one that is not in a list), and their digest.
 ROW: Final = struct.Struct(f">B{ID_BYTES}sqi{DIGEST_BYTES}s")
@@ -142,7 +140,7 @@ class TokenUses:
         except Exception:
             # Whatever it is, it will be refused as it would be without a token.
             return b""
-        return sha256(encoded).digest()[:DIGEST_BYTES]
+        return self._seal.digest(encoded)
 
     def _canonical_command(self, command: Command[Any]) -> tuple[Any, ...]:
         name, fields = self._events[command.event]

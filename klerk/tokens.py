@@ -12,11 +12,12 @@ import msgspec
 from klerk import limits
 from klerk.errors import ArgumentError, InvalidValue
 
-__all__ = ["ID_BYTES", "Demands", "Token", "TokenSeal"]
+__all__ = ["DIGEST_BYTES", "ID_BYTES", "Demands", "Token", "TokenSeal"]
 
 FORMAT: Final = b"\x01"
 ID_BYTES: Final = 16
 SEAL_BYTES: Final = 16
+DIGEST_BYTES: Final = 16
 
 Demands = tuple[tuple[int, int], ...]
 """Model ids with the version that each must still have."""
@@ -128,6 +129,11 @@ class TokenSeal:
             raise InvalidValue("the token was made by another version of Klerk", code="bad_token")
         sealed = _decode(body[1:])
         return Token(id=sealed.id, issued_us=sealed.issued_us, demands=sealed.demands, seal=self)
+
+    def digest(self, use: bytes) -> bytes:
+        """Return what tells one use of a token from another, and nothing about it to who lacks the secret: it
+        stays in the commit log when the parameters are erased."""
+        return hmac.digest(self._secret, b"use" + use, "sha256")[:DIGEST_BYTES]
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a token is sent to other processes as its text: str(token)")

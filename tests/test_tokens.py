@@ -1,4 +1,4 @@
-"""A token lets a command take effect once: in threads, tasks and lists, across restarts and kills, for its time.
+"""A token lets a command take effect once: in threads, tasks, lists, across restarts and kills, for its time.
 
 Every case sends a command again that was handled, or may have been, and looks at the models, in which an
 effect too many would show. Killed processes are real ones.
