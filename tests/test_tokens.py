@@ -644,6 +644,34 @@ def test_killed_right_after_the_acknowledgment(tmp_path: Path, rng: random.Rando
             assert bank.contents(k)[1][1] == deposits
 
 
+@pytest.mark.parametrize("step", ["_write", "_sync"])
+def test_tokens_after_a_store_failed(
+    bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Nobody knows whether the first use is stored. Whoever sends it again has one effect in all."""
+    with bank.app.open(tmp_path / "store") as k:
+        ada, token = entered(k, bank), str(k.token())
+        command = bank.deposit(ada.meta.id, 1)
+
+        def burn(*_: Any) -> None:
+            raise OSError("the disk is on fire")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RocksStorage, step, burn)
+            senders = [Spawned(lambda: k.handle(command, TESTER, token=token)) for _ in range(3)]
+            for sender in senders:
+                with pytest.raises(klerk.StoreFailed):
+                    sender.end()
+        with pytest.raises(klerk.StoreFailed):
+            k.handle(command, TESTER, token=token)
+        assert balance_of(k, ada) == 0
+    with bank.app.open(tmp_path / "store") as k:
+        stored = balance_of(k, ada) == 1
+        assert k.handle(command, TESTER, token=token).repeated == stored
+        assert k.handle(command, TESTER, token=token).repeated
+        assert balance_of(k, ada) == 1
+
+
 # --- expiry -------------------------------------------------------------------------------------------
 
 
