@@ -57,8 +57,9 @@ class FirstUse:
 
     @cached_property
     def models(self) -> list[Any]:
-        """The models that it created or changed, as it left them."""
-        return [model_of(self._plans, id, stored) for id, stored in self.payload.images]
+        """The models that it created or changed, as it left them; without classes that there are no more."""
+        models = [model_of(self._plans, id, stored) for id, stored in self.payload.images]
+        return [model for model in models if model is not None]
 
 
 class RepeatedResult(Result[M]):

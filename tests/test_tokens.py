@@ -119,6 +119,20 @@ def test_jobs_are_created_once_and_shown_again(tmp_path: Path) -> None:
         assert len(k.jobs.live()) == 1
 
 
+def test_a_command_that_changes_nothing_shows_the_model_as_it_is_now() -> None:
+    bank = Bank()
+
+    @bank.accounts.event(bank.active)
+    def look(a: Args[Account]) -> None: ...
+
+    with bank.app.open() as k:
+        ada, token = entered(k, bank), k.token()
+        assert k.handle(look(ada.meta.id), TESTER, token=token).model == ada
+        k.handle(bank.deposit(ada.meta.id, 1), TESTER)
+        again = k.handle(look(ada.meta.id), TESTER, token=token)
+        assert (again.id, again.models, again.model.balance) == (ada.meta.id, (), 1)
+
+
 def test_a_transaction_that_does_nothing_uses_its_token_too(bank: Bank) -> None:
     with bank.app.open() as k:
         ada, token = entered(k, bank), k.token()
