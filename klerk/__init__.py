@@ -46,6 +46,8 @@ from klerk.selections import Index, View
 from klerk.snapshots import Snapshot
 from klerk.timer_work import DueTimer, RefusedTimer
 from klerk.timers import Timers
+from klerk.tokens import Token
+from klerk.unsafe import UnsafeCreate, UnsafeDelete, UnsafeUpdate
 from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text
 
 __all__ = [
@@ -114,6 +116,10 @@ __all__ = [
     "System",
     "Text",
     "Timers",
+    "Token",
+    "UnsafeCreate",
+    "UnsafeDelete",
+    "UnsafeUpdate",
     "User",
     "View",
     "WrongState",

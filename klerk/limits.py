@@ -89,6 +89,22 @@ ERROR_LENGTH_MAX: Final = 2_000
 # Jobs that one transaction may create.
 TRANSACTION_JOBS_MAX: Final = 100_000
 
+# How long a used token is kept at least unless the app says otherwise, in days: a week covers whatever is
+# sent again after a weekend without a network. Ten years are as good as for ever.
+TOKEN_DAYS: Final = 7
+TOKEN_DAYS_MAX: Final = 3_650
+
+# Used tokens that are kept: 200 MB of memory, at about 200 bytes each. In a week, that is 1.6 a second.
+TOKENS_MAX: Final = 1_000_000
+
+# Expired tokens that are dropped with each new one: many more than come, so that they never pile up, and few
+# enough that no command waits for them.
+TOKENS_DROPPED_AT_ONCE: Final = 64
+
+# Models that one token may demand to be unchanged, and the characters of its text: 100 take 2,600 at most.
+TOKEN_DEMANDS_MAX: Final = 100
+TOKEN_TEXT_LENGTH_MAX: Final = 4_096
+
 # Unmanaged calls that wait to be run; more are refused and logged, since nothing promises that they run.
 UNMANAGED_QUEUE_LENGTH_MAX: Final = 10_000
 
