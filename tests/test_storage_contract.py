@@ -103,6 +103,15 @@ def test_long_scans_are_complete_in_both_directions(store: Storage) -> None:
     assert list(store.scan(LOG, expected[7][0], expected[4_000][0], reverse=True)) == expected[7:4_000][::-1]
 
 
+def test_bounds_hold_when_nobody_else_keeps_them(store: Storage) -> None:
+    """RocksDB's iterators only point to their bounds."""
+    store.write([(LOG, b"k%03d" % number, b"") for number in range(500)], [])
+    for stop in (499, 300, 1):
+        scan = store.scan(LOG, b"k", b"k%03d" % stop)
+        others = [b"k%03d" % number for number in range(500)]
+        assert len(list(scan)) == stop < len(others)
+
+
 def test_deletes_come_before_puts_and_the_last_put_wins(store: Storage) -> None:
     store.write([(LOG, b"gone", b"1"), (LOG, b"stays", b"1")], [])
     store.write(
