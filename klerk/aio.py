@@ -10,10 +10,13 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from klerk._dispatch import JobRequest
 from klerk._waiting import CommandQueue, Submission
+from klerk.aio_blobs import AioBlobs
+from klerk.blobs import Blobs
 from klerk.commands import Args, Command, Context, Result
 from klerk.errors import ArgumentError
 from klerk.job_manager import JobManager
 from klerk.jobs import JobRecord
+from klerk.keyvalue import AioKeyValues, KeyValues
 from klerk.reader import Reader
 from klerk.values import Model
 
@@ -48,6 +51,8 @@ class Blocking(Protocol):
     """What `AioKlerk` offers in a thread, because it waits for more than a command."""
 
     jobs: JobManager
+    kv: KeyValues
+    blobs: Blobs
 
     def close(self) -> None: ...
     def checkpoint(self, path: str | os.PathLike[str]) -> None: ...
@@ -66,6 +71,7 @@ class AioKlerk:
 
     Attributes:
         jobs: the asyncio face of the job manager.
+        kv, blobs: the asyncio faces of key-values and blobs.
     """
 
     def __init__(self, queue: CommandQueue, read: Callable[[Context], Reader], blocking: Blocking) -> None:
@@ -73,6 +79,8 @@ class AioKlerk:
         self._read = read
         self._blocking = blocking
         self.jobs = AioJobs(blocking.jobs)
+        self.kv = AioKeyValues(blocking.kv)
+        self.blobs = AioBlobs(blocking.blobs)
 
     async def handle(self, command: Command[M], context: Context, *, dry_run: bool = False) -> Result[M]:
         """See `Klerk.handle`. A cancelled task leaves the command in the queue."""

@@ -67,5 +67,12 @@ The message names the option and what is possible.""",
 
 It would never be asked: an allow rule would allow nothing, and a deny rule deny nothing. Write the class, the
 field or the tag as it is declared.""",
+    "K060": """A rule about key-values or blobs names something that is no prefix.
+
+Prefixes are texts that are not empty: `@app.allow.kv("session:", "cart:")`. Without any, the rule covers all
+keys.""",
+    "K061": """A rule about key-values or blobs names an action that there is not.
+
+The actions are "read", "write", "delete" and "list"; without `action=` the rule covers all four.""",
 }
 """The text for each code; its first paragraph says what is wrong, the rest how to mend it."""
