@@ -71,6 +71,12 @@ class Klerk:
         self._timers = Timers(self._scheduler, self._submit_for_timer, plan_of)
         self._program.processor.shown_by = self._show
         self._sight = self._program.sight
+        self._side_writer = SideWriter(storage)
+        now_us, call_at = self._scheduler.now_us, self._scheduler.at
+        shelf = Shelf(Family.KV, self._side_writer, now_us, call_at)
+        self.kv = KeyValues(shelf, self._program.kv_access, self._require_beside)
+        store = BlobStore(self._side_writer, now_us, call_at)
+        self.blobs = Blobs(store, self._program.blob_access, self._require_beside)
         self._engine = Engine(
             storage, recovered, self._lock, queue_length_max=queue_length_max, published=self._published
         )
@@ -84,12 +90,6 @@ class Klerk:
             ended_jobs=recovered.ended_jobs,
             threads=job_threads,
         )
-        self._side_writer = SideWriter(storage)
-        now_us, call_at = self._scheduler.now_us, self._scheduler.at
-        shelf = Shelf(Family.KV, self._side_writer, now_us, call_at)
-        self.kv = KeyValues(shelf, self._program.kv_access, self._require_beside)
-        store = BlobStore(self._side_writer, now_us, call_at)
-        self.blobs = Blobs(store, self._program.blob_access, self._require_beside)
         self.aio = AioKlerk(self._engine.queue, self.read, self)
 
     def start(self) -> None:
