@@ -589,7 +589,8 @@ for path in (None, "store"):
     if not child:
         uses = [
             lambda: k.kv.put("key", 2, TESTER), lambda: k.kv.get("key", TESTER),
-            lambda: k.kv.keys("", TESTER), lambda: k.blobs.put("blob", b"", TESTER), lambda: k.blobs.open("blob", TESTER),
+            lambda: k.kv.keys("", TESTER), lambda: k.blobs.put("blob", b"", TESTER),
+            lambda: k.blobs.open("blob", TESTER),
         ]
         for number, use in enumerate(uses):
             try:
