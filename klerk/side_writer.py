@@ -4,11 +4,12 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from klerk import limits
 from klerk._waiting import CommandQueue, ReadWriteLock, Submission, acknowledge
-from klerk.errors import KlerkError
+from klerk.errors import Closed, KlerkError, StoreFailed
 from klerk.storage.contract import Delete, Put, Storage
 
 LOG = logging.getLogger("klerk")
@@ -61,7 +62,7 @@ class SideWriter:
         """Have a change made some time, without waiting for it or for room; return whether it will be."""
         with contextlib.suppress(KlerkError):
             self._start()
-            self._queue.push(Submission(change, None), False, 0)
+            self._queue.push(Submission(partial(_unattended, change), None), False, 0)
             return True
         return False
 
@@ -129,6 +130,17 @@ class SideWriter:
                 return values, [_again(failure) for _ in submissions]
             self._sync_wanted, self._unsynced_bytes = False, 0
         return values, errors
+
+
+def _unattended(change: Callable[[], object]) -> None:
+    """Make a change whose outcome nobody waits for."""
+    try:
+        change()
+    except (Closed, StoreFailed):
+        # Whoever does wait for something is told.
+        pass
+    except Exception:
+        LOG.exception("key-values and blobs could not be cleaned up: %r", change)
 
 
 def _again(failure: BaseException) -> BaseException:

@@ -18,6 +18,7 @@ from designs import NOON, TESTER, Bank, Clock, Interrupted, Spawned, eventually,
 
 import klerk
 from klerk import Args, Context, User, limits
+from klerk.describe import describe
 from klerk.inspection import describe_store
 from klerk.storage import Family
 
@@ -245,6 +246,7 @@ def test_what_has_ended_is_removed_and_nothing_else(k: klerk.Klerk, clock: Clock
     k.kv.put("short 0", 0, TESTER, ttl=3 * MINUTE)
     k.kv.put("short 1", 1, TESTER)
     k.kv.delete("short 2", TESTER)
+    assert sum(row.startswith(b"x") for row in rows(k)) == limits.SIDE_WRITES_GROUP_MAX * 2 + 48
     clock.advance(2 * MINUTE)
     eventually(lambda: len(rows(k)) == 3)
     assert k.kv.keys("", TESTER).keys == ("short 0", "short 1")
@@ -405,6 +407,19 @@ def test_a_rule_that_fails_permits_nothing() -> None:
         for key, told in (("raise", "ZeroDivisionError"), ("odd", "returned str")):
             with pytest.raises(klerk.FunctionFailed, match=told):
                 k.kv.put(key, 1, ADA)
+
+
+def test_the_description_of_a_design_says_who_may_use_which_key() -> None:
+    app = Bank().app
+
+    @app.allow.kv("session:", "cart:", action="read")
+    @app.deny.blob()
+    def nobody(a: Args) -> bool:
+        return False
+
+    lines = [line.split() for line in describe(app.freeze()).splitlines()]
+    assert ["kv", "session:...,", "cart:...", "read", "if", "nobody"] in lines
+    assert ["blob", "all", "every", "use", "not", "if", "nobody"] in lines
 
 
 @pytest.mark.parametrize(

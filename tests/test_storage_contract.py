@@ -172,6 +172,30 @@ def test_writes_and_syncs_of_two_threads_go_together(store: Storage) -> None:
     assert len(rows(store)) == 300
 
 
+def test_batches_of_several_threads_stay_whole(store: Storage) -> None:
+    """All write the same keys; whoever is last has written each of them."""
+    failures: list[BaseException] = []
+
+    def write(number: int) -> None:
+        try:
+            for _ in range(100):
+                store.write([(LOG, b"%d" % key, b"%d" % number) for key in range(20)], [(LOG, b"?")])
+                store.sync()
+                store.write([(LOG, b"own %d" % number, b"")], [])
+                # A scan shows one moment, so it never sees half of a batch.
+                assert len({value for key, value in store.scan(LOG, b"0", b"o")}) == 1
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert len(rows(store)) == 24
+
+
 # --- failing ------------------------------------------------------------------------------------------
 
 
