@@ -566,7 +566,7 @@ def test_a_killed_process_leaves_no_half_of_a_blob(tmp_path: Path) -> None:
         k.blobs.put("new", bytes(3 * CHUNK), TESTER)
         assert k.blobs.keys("", TESTER).keys == ("new", "whole")
         eventually(lambda: len(rows(k)) == 2 + 3 + 3)
-        # Each blob takes one for its chunks and one for its entry; each killed upload took one for its chunks.
+        # A blob takes one for its chunks and one for its entry, a killed upload one for its chunks.
         numbers = {int.from_bytes(row[1:9], "big") for row in rows(k) if row.startswith(b"c")}
         assert numbers == {4, 7}
         assert content(k, "new") == bytes(3 * CHUNK)
