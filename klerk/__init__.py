@@ -3,6 +3,9 @@
 from klerk._version import __version__
 from klerk._waiting import Submission
 from klerk.aio import AioKlerk
+from klerk.aio_blobs import AioBlobReader, AioBlobs
+from klerk.blob_streams import BlobInfo, BlobReader
+from klerk.blobs import Blobs
 from klerk.columns import Columns
 from klerk.commands import Actor, Anonymous, Args, Command, Context, Result, System, User
 from klerk.errors import (
@@ -37,6 +40,8 @@ from klerk.errors import (
 )
 from klerk.job_run import Completion, JobRun
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
+from klerk.keys import KeyPage
+from klerk.keyvalue import AioKeyValues, KeyValue, KeyValues
 from klerk.klerk import Klerk
 from klerk.machine import CreateEvent, Event, Machine, State
 from klerk.opening import App
@@ -53,11 +58,17 @@ from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text
 __all__ = [
     "MASKED",
     "Actor",
+    "AioBlobReader",
+    "AioBlobs",
+    "AioKeyValues",
     "AioKlerk",
     "Anonymous",
     "App",
     "Args",
     "ArgumentError",
+    "BlobInfo",
+    "BlobReader",
+    "Blobs",
     "BrokenReference",
     "Bytes",
     "Closed",
@@ -85,6 +96,9 @@ __all__ = [
     "JobRequest",
     "JobRun",
     "JobState",
+    "KeyPage",
+    "KeyValue",
+    "KeyValues",
     "Klerk",
     "KlerkError",
     "LimitExceeded",

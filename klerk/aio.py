@@ -10,10 +10,13 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from klerk._dispatch import JobRequest
 from klerk._waiting import CommandQueue, Submission
+from klerk.aio_blobs import AioBlobs
+from klerk.blobs import Blobs
 from klerk.commands import Args, Command, Context, Result
 from klerk.errors import ArgumentError
 from klerk.job_manager import JobManager
 from klerk.jobs import JobRecord
+from klerk.keyvalue import AioKeyValues, KeyValues
 from klerk.reader import Reader
 from klerk.snapshots import OpeningSnapshot, Snapshots
 from klerk.timer_work import DueTimer, RefusedTimer
@@ -56,6 +59,8 @@ class Blocking(Protocol):
     jobs: JobManager
     timers: Timers
     unsafe: Unsafe
+    kv: KeyValues
+    blobs: Blobs
 
     def token(self, *models: Model) -> Token: ...
     def parse_token(self, text: str) -> Token: ...
@@ -80,6 +85,7 @@ class AioKlerk:
         jobs: the asyncio face of the job manager.
         timers: the asyncio face of `Klerk.timers`.
         unsafe: changes that ask neither state machines nor rules.
+        kv, blobs: the asyncio faces of key-values and blobs.
     """
 
     def __init__(
@@ -98,6 +104,8 @@ class AioKlerk:
         self.jobs = AioJobs(blocking.jobs)
         self.timers = AioTimers(blocking.timers)
         self.unsafe = AioUnsafe(blocking.unsafe, self._run_unsafe)
+        self.kv = AioKeyValues(blocking.kv)
+        self.blobs = AioBlobs(blocking.blobs)
 
     async def handle(
         self,

@@ -12,18 +12,23 @@ from klerk._core import Group, InternalWork
 from klerk._waiting import ReadWriteLock, Submission
 from klerk.aio import AioKlerk, Commands, one, several
 from klerk.app import Spec
+from klerk.blob_store import BlobStore
+from klerk.blobs import Blobs
 from klerk.commands import Actor, Command, Context, Result, System
 from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
+from klerk.expiring import Shelf
 from klerk.job_manager import JobManager
 from klerk.job_work import acting_as
 from klerk.jobs import JobRecord
+from klerk.keyvalue import KeyValues
 from klerk.processing import Program
 from klerk.reader import Reader
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
+from klerk.side_writer import SideWriter
 from klerk.snapshots import Snapshot, Snapshots
-from klerk.storage import Storage
+from klerk.storage import Family, Storage
 from klerk.timers import Timers
 from klerk.token_uses import TokenUses
 from klerk.tokens import Token
@@ -42,6 +47,8 @@ class Klerk:
     Attributes:
         jobs: the job manager.
         timers: what is due when, and what was refused.
+        kv: key-values.
+        blobs: files of any size.
         aio: the asyncio face of this object.
         unsafe: changes that ask neither state machines nor rules, when the app was opened with them.
     """
@@ -74,6 +81,12 @@ class Klerk:
         self._snapshots = Snapshots(self._program.processor, lock, self._sight)
         self._tokens = TokenUses(storage, self._program, clock, token_ttl)
         self.unsafe = Unsafe(self._run_unsafe, plan_of, is_on=unsafe)
+        self._side_writer = SideWriter(storage)
+        now_us, call_at = self._scheduler.now_us, self._scheduler.at
+        shelf = Shelf(Family.KV, self._side_writer, now_us, call_at)
+        self.kv = KeyValues(shelf, self._program.kv_access, self._require_beside)
+        store = BlobStore(self._side_writer, now_us, call_at)
+        self.blobs = Blobs(store, self._program.blob_access, self._require_beside)
         self._engine = Engine(
             storage, recovered, self._lock, queue_length_max=queue_length_max, published=self._published
         )
@@ -99,6 +112,8 @@ class Klerk:
 
     def start(self) -> None:
         """Begin to fire timers and run jobs; `App.open` calls it."""
+        self.kv.shelf.start()
+        self.blobs.store.start()
         self._scheduler.start()
         self.timers.start()
         self.jobs.start()
@@ -361,6 +376,8 @@ class Klerk:
             self._closed = True
             self._engine.close()
             self._unmanaged.close()
+            # Whoever still streams a blob is refused with its next chunk.
+            self._side_writer.close()
             self._storage.close()
 
     def _is_own_thread(self) -> bool:
@@ -376,11 +393,21 @@ class Klerk:
     def disown(self) -> None:
         """In a forked child, which has none of the threads: neither wait for them nor write."""
         self._engine.queue.leave()
+        self._side_writer.disown()
         self._is_closing = self._closed = self._forked = True
 
     def _require_open(self) -> None:
         if self._closed:
             raise Closed("this Klerk is closed", hint="Open the app again.")
+
+    def _require_beside(self) -> None:
+        """Refuse key-values and blobs to what runs while a command is processed: it must be repeatable."""
+        self._require_open()
+        if self._engine.queue.is_committer():
+            raise NotPure(
+                "a function of the application used key-values or blobs while a command is processed",
+                hint="Do it before the command, or in a job.",
+            )
 
     def __enter__(self) -> Self:
         return self
