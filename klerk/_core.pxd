@@ -39,6 +39,7 @@ cdef class Group:
     cdef readonly list errors
     cdef readonly list heads
     cdef readonly list payloads
+    cdef readonly list changes
     cdef readonly dict changed
     cdef readonly dict images
     cdef readonly list index_operations
@@ -53,6 +54,8 @@ cdef class Processor(WorkingState):
     cdef public int64_t next_id
     cdef public int64_t next_job_id
     cdef public int64_t sequence
+    # What readers see is the state after this transaction.
+    cdef public int64_t published_sequence
     cdef object encode
     cdef object sha256
     cdef object outcome_class

@@ -44,6 +44,8 @@ class Group:
     @property
     def payloads(self) -> list[bytes]: ...
     @property
+    def changes(self) -> list[list[tuple[Any, Any]]]: ...
+    @property
     def changed(self) -> dict[int, Any]: ...
     @property
     def images(self) -> dict[int, bytes | None]: ...
@@ -63,6 +65,7 @@ class Processor(WorkingState):
     next_id: int
     next_job_id: int
     sequence: int
+    published_sequence: int
     reader: PlainReader
     published_reader: PlainReader
     shown_by: Callable[[Context, Any], Any]

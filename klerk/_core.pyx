@@ -93,6 +93,9 @@ cdef class Group:
     Parameters:
         submissions: what is to be processed; those that do not fit are left out by `Processor.process`.
         first_sequence: the sequence that its first transaction gets.
+
+    Attributes:
+        changes: for each transaction, beside its head, the models it changed as (before, after).
     """
 
     def __init__(self, list submissions not None, int64_t first_sequence):
@@ -102,6 +105,7 @@ cdef class Group:
         self.errors = []
         self.heads = []
         self.payloads = []
+        self.changes = []
         self.changed = {}
         self.images = {}
         self.index_operations = []
@@ -610,6 +614,7 @@ cdef class Processor(WorkingState):
         self.sequence += 1
         group.heads.append((self.sequence, self.now_us, self.actor, self.targets, digest, self.behalf))
         group.payloads.append(payload)
+        group.changes.append(changes)
         group.bytes_count += len(<bytes>payload) * 2
         for id, image in images:
             group.changed[id] = self.pending[id]
@@ -669,3 +674,4 @@ cdef class Processor(WorkingState):
                 del self.pending[id]
         for index, operation in group.index_operations:
             index.publish(operation)
+        self.published_sequence = group.heads[len(group.heads) - 1][0]

@@ -83,6 +83,40 @@ def load_models(ModelTable table not None, rows, dict plans not None, progress):
 
 
 cdef int _load(ModelTable table, dict plans, bytes key, bytes stored) except -1:
+    cdef ClassPlan owner
+    cdef StatePlan state
+    cdef Meta meta
+    model, owner, state = _decoded(plans, _id_of(key), stored)
+    meta = model._meta
+    table.put(meta.id, model)
+    owner.ids.add(meta.id)
+    state.ids.add(meta.id)
+    for field in owner.references:
+        (<RefField>field).publish(meta.id, None, model)
+    for index in owner.indexes:
+        index.load(meta.id, model)
+    return 0
+
+
+def model_of(dict plans not None, int64_t id, bytes stored not None):
+    """Return a model from its image, as the version that was stored.
+
+    Parameters:
+        plans: class plans by their code.
+
+    Raises:
+        Corrupted: it cannot be read.
+    """
+    try:
+        return _decoded(plans, id, stored)[0]
+    except KlerkError:
+        raise
+    except Exception as error:
+        raise Corrupted(f"an image of model {id} cannot be read: {error!r}") from error
+
+
+cdef tuple _decoded(dict plans, int64_t id, bytes stored):
+    """Return a stored model, and the plans of its class and state."""
     cdef Header header
     cdef ClassPlan owner
     cdef StatePlan state
@@ -96,7 +130,7 @@ cdef int _load(ModelTable table, dict plans, bytes key, bytes stored) except -1:
             PyBytes_GET_SIZE(stored) - <Py_ssize_t>sizeof(Header),
         )
     )
-    meta.id = _id_of(key)
+    meta.id = id
     meta.state = state.state
     meta.version = header.version
     meta.created_us = header.created_us
@@ -105,14 +139,7 @@ cdef int _load(ModelTable table, dict plans, bytes key, bytes stored) except -1:
     meta.due_us = header.due_us
     meta.fired_us = header.fired_us
     PyObject_GenericSetAttr(model, "_meta", meta)
-    table.put(meta.id, model)
-    owner.ids.add(meta.id)
-    state.ids.add(meta.id)
-    for field in owner.references:
-        (<RefField>field).publish(meta.id, None, model)
-    for index in owner.indexes:
-        index.load(meta.id, model)
-    return 0
+    return model, owner, state
 
 
 cdef int _read_header(bytes stored, Header* header) except -1:
