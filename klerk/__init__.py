@@ -3,6 +3,7 @@
 from klerk._version import __version__
 from klerk._waiting import Submission
 from klerk.aio import AioKlerk
+from klerk.changes import Change, ChangeKind
 from klerk.commands import Actor, Anonymous, Args, Command, Context, Result, System, User
 from klerk.declared import Index, View
 from klerk.errors import (
@@ -18,6 +19,7 @@ from klerk.errors import (
     JobCancelled,
     JobError,
     KlerkError,
+    Lagged,
     LimitExceeded,
     NewerStore,
     NotAStore,
@@ -41,12 +43,14 @@ from klerk.klerk import Klerk
 from klerk.machine import CreateEvent, Event, Machine, State
 from klerk.opening import App
 from klerk.reader import PlainReader, Reader
+from klerk.subscriptions import AioChanges, Changes
 from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text
 from klerk.views import Columns
 
 __all__ = [
     "MASKED",
     "Actor",
+    "AioChanges",
     "AioKlerk",
     "Anonymous",
     "App",
@@ -54,6 +58,9 @@ __all__ = [
     "ArgumentError",
     "BrokenReference",
     "Bytes",
+    "Change",
+    "ChangeKind",
+    "Changes",
     "Closed",
     "Columns",
     "Command",
@@ -80,6 +87,7 @@ __all__ = [
     "JobState",
     "Klerk",
     "KlerkError",
+    "Lagged",
     "LimitExceeded",
     "Machine",
     "Model",

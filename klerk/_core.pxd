@@ -54,7 +54,6 @@ cdef class Processor(WorkingState):
     cdef public int64_t next_id
     cdef public int64_t next_job_id
     cdef public int64_t sequence
-    # What readers see is the state after this transaction.
     cdef public int64_t published_sequence
     cdef object encode
     cdef object sha256

@@ -6,15 +6,20 @@ import os
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
+from klerk import limits
 from klerk._dispatch import JobRequest
 from klerk._waiting import CommandQueue, Submission
+from klerk.changes import Single, What
 from klerk.commands import Args, Command, Context, Result
 from klerk.errors import ArgumentError
+from klerk.feeds import Hub
+from klerk.following import Follower
 from klerk.job_manager import JobManager
 from klerk.jobs import JobRecord
 from klerk.reader import Reader
+from klerk.subscriptions import AioChanges
 from klerk.values import Model
 
 M = TypeVar("M", bound=Model)
@@ -63,15 +68,19 @@ class AioKlerk:
         queue: where commands go.
         read: makes a reader for a context.
         blocking: does the rest.
+        hub: hands out what is published.
 
     Attributes:
         jobs: the asyncio face of the job manager.
     """
 
-    def __init__(self, queue: CommandQueue, read: Callable[[Context], Reader], blocking: Blocking) -> None:
+    def __init__(
+        self, queue: CommandQueue, read: Callable[[Context], Reader], blocking: Blocking, hub: Hub
+    ) -> None:
         self._push_soon = queue.push_soon
         self._read = read
         self._blocking = blocking
+        self._hub = hub
         self.jobs = AioJobs(blocking.jobs)
 
     async def handle(self, command: Command[M], context: Context, *, dry_run: bool = False) -> Result[M]:
@@ -108,6 +117,47 @@ class AioKlerk:
     def read(self, context: Context) -> Reader:
         """Return a reader for ``async with``."""
         return self._read(context)
+
+    @overload
+    def changes(
+        self,
+        context: Context,
+        what: Single[M],
+        *,
+        since: int | None = None,
+        queue_length_max: int = limits.SUBSCRIBER_QUEUE_LENGTH_MAX,
+        catch_up: bool = False,
+    ) -> AioChanges[M]: ...
+    @overload
+    def changes(
+        self,
+        context: Context,
+        what: What = None,
+        *,
+        since: int | None = None,
+        queue_length_max: int = limits.SUBSCRIBER_QUEUE_LENGTH_MAX,
+        catch_up: bool = False,
+    ) -> AioChanges[Any]: ...
+    def changes(
+        self,
+        context: Context,
+        what: Any = None,
+        *,
+        since: int | None = None,
+        queue_length_max: int = limits.SUBSCRIBER_QUEUE_LENGTH_MAX,
+        catch_up: bool = False,
+    ) -> AioChanges[Any]:
+        """See `Klerk.changes`; for ``async for``."""
+        return AioChanges(
+            Follower(
+                self._hub,
+                context,
+                what,
+                since=since,
+                queue_length_max=queue_length_max,
+                catch_up=catch_up,
+            )
+        )
 
     @property
     def sequence(self) -> int:

@@ -5,16 +5,19 @@ import threading
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, overload
 
 from klerk import limits
 from klerk._core import Group, InternalWork
 from klerk._waiting import ReadWriteLock, Submission
 from klerk.aio import AioKlerk, Commands, one, several
 from klerk.app import Spec
+from klerk.changes import Single, What
 from klerk.commands import Command, Context, Result, System
 from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
+from klerk.feeds import Hub
+from klerk.following import Follower
 from klerk.job_manager import JobManager
 from klerk.job_work import acting_as
 from klerk.jobs import JobRecord
@@ -23,6 +26,7 @@ from klerk.reader import Reader
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
 from klerk.storage import Storage
+from klerk.subscriptions import Changes
 from klerk.timers import Timers
 from klerk.unmanaged import UnmanagedCalls
 from klerk.values import Model
@@ -68,6 +72,14 @@ class Klerk:
             storage, recovered, self._lock, queue_length_max=queue_length_max, published=self._published
         )
         self._push = self._engine.queue.push
+        self._hub = Hub(
+            self._program.processor,
+            self._sight,
+            storage,
+            self._program.plan_of_code,
+            self._lock,
+            self._engine.queue,
+        )
         self.jobs = JobManager(
             spec,
             self,
@@ -77,7 +89,7 @@ class Klerk:
             ended_jobs=recovered.ended_jobs,
             threads=job_threads,
         )
-        self.aio = AioKlerk(self._engine.queue, self.read, self)
+        self.aio = AioKlerk(self._engine.queue, self.read, self, self._hub)
 
     def start(self) -> None:
         """Begin to fire timers and run jobs; `App.open` calls it."""
@@ -168,6 +180,64 @@ class Klerk:
                 return reader.show(what)
             return what if what is None else reader.get(what)
 
+    @overload
+    def changes(
+        self,
+        context: Context,
+        what: Single[M],
+        *,
+        since: int | None = None,
+        queue_length_max: int = limits.SUBSCRIBER_QUEUE_LENGTH_MAX,
+        catch_up: bool = False,
+    ) -> Changes[M]: ...
+    @overload
+    def changes(
+        self,
+        context: Context,
+        what: What = None,
+        *,
+        since: int | None = None,
+        queue_length_max: int = limits.SUBSCRIBER_QUEUE_LENGTH_MAX,
+        catch_up: bool = False,
+    ) -> Changes[Any]: ...
+    def changes(
+        self,
+        context: Context,
+        what: Any = None,
+        *,
+        since: int | None = None,
+        queue_length_max: int = limits.SUBSCRIBER_QUEUE_LENGTH_MAX,
+        catch_up: bool = False,
+    ) -> Changes[Any]:
+        """Subscribe: return the changes that are durable and visible, one after the other, as they come.
+
+        Models and fields that the context's actor may not read at the moment of taking them are left out or
+        masked, as reads do. Made inside ``with k.read(...)``, it begins right after what that read shows.
+
+        Parameters:
+            what: a view (a machine, a state, an index with a key), a model class, a reference, or a list of
+                these; None: everything.
+            since: begin after the transaction with this sequence, from the commit log, and go on live: what
+                `Changes.sequence` was before a restart; 0: from the first; None: with what comes next.
+            queue_length_max: changed models that may wait for this subscriber.
+            catch_up: when more come, read them from the log instead of raising `Lagged` once before that.
+
+        Raises:
+            ArgumentError: there is no such thing to subscribe to, or the store never came to `since`.
+            LimitExceeded: there are too many subscriptions.
+            Closed: this Klerk is closed.
+        """
+        return Changes(
+            Follower(
+                self._hub,
+                context,
+                what,
+                since=since,
+                queue_length_max=queue_length_max,
+                catch_up=catch_up,
+            )
+        )
+
     # --- jobs and timers --------------------------------------------------------------------------
 
     def handle_for_job(self, record: JobRecord, command: Command[M]) -> Result[M]:
@@ -200,6 +270,7 @@ class Klerk:
         self._timers.note(group.changed.values())
         if group.unmanaged:
             self._unmanaged.add(group.unmanaged)
+        self._hub.note(group)
 
     # --- the store --------------------------------------------------------------------------------
 
@@ -242,6 +313,7 @@ class Klerk:
             self.jobs.close(limits.CLOSE_WAIT_S)
             self._closed = True
             self._engine.close()
+            self._hub.close()
             self._unmanaged.close()
             self._storage.close()
 
@@ -253,6 +325,7 @@ class Klerk:
     def disown(self) -> None:
         """In a forked child, which has none of the threads: neither wait for them nor write."""
         self._engine.queue.leave()
+        self._hub.disown()
         self._is_closing = self._closed = self._forked = True
 
     def _require_open(self) -> None:

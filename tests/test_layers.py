@@ -43,6 +43,7 @@ LAYERS = [
     "describe",
     "views",
     "reader",
+    "changes",
     "job_run",
     "storage/contract",  # so high because the codec names the family that each record belongs to
     "codec",
@@ -58,6 +59,10 @@ LAYERS = [
     "storage/rocks",
     "storage/__init__",
     "commit_log",
+    "catch_up",
+    "judging",
+    "feeds",
+    "following",
     "processing",
     "checkpointer",
     "recovery",
