@@ -74,7 +74,7 @@ class CatchUp:
         head, payload = transaction.head, transaction.payload
         if payload is None:
             ids = dict.fromkeys(id for _, id, _ in head.targets if id)
-            return Delta(head.sequence, head.time_us, (), [id for id in ids if self._may_concern(id)])
+            return Delta(head.sequence, head.time_us, (), [id for id in ids if self._watched.may_concern(id)])
         models: list[tuple[Any, Any]] = []
         lost: list[int] = []
         for id, image in payload.images:
@@ -88,15 +88,12 @@ class CatchUp:
             before = self._versions.pop(id, None)
             if before is not None:
                 models.append((before, None))
-            elif self._may_concern(id):
+            elif self._watched.may_concern(id):
                 lost.append(id)
         return Delta(head.sequence, head.time_us, models, lost)
 
     def _concerns(self, id: int, image: bytes) -> bool:
         return self._watched.concerns(id, self._plans[class_code_of(image)])
-
-    def _may_concern(self, id: int) -> bool:
-        return not self._watched.only_ids or id in self._watched.ids
 
     def _know_versions_before(self, found: list[Transaction], start: int) -> None:
         """Find the versions that the transactions found, of models that nothing read so far has changed."""
@@ -114,7 +111,7 @@ class CatchUp:
     def _without_version(self, payload: Payload, known: set[int]) -> list[int]:
         """Return the ids in a payload whose version before is not known; from now on it is."""
         ids = [id for id, image in payload.images if self._concerns(id, image) and id not in known]
-        ids += [id for id in payload.deleted if self._may_concern(id) and id not in known]
+        ids += [id for id in payload.deleted if self._watched.may_concern(id) and id not in known]
         images = dict(payload.images)
         known.update(images, payload.deleted)
         return [id for id in ids if id not in images or version_of(images[id]) > 1]

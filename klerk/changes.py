@@ -90,8 +90,10 @@ class Watched:
         sight: knows the views and classes of the app.
 
     Attributes:
+        everything: all there is.
         ids: of the models that are subscribed to one by one.
-        only_ids: nothing else is.
+        classes: the types of versions that may belong to the rest, with that of None, a deleted one; empty
+            when there is no rest.
 
     Raises:
         ArgumentError: it is none of these, or of another app.
@@ -112,7 +114,8 @@ class Watched:
             else:
                 self._add(part)
         self.ids = frozenset(ids)
-        self.only_ids = not (self.everything or self._whole or self._views)
+        classes: set[type] = {*self._whole, *self._views}
+        self.classes = frozenset({*classes, type(None)} if classes else ())
 
     def _add(self, part: Any) -> None:
         if isinstance(part, type) and part in self._sight.access:
@@ -131,8 +134,11 @@ class Watched:
 
     def concerns(self, id: int, plan: ClassPlan) -> bool:
         """Return whether versions of a model can belong to this."""
-        model_class = plan.model_class
-        return self.everything or id in self.ids or model_class in self._whole or model_class in self._views
+        return self.everything or id in self.ids or plan.model_class in self.classes
+
+    def may_concern(self, id: int) -> bool:
+        """Return whether versions of a model can belong to this, when its class is not known."""
+        return self.everything or id in self.ids or bool(self.classes)
 
     def may_hold(self, model: Any) -> bool:
         """Return whether a version belongs to this, should its fields be visible; None does not."""

@@ -8,7 +8,7 @@ from klerk import limits
 from klerk._core import Group, Processor
 from klerk._dispatch import ClassPlan
 from klerk._waiting import CommandQueue, ReadWriteLock
-from klerk.changes import Delta
+from klerk.changes import Delta, Watched
 from klerk.commands import Context
 from klerk.errors import Closed, LimitExceeded, NotPure, ReadLockHeld
 from klerk.reader import Reader, Sight
@@ -22,19 +22,19 @@ class Feed:
 
     Parameters:
         length_max: changed models that may wait; a transaction without any counts as one.
-        only: the ids that are subscribed to, when nothing else is.
+        watched: what is wanted. Groups in which nothing is are left out, so that they wake nobody.
     """
 
-    def __init__(self, length_max: int, only: frozenset[int] | None) -> None:
+    def __init__(self, length_max: int, watched: Watched) -> None:
         self.length_max = length_max
-        self.only = only
+        self.watched = watched
         self.entries: deque[tuple[Sequence[Any], Sequence[Any]]] = deque()
         self.is_full = False
         self.taken_count = 0
         self.wake: Callable[[], object] | None = None
         self._put_count = 0
 
-    def put(self, heads: list[Any], changes: list[list[Any]], count: int) -> bool:
+    def put(self, heads: Sequence[Any], changes: Sequence[Sequence[Any]], count: int) -> bool:
         """Add a group of so many changes; return False when some had no room: nothing more is put in then."""
         room = self.length_max - (self._put_count - self.taken_count)
         if count > room:
@@ -74,6 +74,44 @@ class Feed:
             except RuntimeError:
                 # The event loop was closed while its task waited: there is nobody to tell.
                 self.wake = None
+
+
+Part = tuple[Sequence[Any], Sequence[Sequence[Any]], int]
+"""The heads of some transactions, the changed models of each, and how many that is for a `Feed`."""
+
+
+class Handout:
+    """A published group, looked at once for all subscribers."""
+
+    def __init__(self, group: Group) -> None:
+        self._changed = group.changed
+        self._whole: Part = (group.heads, group.changes, _count(group.changes))
+        # Of what was deleted, only the versions before have a class: it may be any.
+        self._classes = set(map(type, group.changed.values()))
+        self._places: dict[int, list[int]] | None = None
+
+    def part_for(self, watched: Watched) -> Part | None:
+        """Return what a subscription gets; None when nothing in it can concern it."""
+        if watched.everything or not self._classes.isdisjoint(watched.classes):
+            return self._whole
+        ids = self._changed.keys() & watched.ids
+        if not ids:
+            return None
+        places = self._by_id()
+        chosen = sorted({place for id in ids for place in places[id]})
+        heads, changes, _ = self._whole
+        some = [changes[place] for place in chosen]
+        return [heads[place] for place in chosen], some, _count(some)
+
+    def _by_id(self) -> dict[int, list[int]]:
+        """Return the places of the transactions that changed each model."""
+        if self._places is None:
+            self._places = {}
+            for place, models in enumerate(self._whole[1]):
+                for before, after in models:
+                    id = (after if before is None else before).meta.id
+                    self._places.setdefault(id, []).append(place)
+        return self._places
 
 
 def _ordered(models: Sequence[tuple[Any, Any]]) -> Sequence[tuple[Any, Any]]:
@@ -151,11 +189,10 @@ class Hub:
     def note(self, group: Group) -> None:
         """Hand out a group that was just published."""
         if self._feeds:
-            count = _count(group.changes)
+            handout = Handout(group)
             for feed in list(self._feeds):
-                if feed.only is not None and group.changed.keys().isdisjoint(feed.only):
-                    continue
-                if not feed.put(group.heads, group.changes, count):
+                part = handout.part_for(feed.watched)
+                if part is not None and not feed.put(*part):
                     self._feeds.pop(feed, None)
         self.noted = group.heads[-1][0]
 

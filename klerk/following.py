@@ -85,7 +85,7 @@ class Follower:
             self._sequence = self._log_until
 
     def _new_feed(self) -> Feed:
-        return Feed(self._length_max, self._watched.ids if self._watched.only_ids else None)
+        return Feed(self._length_max, self._watched)
 
     @property
     def sequence(self) -> int:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
+from klerk import limits
 from klerk.changes import Change
 from klerk.errors import Conflict
 from klerk.feeds import Feed
@@ -197,6 +198,8 @@ class AioChanges(Subscription[M]):
 
 def _wait(follower: Follower, timeout_s: float | None) -> None:
     """Wait in this thread until there may be something to do."""
+    if timeout_s is not None:
+        timeout_s = min(timeout_s, limits.WAIT_MAX_S)
     event = threading.Event()
     with _woken_by(follower.feed, event.set):
         if follower.is_idle():

@@ -6,6 +6,7 @@ under test. Where threads have to meet at a point, they wait for events, never f
 
 import asyncio
 import gc
+import os
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from designs import NOON, TESTER, Account, Bank, Clock, Spawned, permit_everything, wait_until_blocked
+from designs import (
+    NOON,
+    TESTER,
+    Account,
+    Bank,
+    Clock,
+    Spawned,
+    permit_everything,
+    run_python,
+    wait_until_blocked,
+)
 
 import klerk
 from klerk import (
@@ -263,7 +274,8 @@ def test_what_leaves_nothing_behind_is_not_told(bank: Bank) -> None:
 def one_by_one(commands: list[Any]) -> Callable[[], Iterator[Any]]:
     def generator() -> Iterator[Any]:
         for command in commands:
-            yield command
+            result = yield command
+            assert result.sequence == 0
 
     return generator
 
@@ -800,6 +812,18 @@ def test_what_concerns_nobody_wakes_nobody_and_moves_on_the_sequence(bank: Bank)
         assert waiting.end().sequence == 13
 
 
+def test_what_concerns_nobody_takes_no_room(bank: Bank) -> None:
+    with bank.app.open() as k:
+        ids = [k.handle(bank.enter(f"n{i}"), TESTER).id for i in range(100)]
+        one, closed = k.changes(TESTER, [7, 8], queue_length_max=4), k.changes(TESTER, bank.closed)
+        k.handle(bank.close(ids[50]), TESTER)
+        for each in [k.submit(bank.deposit(id, 1), TESTER) for id in (*ids[:50], 7, *ids[51:], 8)]:
+            each.result()
+        assert [change.ref for change in told_now(one)] == [7, 8, 7, 8]
+        assert brief(told_now(closed)) == [(101, "entered", ids[50])]
+        assert one.lags == closed.lags == 0
+
+
 @pytest.mark.parametrize("closing", ["subscription", "klerk"])
 def test_closing_ends_whoever_waits(bank: Bank, closing: str) -> None:
     with bank.app.open() as k:
@@ -931,6 +955,53 @@ def test_what_is_not_durable_is_not_told(bank: Bank, monkeypatch: pytest.MonkeyP
         assert brief(told_now(changes)) == [(1, "created", 1)]
         assert brief(told_now(k.changes(TESTER, since=0))) == [(1, "created", 1)]
         monkeypatch.undo()
+
+
+FORK = """
+import os, sys
+import klerk
+from designs import TESTER, Bank
+
+bank = Bank()
+k = bank.app.open()
+changes = k.changes(TESTER)
+k.handle(bank.enter("Ada"), TESTER)
+child = os.fork()
+if child == 0:
+    for refused in (changes.take, lambda: k.changes(TESTER)):
+        try:
+            refused()
+        except klerk.Closed:
+            print("refused", flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+print(changes.take(20).ref)
+k.close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_a_forked_child_is_refused_and_harms_nothing(tmp_path: Path) -> None:
+    assert run_python("-W", "ignore::DeprecationWarning", "-c", FORK, cwd=tmp_path).stdout.split() == [
+        "refused",
+        "refused",
+        "1",
+    ]
+
+
+def test_a_process_ends_while_a_daemon_thread_waits_for_changes(tmp_path: Path) -> None:
+    body = """
+import threading
+from designs import TESTER, Bank, wait_until_blocked
+
+k = Bank().app.open("store")
+waiting = threading.Thread(target=lambda: list(k.changes(TESTER)), daemon=True)
+waiting.start()
+wait_until_blocked(waiting)
+print("waiting")
+"""
+    done = run_python("-c", body, cwd=tmp_path)
+    assert (done.stdout, done.stderr, done.returncode) == ("waiting\n", "", 0)
 
 
 # --- misuse -------------------------------------------------------------------------------------------
