@@ -56,6 +56,12 @@ class CatchUp:
             self._next = start + len(found)
             return deltas
 
+    def forget(self) -> None:
+        """Let go of what was kept for reading on."""
+        if self._next:
+            self._next = 0
+            self._versions.clear()
+
     def _transactions(self, start: int, stop: int) -> list[Transaction]:
         found: list[Transaction] = []
         images = 0

@@ -18,7 +18,7 @@ from klerk.storage.contract import Storage
 class Feed:
     """The queue of one subscriber: the committer puts groups in, the subscriber takes them out.
 
-    There is no lock. Only the committer changes `put_count` and `is_full`, only the subscriber the rest.
+    There is no lock: the committer alone counts what is put in and sets `is_full`, the subscriber does the rest.
 
     Parameters:
         length_max: changed models that may wait; a transaction without any counts as one.

@@ -146,7 +146,7 @@ class Follower:
         self._looked_at = 0
         return True
 
-    def told(self) -> Change[Any]:
+    def tell(self) -> Change[Any]:
         """Return the next change, which counts as told now."""
         change = self._ready[0]
         if change.last:
@@ -186,6 +186,7 @@ class Follower:
             self._join()
         if self._sequence < self._log_until:
             return Todo.READ
+        self._log.forget()
         over, noted = self._hub.over, self._hub.noted
         if self.feed.entries:
             self._deltas.extend(self.feed.take())

@@ -88,8 +88,9 @@ class Subscription(Generic[M]):
 class Changes(Subscription[M]):
     """The changes that a subscriber is told of, for threads: ``for change in k.changes(context, view)``.
 
-    The iteration waits for changes. It ends when the subscription is closed, and after the last change when
-    Klerk is. Use it with ``with`` to close it in time.
+    The iteration waits for changes. It ends when the subscription is closed, and when Klerk is, after the
+    changes that were in the queue. Use it with ``with`` to close it in time. Rules are asked under the read
+    lock, as they are for reads, when a change is taken; never by whoever commits.
     """
 
     def take(self, timeout: float | None = None) -> Change[M] | None:
@@ -115,7 +116,7 @@ class Changes(Subscription[M]):
             while True:
                 todo = follower.next_step()
                 if todo is Todo.TELL:
-                    return follower.told()
+                    return follower.tell()
                 if todo is Todo.JUDGE:
                     with follower.reader:
                         follower.judge()
@@ -164,7 +165,7 @@ class AioChanges(Subscription[M]):
                     await asyncio.sleep(0)
                 todo = follower.next_step()
                 if todo is Todo.TELL:
-                    return follower.told()
+                    return follower.tell()
                 if todo is Todo.JUDGE:
                     async with follower.reader:
                         follower.judge()
@@ -210,7 +211,16 @@ async def _wait_in_loop(follower: Follower, timeout_s: float | None) -> None:
     """Wait in this task until there may be something to do."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
-    with _woken_by(follower.feed, lambda: loop.call_soon_threadsafe(_set, future)):
+    is_woken = False
+
+    def wake() -> None:
+        nonlocal is_woken
+        # A loop that is busy meanwhile is not told again for every group.
+        if not is_woken:
+            is_woken = True
+            loop.call_soon_threadsafe(_set, future)
+
+    with _woken_by(follower.feed, wake):
         if follower.is_idle():
             await asyncio.wait((future,), timeout=timeout_s)
 

@@ -20,8 +20,10 @@ from designs import (
     TESTER,
     Account,
     Bank,
+    Brake,
     Clock,
     Spawned,
+    eventually,
     permit_everything,
     run_python,
     wait_until_blocked,
@@ -616,8 +618,11 @@ def test_everybody_sees_every_transaction_once_and_in_order(bank: Bank) -> None:
             assert seen == everything
 
 
-def test_subscribers_come_and_go_while_commands_are_handled(bank: Bank, rng: random.Random) -> None:
-    with bank.app.open() as k:
+@pytest.mark.parametrize("stored", [False, True])
+def test_subscribers_come_and_go_while_commands_are_handled(
+    bank: Bank, rng: random.Random, tmp_path: Path, stored: bool
+) -> None:
+    with bank.app.open(tmp_path / "store" if stored else None) as k:
         ada = k.handle(bank.enter("Ada"), TESTER).id
         over = threading.Event()
 
@@ -1027,6 +1032,7 @@ async def test_waiting_inside_a_read_of_the_same_task_is_refused(bank: Bank) -> 
 
 
 def test_waiting_in_the_thread_that_commits_is_refused(bank: Bank) -> None:
+    brake = Brake(bank)
     with bank.app.open() as k:
         changes = k.changes(TESTER)
         caught: list[BaseException] = []
@@ -1037,12 +1043,15 @@ def test_waiting_in_the_thread_that_commits_is_refused(bank: Bank) -> None:
             except NotPure as error:
                 caught.append(error)
 
-        ada = k.submit(bank.enter("Ada"), TESTER)
-        ada.add_done_callback(callback)
-        ada.result()
-        k.handle(bank.enter("Bob"), TESTER)
-        # The callback ran in this thread if the outcome was there before it was added.
-        assert caught or changes.sequence == 1
+        ada = k.handle(bank.enter("Ada"), TESTER).id
+        brake.armed = True
+        renaming = k.submit(bank.rename(ada, "Eve"), TESTER)
+        assert brake.reached.wait(20)
+        renaming.add_done_callback(callback)
+        brake.go.set()
+        renaming.result()
+        eventually(lambda: caught)
+        assert len(told_now(changes)) == 2
 
 
 def test_one_thread_at_a_time_takes_changes(bank: Bank) -> None:
