@@ -18,7 +18,8 @@ from klerk.storage.contract import Storage
 class Feed:
     """The queue of one subscriber: the committer puts groups in, the subscriber takes them out.
 
-    There is no lock: the committer alone counts what is put in and sets `is_full`, the subscriber does the rest.
+    There is no lock: only the committer counts what is put in and sets `is_full`; the rest is up to the
+    subscriber.
 
     Parameters:
         length_max: changed models that may wait; a transaction without any counts as one.

@@ -256,6 +256,22 @@ def test_subscribing_inside_a_read_begins_right_after_it(bank: Bank) -> None:
         writer.end()
 
 
+def test_what_is_published_later_than_asked_for_is_not_told_again(bank: Bank) -> None:
+    with bank.app.open() as k:
+        ada = k.handle(bank.enter("Ada"), TESTER).id
+        with k.read(TESTER):
+            second = Spawned(k.handle, bank.deposit(ada, 1), TESTER)
+            # It is processed, and cannot be published while this reads.
+            eventually(lambda: k.sequence == 2)
+            from_now, from_then = k.changes(TESTER), k.changes(TESTER, since=2)
+            waiting = Spawned(from_then.take)
+            wait_until_blocked(waiting)
+        second.end()
+        k.handle(bank.deposit(ada, 1), TESTER)
+        assert waiting.end().sequence == 3
+        assert [change.sequence for change in told_now(from_now)] == [2, 3]
+
+
 def test_what_leaves_nothing_behind_is_not_told(bank: Bank) -> None:
     with bank.app.open() as k:
         ada = k.handle(bank.enter("Ada", 5), TESTER).id
