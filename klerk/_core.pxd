@@ -54,7 +54,6 @@ cdef class Processor(WorkingState):
     cdef public int64_t next_id
     cdef public int64_t next_job_id
     cdef public int64_t sequence
-    cdef public int64_t published_sequence
     cdef object encode
     cdef object sha256
     cdef object outcome_class
@@ -63,6 +62,8 @@ cdef class Processor(WorkingState):
     cdef public object reader
     cdef public object published_reader
     cdef public object shown_by
+    cdef public dict noted
+    cdef public int64_t published_sequence
     # The transaction at hand; empty between transactions.
     cdef dict touched
     cdef list targets

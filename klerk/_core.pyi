@@ -65,10 +65,11 @@ class Processor(WorkingState):
     next_id: int
     next_job_id: int
     sequence: int
-    published_sequence: int
     reader: PlainReader
     published_reader: PlainReader
     shown_by: Callable[[Context, Any], Any]
+    noted: dict[int, Any] | None
+    published_sequence: int
     @property
     def events(self) -> list[EventPlan]: ...
     def __init__(

@@ -19,6 +19,7 @@ from klerk.following import Follower
 from klerk.job_manager import JobManager
 from klerk.jobs import JobRecord
 from klerk.reader import Reader
+from klerk.snapshots import OpeningSnapshot, Snapshots
 from klerk.subscriptions import AioChanges
 from klerk.values import Model
 
@@ -67,6 +68,7 @@ class AioKlerk:
     Parameters:
         queue: where commands go.
         read: makes a reader for a context.
+        snapshots: opens snapshots.
         blocking: does the rest.
         hub: hands out what is published.
 
@@ -75,10 +77,16 @@ class AioKlerk:
     """
 
     def __init__(
-        self, queue: CommandQueue, read: Callable[[Context], Reader], blocking: Blocking, hub: Hub
+        self,
+        queue: CommandQueue,
+        read: Callable[[Context], Reader],
+        snapshots: Snapshots,
+        blocking: Blocking,
+        hub: Hub,
     ) -> None:
         self._push_soon = queue.push_soon
         self._read = read
+        self._snapshots = snapshots
         self._blocking = blocking
         self._hub = hub
         self.jobs = AioJobs(blocking.jobs)
@@ -117,6 +125,10 @@ class AioKlerk:
     def read(self, context: Context) -> Reader:
         """Return a reader for ``async with``."""
         return self._read(context)
+
+    def snapshot(self, context: Context) -> OpeningSnapshot:
+        """Return a snapshot for ``async with``; see `Klerk.snapshot`."""
+        return OpeningSnapshot(self._snapshots, context)
 
     @overload
     def changes(

@@ -9,10 +9,10 @@ import msgspec
 
 from klerk._dispatch import ClassPlan, described
 from klerk._working import id_or_zero
-from klerk.declared import View
 from klerk.errors import ArgumentError, FunctionFailed, KlerkError
 from klerk.machine import Machine
 from klerk.reader import Sight
+from klerk.selections import View
 from klerk.values import Model, Ref
 
 M = TypeVar("M", bound=Model)
@@ -121,7 +121,7 @@ class Watched:
         if isinstance(part, type) and part in self._sight.access:
             self._whole.add(part)
         elif isinstance(part, View):
-            model_class = self._sight.views.plan(part).model_class
+            model_class = self._sight.source.views.plan(part).model_class
             if isinstance(part, Machine):
                 self._whole.add(model_class)
             else:
@@ -159,8 +159,10 @@ class Watched:
             return False
         if self.everything or type(model) in self._whole or model._meta.id in self.ids:
             return True
-        views = self._views.get(type(model), ())
-        return any(_contains(view, shown if view.by_key else model) for view in views)
+        return any(
+            _contains(view, model) and (shown is model or not view.by_fields or _is_found(view, shown))
+            for view in self._views.get(type(model), ())
+        )
 
 
 def _required_id(part: int) -> int:
@@ -178,3 +180,12 @@ def _contains(view: View[Any], model: Any) -> bool:
     except Exception as error:
         what = described(type(view).contains)
         raise FunctionFailed(f"{what} raised {type(error).__name__}: {error}") from error
+
+
+def _is_found(view: View[Any], shown: Any) -> bool:
+    """Return whether a model with masked fields belongs to a view that asks about fields."""
+    try:
+        return view.contains(shown)
+    except Exception:
+        # A masked value has no methods and no order; what asks for them does not find the model.
+        return False
