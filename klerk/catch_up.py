@@ -99,7 +99,12 @@ class CatchUp:
         return Delta(head.sequence, head.time_us, models, lost)
 
     def _concerns(self, id: int, image: bytes) -> bool:
-        return self._watched.concerns(id, self._plans[class_code_of(image)])
+        try:
+            plan = self._plans.get(class_code_of(image))
+        except ValueError as error:
+            raise Corrupted(f"an image of model {id} cannot be read: {error}") from error
+        # The log also has models of classes that are declared no more.
+        return plan is not None and self._watched.concerns(id, plan)
 
     def _know_versions_before(self, found: list[Transaction], start: int) -> None:
         """Find the versions that the transactions found, of models that nothing read so far has changed."""
