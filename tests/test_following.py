@@ -402,6 +402,39 @@ async def test_a_cancelled_task_loses_nothing(bank: Bank) -> None:
         assert seen == list(range(1, 502))
 
 
+async def test_a_task_cancelled_while_the_log_is_read_leaves_no_trace(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, go = threading.Event(), threading.Event()
+    scan = MemoryStorage.scan
+
+    def slow_scan(self: MemoryStorage, *args: Any, **options: Any) -> Any:
+        reading.set()
+        assert go.wait(20)
+        return scan(self, *args, **options)
+
+    with bank.app.open() as k:
+        ada = k.handle(bank.enter("Ada", 0), TESTER).id
+        for _ in range(3):
+            k.handle(bank.deposit(ada, 1), TESTER)
+        monkeypatch.setattr(MemoryStorage, "scan", slow_scan)
+        changes = k.aio.changes(TESTER, since=0)
+        task = asyncio.create_task(changes.take())
+        await asyncio.to_thread(reading.wait, 20)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go.set()
+        told = [await changes.take(0) for _ in range(5)]
+        assert [(c and c.before and c.before.balance, c and c.model and c.model.balance) for c in told] == [
+            (None, 0),
+            (0, 1),
+            (1, 2),
+            (2, 3),
+            (None, None),
+        ]
+
+
 async def test_others_get_their_turn_while_much_is_told(bank: Bank) -> None:
     with bank.app.open() as k:
         k.handle_all([bank.enter(f"n{i}") for i in range(3000)], TESTER)
