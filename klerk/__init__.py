@@ -47,6 +47,10 @@ from klerk.reader import PlainReader, Readable, Reader
 from klerk.selections import Index, View
 from klerk.snapshots import Snapshot
 from klerk.subscriptions import AioChanges, Changes
+from klerk.timer_work import DueTimer, RefusedTimer
+from klerk.timers import Timers
+from klerk.tokens import Token
+from klerk.unsafe import UnsafeCreate, UnsafeDelete, UnsafeUpdate
 from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text
 
 __all__ = [
@@ -73,6 +77,7 @@ __all__ = [
     "Corrupted",
     "CreateEvent",
     "Denied",
+    "DueTimer",
     "Enum",
     "Event",
     "Float",
@@ -106,6 +111,7 @@ __all__ = [
     "Reader",
     "ReaderClosed",
     "Ref",
+    "RefusedTimer",
     "Rejected",
     "Result",
     "SchemaChanged",
@@ -117,6 +123,11 @@ __all__ = [
     "Submission",
     "System",
     "Text",
+    "Timers",
+    "Token",
+    "UnsafeCreate",
+    "UnsafeDelete",
+    "UnsafeUpdate",
     "User",
     "View",
     "WrongState",

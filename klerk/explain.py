@@ -72,5 +72,12 @@ value.""",
 
 It would never be asked: an allow rule would allow nothing, and a deny rule deny nothing. Write the class, the
 field or the tag as it is declared.""",
+    "K040": """The clock given to `app.open` fails, or returns something that is no moment.
+
+It is a function without parameters that returns an aware datetime: `lambda: datetime.now(UTC)`.""",
+    "K041": """A timer cannot act as what was given for `run_as`.
+
+It is an actor, as in `run_as=User("billing")`, or a function `(a) -> Actor`. The timers that one state
+declares with `at` act as one actor, because the moment alone does not say which of them has come.""",
 }
 """The text for each code; its first paragraph says what is wrong, the rest how to mend it."""

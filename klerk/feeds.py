@@ -6,11 +6,11 @@ from typing import Any
 
 from klerk import limits
 from klerk._core import Group, Processor
-from klerk._dispatch import ClassPlan
 from klerk._waiting import CommandQueue, ReadWriteLock
 from klerk.changes import Delta, Watched
 from klerk.commands import Context
 from klerk.errors import Closed, LimitExceeded, NotPure, ReadLockHeld
+from klerk.processing import Program
 from klerk.reader import Reader, Sight
 from klerk.storage.contract import Storage
 
@@ -129,10 +129,8 @@ class Hub:
     """Hands every published group to whoever subscribes.
 
     Parameters:
-        processor: knows how far was processed and published.
-        sight: who sees what.
+        program: knows how far was published, and who sees what.
         storage: with the commit log.
-        plans: class plans by their code.
         lock: under which rules are asked.
         queue: knows the threads that commit.
 
@@ -143,18 +141,16 @@ class Hub:
 
     def __init__(
         self,
-        processor: Processor,
-        sight: Sight,
+        program: Program,
         storage: Storage,
-        plans: dict[int, ClassPlan],
         lock: ReadWriteLock,
         queue: CommandQueue,
     ) -> None:
-        self.processor = processor
-        self.sight = sight
+        self.processor: Processor = program.processor
+        self.sight: Sight = program.sight
+        self.plans = program.plan_of_code
         self.storage = storage
-        self.plans = plans
-        self.noted: int = processor.published_sequence
+        self.noted: int = program.processor.published_sequence
         self.over = self._forked = False
         self._lock = lock
         self._queue = queue

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, overload
 
 from klerk import limits
-from klerk.changes import Change
+from klerk.changes import Change, Single, What
+from klerk.commands import Context
 from klerk.errors import Conflict
-from klerk.feeds import Feed
+from klerk.feeds import Feed, Hub
 from klerk.following import Follower, Todo
 from klerk.values import Model
 
@@ -195,6 +196,118 @@ class AioChanges(Subscription[M]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Subscribable:
+    """What `Klerk` is to be subscribed to."""
+
+    _hub: Hub
+
+    @overload
+    def changes(
+        self,
+        context: Context,
+        what: Single[M],
+        *,
+        since: int | None = None,
+        queue_length_max: int = limits.SUBSCRIBER_QUEUE_LENGTH_MAX,
+        catch_up: bool = False,
+    ) -> Changes[M]: ...
+    @overload
+    def changes(
+        self,
+        context: Context,
+        what: What = None,
+        *,
+        since: int | None = None,
+        queue_length_max: int = limits.SUBSCRIBER_QUEUE_LENGTH_MAX,
+        catch_up: bool = False,
+    ) -> Changes[Any]: ...
+    def changes(
+        self,
+        context: Context,
+        what: Any = None,
+        *,
+        since: int | None = None,
+        queue_length_max: int = limits.SUBSCRIBER_QUEUE_LENGTH_MAX,
+        catch_up: bool = False,
+    ) -> Changes[Any]:
+        """Subscribe: return the changes that are durable and visible, one after the other, as they come.
+
+        Models and fields that the context's actor may not read at the moment of taking them are left out or
+        masked, as reads do. Made inside ``with k.read(...)``, it begins right after what that read shows; the
+        `sequence` of a snapshot as `since` begins after that.
+
+        Parameters:
+            what: a view (a machine, a state, an index with a key), a model class, a reference, or a list of
+                these; None: everything.
+            since: begin after the transaction with this sequence, from the commit log, and go on live: what
+                `Changes.sequence` was before a restart; 0: from the first; None: with what comes next.
+            queue_length_max: changed models that may wait for this subscriber.
+            catch_up: when more come, read them from the log instead of raising `Lagged` once before that.
+
+        Raises:
+            ArgumentError: there is no such thing to subscribe to, or the store never came to `since`.
+            LimitExceeded: there are too many subscriptions.
+            Closed: this Klerk is closed.
+        """
+        return Changes(
+            Follower(
+                self._hub,
+                context,
+                what,
+                since=since,
+                queue_length_max=queue_length_max,
+                catch_up=catch_up,
+            )
+        )
+
+
+class AioSubscribable:
+    """What `AioKlerk` is to be subscribed to."""
+
+    _hub: Hub
+
+    @overload
+    def changes(
+        self,
+        context: Context,
+        what: Single[M],
+        *,
+        since: int | None = None,
+        queue_length_max: int = limits.SUBSCRIBER_QUEUE_LENGTH_MAX,
+        catch_up: bool = False,
+    ) -> AioChanges[M]: ...
+    @overload
+    def changes(
+        self,
+        context: Context,
+        what: What = None,
+        *,
+        since: int | None = None,
+        queue_length_max: int = limits.SUBSCRIBER_QUEUE_LENGTH_MAX,
+        catch_up: bool = False,
+    ) -> AioChanges[Any]: ...
+    def changes(
+        self,
+        context: Context,
+        what: Any = None,
+        *,
+        since: int | None = None,
+        queue_length_max: int = limits.SUBSCRIBER_QUEUE_LENGTH_MAX,
+        catch_up: bool = False,
+    ) -> AioChanges[Any]:
+        """See `Klerk.changes`; for ``async for``."""
+        return AioChanges(
+            Follower(
+                self._hub,
+                context,
+                what,
+                since=since,
+                queue_length_max=queue_length_max,
+                catch_up=catch_up,
+            )
+        )
 
 
 def _wait(follower: Follower, timeout_s: float | None) -> None:
