@@ -70,7 +70,7 @@ def _part(
     turned = (name != bare) != view.descending
     about = META_KEYS.get(bare)
     if bare in fields:
-        if fields[bare].stored.startswith(_UNSORTABLE):
+        if any(kind in fields[bare].stored for kind in _UNSORTABLE):
             raise ArgumentError(
                 f"the field '{bare}' of {view.machine.name} ({fields[bare].label}) has no order",
                 hint="Give a function of the model instead, as in order(lambda m: ...).",
