@@ -104,7 +104,7 @@ class MachineBase(View[M]):
         self.views: list[View[Any]] = []
 
     def contains(self, model: M) -> bool:
-        return type(model) is self.model_class
+        return model.__class__ is self.model_class
 
     def keep(self, view: V) -> V:
         """Note that a view is to be kept as models change, if it can be; return it."""
@@ -213,8 +213,7 @@ class OrderedView(DerivedView[M]):
     """
 
     def __init__(self, base: View[M], keys: tuple[Any, ...], *, descending: bool) -> None:
-        named = bool(keys) and all(isinstance(key, str) for key in keys)
-        if not named and not (len(keys) == 1 and callable(keys[0])):
+        if not is_order(keys):
             raise ConfigError(
                 "K017",
                 f"{keys!r} is no order.",
@@ -312,6 +311,12 @@ class KeyView(View[M]):
 
     def __repr__(self) -> str:
         return f"{self.index!r}({self.key!r})"
+
+
+def is_order(keys: tuple[Any, ...]) -> bool:
+    """Return whether models can be ordered by these: names of fields, or one function."""
+    named = bool(keys) and all(isinstance(key, str) for key in keys)
+    return named or (len(keys) == 1 and callable(keys[0]))
 
 
 def parameter_count(function: Callable[..., Any]) -> int:

@@ -35,6 +35,7 @@ LAYERS = [
     "tokens",
     "jobs",
     "selections",
+    "veils",
     "declared",
     "blocks",
     "machine",
