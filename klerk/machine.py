@@ -21,7 +21,7 @@ from klerk.declared import (
 from klerk.errors import ConfigError
 from klerk.jobs import Job, bind, parameters_of
 from klerk.places import Place, here, place_of
-from klerk.selections import Index, MachineBase, StateBase
+from klerk.selections import Index, MachineBase, StateBase, require_function
 from klerk.values import Model, Ref
 
 M = TypeVar("M", bound=Model)
@@ -309,6 +309,7 @@ class Machine(MachineBase[M]):
             each: the function gives several keys, as a tuple or frozenset, and the model is found under each.
         """
         self.app_open_check()
+        require_function(key, "the key of an index")
         index = Index(self, key, unique, each, here())
         self.indexes.append(index)
         return index

@@ -159,6 +159,10 @@ class Reading(abc.ABC):
         """
         source = self._open_source()
         _require_page(limit, after, before)
+        if where is not None and not callable(where):
+            raise ArgumentError(
+                f"where is {where!r}, not a function", hint="As in where=lambda m: m.price > 5."
+            )
         if descending and sort is None:
             raise ArgumentError(
                 "descending=True turns `sort` round, which is not given",

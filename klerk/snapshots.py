@@ -179,12 +179,16 @@ class Snapshots:
         processor: publishes.
         lock: held for reading while a snapshot begins, so that no group is half published.
         sight: what decides who sees what of the published state.
+        require_open: raises when the store was closed.
     """
 
-    def __init__(self, processor: Processor, lock: ReadWriteLock, sight: Sight) -> None:
+    def __init__(
+        self, processor: Processor, lock: ReadWriteLock, sight: Sight, require_open: Callable[[], None]
+    ) -> None:
         self._processor = processor
         self._lock = lock
         self._sight = sight
+        self._require_open = require_open
         self._open_count = 0
         # Those that are still reachable, in their order.
         self._chapters: list[weakref.ref[Chapter]] = []
@@ -206,6 +210,7 @@ class Snapshots:
 
     def _begin(self, context: Context) -> "Snapshot":
         # What can fail comes first: nothing is noted for a snapshot that is not there.
+        self._require_open()
         context, verdicts = self._sight.begin(context)
         with self._beginning:
             if self._open_count >= limits.SNAPSHOTS_MAX:

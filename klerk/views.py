@@ -340,25 +340,32 @@ class OverlaidWalk:
 
     def after(self, entry: bytes, limit: int) -> list[bytes]:
         found: list[bytes] = []
+        length = limit
         while len(found) < limit:
-            part = self._published.after(entry, limit)
-            end = part[-1] if len(part) == limit else None
+            part = self._published.after(entry, length)
+            end = part[-1] if len(part) == length else None
             found += self._look(partial(_merged_after, part, entry, end, limit))
             if end is None:
                 break
-            entry = end
+            entry, length = end, _longer(length)
         return found[:limit]
 
     def before(self, entry: bytes | None, limit: int) -> list[bytes]:
         found: list[bytes] = []
+        length = limit
         while len(found) < limit:
-            part = self._published.before(entry, limit)
-            end = part[-1] if len(part) == limit else b""
+            part = self._published.before(entry, length)
+            end = part[-1] if len(part) == length else b""
             found += self._look(partial(_merged_before, part, entry, end, limit))
             if not end:
                 break
-            entry = end
+            entry, length = end, _longer(length)
         return found[:limit]
+
+
+def _longer(length: int) -> int:
+    """Return how many to look at next: where many have changed, most are passed over."""
+    return max(length, min(length * 2, limits.PAGE_LENGTH_MAX))
 
 
 def _merged_after(

@@ -23,7 +23,8 @@ import pytest
 from designs import TESTER, permit_everything
 
 import klerk
-from klerk import App, Args, ArgumentError, Context, Denied, KlerkError, Model, Ref, User
+from klerk import App, Args, ArgumentError, Closed, ConfigError, Context, Denied, KlerkError, Model, Ref, User
+from klerk.__main__ import main
 from klerk.snapshots import Chapter
 
 GUEST = Context(User("guest"))
@@ -269,6 +270,7 @@ def test_inherited_references_relate() -> None:
         {"sort": "--name"},
         {"sort": "_meta"},
         {"descending": True},
+        {"where": "name"},
         {"after": 5},
         {"before": b"x"},
     ],
@@ -281,6 +283,76 @@ def test_queries_name_what_is_wrong_with_them(options: dict[str, Any]) -> None:
         with k.read(TESTER) as r, pytest.raises(ArgumentError) as caught:
             r.query(firm.people, **options)
         assert caught.value.hint
+
+
+async def is_ready(model: Any) -> bool:
+    return True
+
+
+@pytest.mark.parametrize("given", [None, "price", is_ready], ids=["None", "text", "coroutine"])
+def test_views_and_indexes_take_functions_only(given: Any) -> None:
+    people = Firm().people
+    for declare in (people.where, people.order("name").where, people.index):
+        with pytest.raises(ConfigError, match="K017"):
+            declare(given)
+    if given != "price":
+        with pytest.raises(ConfigError, match="K017"):
+            people.order(given)
+
+
+def test_what_has_no_hash_is_no_key() -> None:
+    firm = Firm()
+    with firm.app.open() as k, k.read(TESTER) as r:
+        for read in (lambda: r.find(firm.by_earning, []), lambda: r.list(firm.by_earning({}))):
+            with pytest.raises(ArgumentError, match="cannot be a key"):
+                read()
+
+
+async def test_no_snapshot_is_opened_once_the_store_is_closed() -> None:
+    app, machine, *_ = simple(int)
+    with app.open() as k:
+        pass
+    with pytest.raises(Closed):
+        k.snapshot(TESTER)
+    with pytest.raises(Closed):
+        async with k.aio.snapshot(TESTER) as s:
+            s.list(machine)
+
+
+DESIGN = """
+import klerk
+from klerk import Args, Model
+
+class Item(Model):
+    name: str
+    price: int
+
+app = klerk.App("shop")
+items = app.machine(Item)
+new, sold = items.states("new", "sold", final=("sold",))
+new.where(lambda m: m.price > 5).order("-price", "name")
+items.in_states(new, sold).order(lambda m: m.name.lower(), descending=True)
+items.where(lambda m, least: m.price > least)
+
+@items.create(into=new)
+def add(a: Args, name: str, price: int) -> Item: ...
+
+@items.event(new, to=sold)
+def sell(a: Args[Item]) -> None: ...
+"""
+
+
+def test_the_design_shows_its_views(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "views_of_a_shop.py").write_text(DESIGN)
+    assert main(["show", str(tmp_path / "views_of_a_shop.py")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index("  Views")
+    assert [" ".join(line.split()) for line in lines[at + 1 : at + 5]] == [
+        "new if price > 5",
+        "new if price > 5 by -price, name",
+        "all if in new or sold",
+        "all if in new or sold by name.lower(), turned round",
+    ]
 
 
 # --- conditions that are not pure ---------------------------------------------------------------------
