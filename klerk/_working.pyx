@@ -93,7 +93,7 @@ cdef class WorkingState:
 
     def overlay_referrers(self, RefField field not None, id):
         """Return what `overlay` does of the published models that refer to a model with a field."""
-        # In one step with the look at what is pending: the set of a model that nobody refers to is thrown away.
+        # In one step with the look at what is pending: a set that got empty is not the one that is filled next.
         published = field.referrers.get(id)
         return self.overlay(IdSet() if published is None else published, field.model_class)
 

@@ -141,7 +141,8 @@ class Reading(abc.ABC):
         """Return a page of a view. Pages stay in place while models come, go and change.
 
         Of a view that is declared, and of a state or machine sorted by fields, reading a page costs the page.
-        Anything else is sorted or filtered when it is asked for: declare ``view.where(...)`` or
+        Anything else, and inside of a transaction every order that is not declared, is sorted or filtered when
+        it is asked for: declare ``view.where(...)`` or
         ``view.order(...)`` for what is asked often.
 
         Parameters:
