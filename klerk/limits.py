@@ -107,3 +107,7 @@ PROBE_S_PER_GIB: Final = 60.0
 
 # Progress is shown for whatever takes longer than this, in seconds.
 PROGRESS_AFTER_S: Final = 1.0
+
+# The text of one JSON object that becomes a command, in bytes: the longest stored record with every byte
+# escaped, as in "\u00e9".
+JSON_BYTES_MAX: Final = 6 * RECORD_BYTES_MAX
