@@ -38,9 +38,11 @@ from klerk.errors import (
 from klerk.job_run import Completion, JobRun
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
 from klerk.klerk import Klerk
+from klerk.labels import label
 from klerk.machine import CreateEvent, Event, Machine, State
 from klerk.opening import App
 from klerk.reader import PlainReader, Reader
+from klerk.translation import Translation
 from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text
 from klerk.views import Columns
 
@@ -104,9 +106,11 @@ __all__ = [
     "Submission",
     "System",
     "Text",
+    "Translation",
     "User",
     "View",
     "WrongState",
     "WrongStore",
     "__version__",
+    "label",
 ]

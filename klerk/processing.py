@@ -95,7 +95,9 @@ class Program:
             make_job=_job_record,
         )
         self.views = Views(self.plans, [store for each in stores.values() for store in each])
-        self.processor.reader = PlainReader(WorkingSource(self.processor, self.views), self.views)
+        self.processor.reader = PlainReader(
+            WorkingSource(self.processor, self.views), self.views, self.processor.args
+        )
         published = PublishedSource(self.processor, self.views)
         self.published = PlainReader(published, self.views)
         self.processor.published_reader = PlainReader(LockedSource(published, lock), self.views)
@@ -171,7 +173,7 @@ def _class_plan(each: MachineSpec, code: int, entry: Any, indexes: list[IndexSto
         checks=[field.check(name) for name, field in each.fields.items()],
         states=states,
         indexes=indexes,
-        rules=[rule_of(rule, (), f"a rule of {machine.name}") for rule in machine.rules],
+        rules=[rule_of(rule, (), machine) for rule in machine.rules],
         decode=msgspec.msgpack.Decoder(machine.model_class).decode,
     )
 
@@ -246,10 +248,11 @@ def _event_plan(spec: Spec, each: EventSpec, owner: ClassPlan, code: int) -> Eve
         checks=[field.check(name) for name, field in each.parameters.items()],
         allow=_calls(spec.allow.for_event(event)),
         deny=_calls(spec.deny.for_event(event)),
-        rules=[rule_of(rule, names, f"a rule of {event}") for rule in event.rules],
+        rules=[rule_of(rule, names, event) for rule in event.rules],
         blocks=blocks,
         create=create,
         into=into,
+        demands=each.demands,
     )
 
 

@@ -5,14 +5,16 @@ from typing import Any, TypeVar, overload
 
 import msgspec
 
-from klerk._dispatch import Call, ask, new_args
+from klerk._dispatch import Args, Call, ask, new_args
 from klerk._reading import ReaderBase
 from klerk._table import ModelTable
 from klerk._working import id_or_zero
+from klerk.choices import valid_view
 from klerk.commands import Context
 from klerk.declared import Index, View
 from klerk.errors import ArgumentError, Denied, NotFound
 from klerk.field_types import FieldType
+from klerk.parameters import CheckedEvent
 from klerk.values import MASKED, Model, Ref
 from klerk.views import META_COLUMNS, Columns, Source, Views, column, meta_column
 
@@ -27,11 +29,15 @@ class PlainReader:
     Parameters:
         source: the working state while a command is processed, the published one in rules about reading.
         views: resolves views.
+        args: ``args(None)`` gives the args of the transaction at hand; None when there is none.
     """
 
-    def __init__(self, source: Source, views: Views) -> None:
+    def __init__(
+        self, source: Source, views: Views, args: Callable[[None], Args[Any, Any]] | None = None
+    ) -> None:
         self._source = source
         self._views = views
+        self._args = args
 
     def get(self, ref: Ref[M]) -> M:
         """Return the model that a reference points to.
@@ -75,6 +81,27 @@ class PlainReader:
     def exists(self, view: View[Any]) -> bool:
         """Return whether a view has any models."""
         return any(True for _ in self._source.ids(view))
+
+    def valid_references(
+        self, event: CheckedEvent[Any], name: str, model: Model | None = None
+    ) -> Sequence[Any]:
+        """Return the models that may be chosen for a parameter of an event; see `Event.valid`.
+
+        Parameters:
+            name: of a parameter that is a reference.
+            model: that the event would happen to, for choices that depend on it.
+
+        Raises:
+            ArgumentError: there is no such parameter; or what is valid depends on the context, and this is
+                no reader of a command.
+        """
+        return self.list(valid_view(event, name, lambda: self._args_about(model)))
+
+    def _args_about(self, model: Model | None) -> Args[Any, Any]:
+        if self._args is None:
+            raise ArgumentError("what is valid depends on the context, and this reader has none")
+        a = self._args(None)
+        return new_args(a.context, a.now, self, model)
 
 
 class FieldAccess(msgspec.Struct, frozen=True):
@@ -248,6 +275,23 @@ class Reader(ReaderBase):
             Denied: the first one may not be read.
         """
         return self.first(view) is not None
+
+    def valid_references(
+        self, event: CheckedEvent[Any], name: str, model: Model | None = None
+    ) -> Sequence[Any]:
+        """Return the models that may be chosen for a parameter of an event; see `Event.valid`.
+
+        Parameters:
+            name: of a parameter that is a reference.
+            model: that the event would happen to, for choices that depend on it.
+
+        Raises:
+            Denied: one of them may not be read.
+            ArgumentError: there is no such parameter.
+        """
+        self.require_held()
+        context, plain = self.context, self.sight.plain
+        return self.list(valid_view(event, name, lambda: new_args(context, context.now, plain, model)))
 
     def columns(self, view: View[Any], *names: str) -> Columns:
         """Return numeric and time fields of a view's models as NumPy arrays, one row for each model.

@@ -82,7 +82,9 @@ class IndexStore:
             return None
         with self._lock:
             if self.index.unique and after is not None and self._working(after):
-                raise Conflict(f"another {self.index.machine.name} has {after!r} already")
+                name = self.index.machine.name
+                text = f"another {name} has {after!r} already"
+                raise Conflict(text, key="taken", values={"model": name, "key": after})
             return (
                 id,
                 (before, self._mark(before, id, present=False)),
