@@ -188,7 +188,7 @@ def _choice_text(choice: DeclaredChoice) -> str:
     if isinstance(allowed, View):
         return f"in {allowed!r}"
     if isinstance(allowed, Collection):
-        return shortened(f"one of {', '.join(str(getattr(one, 'value', one)) for one in allowed)}")
+        return shortened(f"valid: {', '.join(str(getattr(one, 'value', one)) for one in allowed)}")
     return f"valid: {function_text(allowed)}"
 
 
