@@ -354,12 +354,10 @@ cdef class Processor(WorkingState):
             a.current = self.found_target(plan, command.target)
         if authorize:
             self.authorize(plan, a)
-        if plan.demands is not None:
-            self.check_choices(plan, a, values)
         self.targets.append(None)
         self.parameters.append(values)
         if plan.create is not None:
-            self.obey(plan.rules, a, values)
+            self.obey_event(plan, a, values)
             id = self.create(plan, a, values, depth)
         else:
             id = (<Meta>a.current._meta).id
@@ -372,7 +370,7 @@ cdef class Processor(WorkingState):
                     f"{command.event} is not accepted in state '{state}' of {plan.owner.name} {id}",
                     problems=[Problem(code="wrong_state", message=text, values=about)],
                 )
-            self.obey(plan.rules, a, values)
+            self.obey_event(plan, a, values)
             self.run_block(plan.owner, block, a, values, id, depth)
         self.targets[at] = (plan.code, 0 if id is None else id, depth)
         return id

@@ -25,7 +25,7 @@ cdef class WorkingState:
     cdef int refuse_values(
         self, EventPlan plan, Args a, tuple values, list problems, bint authorize
     ) except -1
-    cdef int check_choices(self, EventPlan plan, Args a, tuple values) except -1
+    cdef int obey_event(self, EventPlan plan, Args a, tuple values) except -1
     cdef int obey(self, list rules, Args a, tuple values) except -1
     cdef object own_draft(self, ClassPlan owner, object draft, Call call)
     cdef int check_draft(self, ClassPlan owner, object draft, object previous) except -1

@@ -151,23 +151,28 @@ cdef class WorkingState:
     ) except -1:
         """Refuse values with what validators found and, to those who may give the command, with what may
         not be chosen."""
+        cdef bint is_accepted = True
         try:
             if plan.create is None:
                 a.current = self.found_target(plan, a.command.target)
+                is_accepted = plan.blocks[(<Meta>a.current._meta).state.index] is not None
             if authorize:
                 self.authorize(plan, a)
-            problems.extend(plan.demands.not_chosen(a, values, self.working))
+            if is_accepted:
+                problems.extend(plan.demands.not_chosen(a, values, self.working))
         except (NotFound, Denied):
             # The values are refused first, as those that have another type are.
             pass
         raise InvalidValue(f"{plan.event}: {listed(problems)}", problems=problems)
 
-    cdef int check_choices(self, EventPlan plan, Args a, tuple values) except -1:
-        """Refuse values that may not be chosen."""
-        cdef list problems = plan.demands.not_chosen(a, values, self.working)
-        if problems:
-            raise InvalidValue(f"{plan.event}: {listed(problems)}", problems=problems)
-        return 0
+    cdef int obey_event(self, EventPlan plan, Args a, tuple values) except -1:
+        """Refuse values that may not be chosen, and then what breaks a rule of the event."""
+        cdef list problems
+        if plan.demands is not None:
+            problems = plan.demands.not_chosen(a, values, self.working)
+            if problems:
+                raise InvalidValue(f"{plan.event}: {listed(problems)}", problems=problems)
+        return self.obey(plan.rules, a, values)
 
     cdef int obey(self, list rules, Args a, tuple values) except -1:
         """Ask every rule; refuse with all that do not hold."""

@@ -7,9 +7,10 @@ single values, which is all that `Json` and `Form` know; the types themselves de
 import enum
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from datetime import date, datetime, tzinfo
+from datetime import date, datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any, Final, Protocol
+from uuid import UUID
 
 import msgspec
 
@@ -165,7 +166,7 @@ def _parsed(text: str, base: type, parse: Callable[[str], Any], path: str, probl
     try:
         return parse(text)
     except (ValueError, OverflowError, ArithmeticError):
-        problems.append(_wrong_format(_FORMS.get(base, "a number"), path))
+        problems.append(_wrong_format(_FORMS[base], path))
         return ABSENT
 
 
@@ -177,6 +178,8 @@ def _by(base: type) -> Callable[[str], Any]:
 _FORMS: Final[dict[type, str]] = {
     datetime: "a moment such as 2024-02-29T12:00:00Z",
     date: "a date such as 2024-02-29",
+    timedelta: "a duration such as P1DT2H30M",
+    UUID: "a UUID",
     bytes: "in base64",
     int: "a whole number",
     float: "a number",

@@ -321,7 +321,9 @@ def restated(error: _E, problems: Sequence[Problem], message: str, hint: str) ->
 
     The error itself is left alone: a function of the application may raise the same one again and again.
     """
-    copy = type(error).__new__(type(error), message)
+    # Not the class's own: a subclass of the application may want other arguments.
+    new = OSError.__new__ if isinstance(error, OSError) else Exception.__new__
+    copy: _E = new(type(error), message)
     copy.__dict__.update(error.__dict__)
     if hasattr(error, "__notes__"):
         copy.__notes__ = list(error.__notes__)

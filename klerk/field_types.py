@@ -56,7 +56,7 @@ class FieldType:
     dtype: str | None = None
     base: Any = None
     element: "FieldType | None" = None
-    members: dict[Any, "FieldType"] = field(default_factory=dict)
+    members: dict[Any, "FieldType"] = field(default_factory=dict, hash=False)
     lines: int | None = None
 
     def check(self, name: str) -> Check:

@@ -58,7 +58,7 @@ class Inputs:
         root = Inputs()
         for name, given in data.items():
             at = root
-            for part in _parts_of(name):
+            for part in _parts_of(str(name)):
                 at = at._parts.setdefault(part, Inputs())
             at._texts += given if isinstance(given, (list, tuple)) else [given]
         return root

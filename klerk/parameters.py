@@ -150,7 +150,8 @@ class CheckedEvent(EventBase, Generic[M]):
 
         An empty text is None where that is possible, and otherwise, except for texts, as if it was not there.
         What is not there gets its default, or else None; a bool is false then, a collection empty.
-        Parts of structs and lists have names such as ``address.lines[2]``.
+        Parts of structs and lists have names such as ``address.lines[2]``. Inputs that are no parameters, a
+        token against forged requests for instance, are problems: take them out before.
 
         Parameters:
             data: a text or a list of texts by the name of the input, as `urllib.parse.parse_qs` gives them

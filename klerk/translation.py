@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from klerk import limits
 from klerk.errors import Conflict, Denied, KlerkError, NotFound, Rejected, listed, restated
 
 LOG = logging.getLogger("klerk")
@@ -58,10 +59,12 @@ def translated(error: E, translation: Translation | None) -> E:
         return error
     text = text_of(translation)
     problems = []
-    for each in error.problems:
+    for each in error.problems[: limits.PROBLEMS_MAX]:
         key = each.key or each.code
         hint = each.hint and text(f"{key}.hint", each.hint, each.values)
         problems.append(replace(each, message=text(key, each.message, each.values), hint=hint))
+    # No more are shown, and a command with a hundred thousand problems holds up everybody's commands.
+    problems.extend(error.problems[limits.PROBLEMS_MAX :])
     if tuple(problems) == error.problems:
         return error
     english = listed(error.problems)

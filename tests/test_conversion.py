@@ -411,6 +411,36 @@ def test_decimals_of_json_numbers_are_what_was_written() -> None:
         assert make.from_json(data).parameters["price"] == Decimal(expected)
 
 
+def test_every_form_of_a_value_is_said_by_an_example() -> None:
+    wrong = dict.fromkeys(("data", "day", "at", "long", "price", "identity"), "x")
+    expected = {
+        "data": "is not in base64",
+        "day": "is not a date such as 2024-02-29",
+        "at": "is not a moment such as 2024-02-29T12:00:00Z",
+        "long": "is not a duration such as P1DT2H30M",
+        "price": "is not a decimal number",
+        "identity": "is not a UUID",
+    }
+    with pytest.raises(InvalidValue) as caught:
+        make.from_json({**AS_JSON, **wrong})
+    assert {each.path: each.message for each in caught.value.problems} == expected
+    inputs = {
+        **parse_qs(AS_FORM, keep_blank_values=True),
+        **wrong,
+        "number": "x",
+        "ratio": "x",
+        "pair": ["x", "y"],
+    }
+    with pytest.raises(InvalidValue) as caught:
+        make.from_form(inputs)
+    assert {each.path: each.message for each in caught.value.problems} == {
+        **expected,
+        "number": "is not a whole number",
+        "ratio": "is not a number",
+        "pair[0]": "is not a whole number",
+    }
+
+
 def test_a_struct_may_refuse_its_parts() -> None:
     data = {"interval": {"low": 2, "high": 1}, "others": [{"low": 1, "high": 1}, {"low": 4, "high": 3}]}
     assert refused(lambda: span.from_json(data, Ref(1))) == {

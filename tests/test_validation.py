@@ -12,8 +12,9 @@ import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import msgspec
 import pytest
 from designs import NOON, TESTER, Bank, Cents, Clock, permit_everything
 
@@ -37,6 +38,7 @@ from klerk import (
     User,
     WrongState,
     label,
+    limits,
 )
 from klerk.describe import describe
 
@@ -384,6 +386,49 @@ def test_values_of_every_kind_may_be_chosen_from() -> None:
         ]
 
 
+def test_what_is_valid_is_asked_only_where_the_event_is_accepted() -> None:
+    library = Library()
+
+    @library.loans.event(library.out)
+    def hand(a: Args[Loan], to: Ref[Person], days: int = 1) -> None: ...
+
+    hand.valid(to=lambda a: {library.out: library.active}[a.model.meta.state])
+    hand.validator(lambda days: days > 0)
+    with library.app.open() as k:
+        ada, bob = (k.handle(library.join(name), TESTER).id for name in ("Ada", "Bob"))
+        k.handle(library.suspend(bob), TESTER)
+        dune = k.handle(library.lend(ada, "Dune", NOON), TESTER).id
+        assert refused(k, hand(dune, bob, 0)) == [("<lambda>", ""), ("not_valid_reference", "to")]
+        k.handle(library.give_back(dune), TESTER)
+        assert refused(k, hand(dune, bob), kind=WrongState) == [("wrong_state", "")]
+        assert refused(k, hand(dune, bob, 0)) == [("<lambda>", "")]
+
+
+class Pair(msgspec.Struct, frozen=True):
+    first: Ref[Person]
+    second: Ref[Loan] | None = None
+    others: tuple[Ref[Person] | None, ...] = ()
+
+
+def test_references_inside_of_structs_must_come_from_the_view_of_their_class() -> None:
+    library = Library()
+
+    @library.loans.event(library.out)
+    def match(a: Args[Loan], pair: Pair | None = None) -> None: ...
+
+    match.valid(pair=library.active)
+    with library.app.open() as k:
+        ada, bob = (k.handle(library.join(name), TESTER).id for name in ("Ada", "Bob"))
+        k.handle(library.suspend(bob), TESTER)
+        dune = k.handle(library.lend(ada, "Dune", NOON), TESTER).id
+        for fine in (match(dune), match(dune, Pair(ada, dune)), match(dune, Pair(ada, None, (ada, None)))):
+            k.handle(fine, TESTER)
+        assert refused(k, match(dune, Pair(bob, dune))) == [("not_valid_reference", "pair")]
+        assert refused(k, match(dune, Pair(ada, None, (bob,)))) == [("not_valid_reference", "pair")]
+        with k.read(TESTER) as r, pytest.raises(ArgumentError, match="one class"):
+            r.valid_references(match, "pair")
+
+
 @pytest.mark.parametrize("given", ["a person", None, "loans", "text"])
 def test_a_function_that_gives_nothing_to_choose_from_is_named(given: Any) -> None:
     library = Library()
@@ -521,6 +566,31 @@ def test_an_error_that_a_function_raises_again_and_again_stays_as_it_is() -> Non
             Problem(code="closed_today", message="closed today", hint="Come tomorrow."),
         )
         assert closed.message == "closed today"
+
+
+def test_an_error_of_the_application_keeps_what_it_carries() -> None:
+    bank = Bank()
+
+    class ClosedUntil(Rejected):
+        def __new__(cls, when: datetime) -> Self:
+            return super().__new__(cls, when)
+
+        def __init__(self, when: datetime) -> None:
+            super().__init__(f"closed until {when}")
+            self.when = when
+
+    @bank.enter.rule
+    def is_open(a: Args) -> bool:
+        try:
+            raise LookupError("a cause")
+        except LookupError as error:
+            raise ClosedUntil(LATER) from error
+
+    with bank.app.open() as k, pytest.raises(ClosedUntil) as caught:
+        k.handle_all([bank.enter("Ada")], Context(User("tester"), translation=Shouting()))
+    assert caught.value.when == LATER
+    assert isinstance(caught.value.__cause__, LookupError)
+    assert problems_of(caught.value) == [("rejected", "[0]")]
 
 
 # --- translations -------------------------------------------------------------------------------------
@@ -661,6 +731,19 @@ def test_a_translation_that_fails_loses_no_refusal(failure: Any, caplog: pytest.
         if not isinstance(failure, (SystemExit, KeyboardInterrupt)):
             assert "'too_short'" in caplog.text
         k.handle(library.lend(ada, "Dune", NOON), broken)
+
+
+def test_only_as_many_problems_are_translated_as_are_shown() -> None:
+    library, shouting = Library(), Shouting()
+    with library.app.open() as k:
+        ada = k.handle(library.join("Ada"), TESTER).id
+        k.handle(library.suspend(ada), TESTER)
+        many = (ada,) * (2 * limits.PROBLEMS_MAX)
+        with pytest.raises(InvalidValue) as caught:
+            k.handle(library.lend(ada, "D", NOON, None, many), Context(User("x"), translation=shouting))
+    assert len(caught.value.problems) == len(many) + 1
+    assert len(shouting.asked) == limits.PROBLEMS_MAX + 2
+    assert caught.value.message.endswith(f"- AND {limits.PROBLEMS_MAX + 1} MORE")
 
 
 def test_what_programmers_read_is_not_translated() -> None:
