@@ -322,7 +322,7 @@ def restated(error: _E, problems: Sequence[Problem], message: str, hint: str) ->
     The error itself is left alone: a function of the application may raise the same one again and again.
     """
     # Not the class's own: a subclass of the application may want other arguments.
-    new = OSError.__new__ if isinstance(error, OSError) else Exception.__new__
+    new: Any = OSError.__new__ if OSError in type(error).__mro__ else Exception.__new__
     copy: _E = new(type(error), message)
     copy.__dict__.update(error.__dict__)
     if hasattr(error, "__notes__"):
