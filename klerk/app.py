@@ -113,7 +113,7 @@ class Design:
                     where=str(here()),
                     hint="Use the machine made first, or rename the class.",
                 )
-        machine = Machine(model_class, self._require_unopened)
+        machine = Machine(model_class, self._require_unopened, self._is_frozen)
         self.machines[model_class] = machine
         return machine
 
@@ -176,6 +176,9 @@ class Design:
             self.deny.check_fields(fields)
             self._spec = spec
         return self._spec
+
+    def _is_frozen(self) -> bool:
+        return self._spec is not None
 
     def _require_unopened(self) -> None:
         if self._spec is not None:

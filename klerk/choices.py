@@ -6,10 +6,11 @@ from typing import Any
 
 from klerk._dispatch import Args, Call, Choice, Demands, Rule
 from klerk._working import id_or_zero
-from klerk.declared import DeclaredChoice, DeclaredRule, Index, MachineBase, View
+from klerk.declared import DeclaredChoice, DeclaredRule
 from klerk.errors import ArgumentError, ConfigError, FunctionFailed, Problem, listed
 from klerk.field_types import FieldType
 from klerk.parameters import CheckedEvent
+from klerk.selections import Index, MachineBase, View
 from klerk.validation import VALUES, call_of
 from klerk.values import Model
 

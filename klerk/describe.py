@@ -14,12 +14,13 @@ import msgspec
 from klerk.app import EventSpec, MachineSpec, Spec
 from klerk.authorization import COMMAND, FIELD, READ, Permission
 from klerk.blocks import Block
-from klerk.declared import DeclaredChoice, DeclaredRule, View
+from klerk.declared import DeclaredChoice, DeclaredRule
 from klerk.diagram import effects_of, exits_of, trigger_text
 from klerk.field_types import FieldType
 from klerk.jobs import Job, Parameter, Retry
 from klerk.machine import CreateEvent, Machine, State
 from klerk.places import place_of
+from klerk.selections import View
 from klerk.wording import (
     bounds_text,
     duration_text,

@@ -8,12 +8,13 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from klerk._dispatch import Args, Command, Demands, EventBase
 from klerk.conversion import ABSENT, Form, Json, Notation, parameter_values, read_json
-from klerk.declared import DeclaredChoice, DeclaredRule, MachineBase, View, declared_rule
+from klerk.declared import DeclaredChoice, DeclaredRule, declared_rule
 from klerk.errors import ArgumentError, ConfigError, InvalidValue, Problem, listed
 from klerk.field_types import FieldType
 from klerk.forms import Inputs
 from klerk.jobs import Parameter
 from klerk.places import here, place_of
+from klerk.selections import MachineBase, View
 from klerk.translation import Translation, translated
 from klerk.values import Model, Ref
 

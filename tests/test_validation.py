@@ -499,6 +499,40 @@ def test_readers_tell_what_may_be_chosen() -> None:
             r.valid_references(library.lend, "member")
 
 
+def test_any_view_may_be_chosen_from_and_every_reader_tells_it() -> None:
+    library = Library()
+    named = library.people.where(lambda person, name: person.name == name)
+
+    @library.loans.event(library.out)
+    def hand(a: Args[Loan], to: Ref[Person], by: Ref[Person] | None = None) -> None: ...
+
+    hand.valid(
+        to=library.active.where(lambda person: person.name != "Bob").order("-name"),
+        by=lambda a: named(a.context.actor.id),
+    )
+    library.app.deny.read(Person)(lambda a: a.context.actor.id == "Eve" and a.model.name == "Ada")
+    with library.app.open() as k:
+        ada, bob, eve = (k.handle(library.join(name), TESTER).id for name in ("Ada", "Bob", "Eve"))
+        dune = k.handle(library.lend(ada, "Dune", NOON), TESTER).id
+        assert refused(k, hand(dune, bob, eve), Context(User("Ada"))) == [
+            ("not_valid_reference", "to"),
+            ("not_valid_reference", "by"),
+        ]
+        k.handle(hand(dune, eve, ada), Context(User("Ada")))
+        with k.read(TESTER) as r:
+            assert [each.name for each in r.valid_references(hand, "to")] == ["Eve", "Ada"]
+        with k.read(Context(User("Eve"))) as r:
+            with pytest.raises(Denied):
+                r.valid_references(hand, "to")
+            assert [each.name for each in r.readable.valid_references(hand, "to")] == ["Eve"]
+            assert [each.name for each in r.readable.valid_references(hand, "by")] == ["Eve"]
+        with k.snapshot(Context(User("Ada"))) as r:
+            k.handle(library.join("Zoe"), TESTER)
+            assert [each.name for each in r.valid_references(hand, "to")] == ["Eve", "Ada"]
+            assert [each.name for each in r.valid_references(hand, "by")] == ["Ada"]
+        assert refused(k, hand(dune, 77, 78)) == [("broken_reference", "to"), ("broken_reference", "by")]
+
+
 def test_without_a_choice_every_model_may_be_chosen() -> None:
     bank = Bank()
     with bank.app.open() as k:
@@ -671,7 +705,8 @@ def test_conflicts_are_told_apart() -> None:
         ada = k.handle(bank.enter("Ada"), TESTER).id
         k.handle(bank.enter("Bob", 0, ada), TESTER)
         error, asked = told(k, bank.enter("Ada"))
-        assert (type(error), asked) == (Conflict, [("taken", {"model": "Account", "key": "Ada"})])
+        about: dict[str, Any] = {"model": "Account", "key": "Ada", "id": ada}
+        assert (type(error), asked) == (Conflict, [("taken.hint", about), ("taken", about)])
         error, asked = told(k, bank.remove(ada))
         about = {"model": "Account", "id": ada, "by": "Account"}
         assert (type(error), asked) == (Conflict, [("still_referred.hint", about), ("still_referred", about)])
