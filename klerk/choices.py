@@ -10,7 +10,7 @@ from klerk.declared import DeclaredChoice, DeclaredRule
 from klerk.errors import ArgumentError, ConfigError, FunctionFailed, Problem, listed
 from klerk.field_types import FieldType
 from klerk.parameters import CheckedEvent
-from klerk.selections import Index, MachineBase, View
+from klerk.selections import Index, MachineBase, ParameterisedView, View
 from klerk.validation import VALUES, call_of
 from klerk.values import Model
 
@@ -35,8 +35,8 @@ class Models:
 
     def misfit(self, allowed: Any) -> str:
         """Return why something cannot say what is valid; empty when it can."""
-        if isinstance(allowed, Index):
-            return "an index is a view only once it is called with a key"
+        if isinstance(allowed, (Index, ParameterisedView)):
+            return f"{allowed!r} gives a view only once it is called"
         names = " or ".join(cls.__name__ for cls in self._machines)
         if not isinstance(allowed, View):
             return f"it refers to {names}, so what is valid is a view"
@@ -141,7 +141,7 @@ def _choice(
     name, allowed = declared.parameter, declared.allowed
     judge = Models(name, field, machines) if targets_of(field) else Values(name, field)
     position = event.names.index(name)
-    if callable(allowed) and not isinstance(allowed, (View, Index, Collection)):
+    if callable(allowed) and not isinstance(allowed, (View, Index, ParameterisedView, Collection)):
         call = call_of(allowed, (), f"what is valid for '{name}' of {event}")
         return Choice(position, name, judge, call=call)
     problem = judge.misfit(allowed)

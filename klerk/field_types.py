@@ -54,7 +54,7 @@ class FieldType:
     stored: str = ""
     tags: frozenset[str] = frozenset()
     dtype: str | None = None
-    base: Any = None
+    base: Any
     element: "FieldType | None" = None
     members: dict[Any, "FieldType"] = field(default_factory=dict, hash=False)
     lines: int | None = None

@@ -132,6 +132,9 @@ class Klerk:
         Parameters:
             commands: a list, or a function ``(a: Args)`` that returns commands or yields them one by one; a
                 generator function receives the result of each command that it yields.
+
+        Raises:
+            Rejected and the like: as for `handle`; in a list, a path such as ``[2].title`` names the command.
         """
         submission = Submission(several(commands), context, dry_run)
         self._push(submission, True)

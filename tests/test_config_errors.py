@@ -547,6 +547,12 @@ def valid_references_in_an_index_without_a_key(app: App) -> None:
 
 
 @mistake("K033")
+def valid_references_in_a_view_without_its_parameter(app: App) -> None:
+    make = make_with_sizes(app)
+    make.valid(like=make.machine.where(lambda item, size: item.size > size))  # here
+
+
+@mistake("K033")
 def view_for_what_is_no_reference(app: App) -> None:
     make = make_with_sizes(app)
     make.valid(low=make.machine)  # here
