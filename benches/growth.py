@@ -1,8 +1,8 @@
 """What a command and a page cost as the number of models grows: nothing more.
 
 A warehouse of boxes, each on a shelf, with everything that has to be kept when one changes: a unique index,
-an index, a filtered and an ordered view, and who refers to whom. Kept in memory, so that only Klerk's own work
-is measured; boxes are taken at random from all that there are, so caches help the small warehouse.
+an index, a filtered and an ordered view, and who refers to whom. Kept in memory, so that only Klerk's own
+work is measured; boxes are taken at random from all that there are, so caches help the small warehouse.
 """
 
 from collections.abc import Iterator

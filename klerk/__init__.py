@@ -45,6 +45,8 @@ from klerk.paging import Page
 from klerk.reader import PlainReader, Readable, Reader
 from klerk.selections import Index, View
 from klerk.snapshots import Snapshot
+from klerk.timer_work import DueTimer, RefusedTimer
+from klerk.timers import Timers
 from klerk.translation import Translation
 from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text
 
@@ -68,6 +70,7 @@ __all__ = [
     "Corrupted",
     "CreateEvent",
     "Denied",
+    "DueTimer",
     "Enum",
     "Event",
     "Float",
@@ -100,6 +103,7 @@ __all__ = [
     "Reader",
     "ReaderClosed",
     "Ref",
+    "RefusedTimer",
     "Rejected",
     "Result",
     "SchemaChanged",
@@ -111,6 +115,7 @@ __all__ = [
     "Submission",
     "System",
     "Text",
+    "Timers",
     "Translation",
     "User",
     "View",

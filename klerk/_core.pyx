@@ -29,6 +29,7 @@ from klerk._dispatch cimport (
     StatePlan,
     Step,
     Timer,
+    moment_at,
 )
 from klerk._image cimport image_of
 from klerk._table cimport ModelTable
@@ -131,6 +132,10 @@ cdef class Processor(WorkingState):
         resolve_context: context -> (context with its time, microseconds, trusted, (kind, id, cause), on whose
             behalf as (kind, id) or None).
         make_job: (request, job id, args, sequence) -> (record, encoded record).
+
+    Attributes:
+        timed: called with the (due_us, id, sequence) of models whose timers a transaction set; None: nobody
+            wants to know. It must not fail.
     """
 
     def __init__(
@@ -144,6 +149,7 @@ cdef class Processor(WorkingState):
         self.outcome_class = outcome_class
         self.resolve_context = resolve_context
         self.make_job = make_job
+        self.timed = None
         self.next_id = 1
         self.next_job_id = 1
         self.touched = {}
@@ -194,6 +200,18 @@ cdef class Processor(WorkingState):
         return []
 
     cdef int begin(self, Submission submission) except -1:
+        self.clear()
+        self.first_id = self.next_id
+        self.first_job_id = self.next_job_id
+        if submission.context is not self.context_given or self.context_given is None:
+            self.context_known = self.resolve_context(submission.context)
+            self.context_given = submission.context
+        self.context, now_us, trusted, self.actor, self.behalf = self.context_known
+        self.now_us = now_us
+        self.trusted = trusted
+        return 0
+
+    cdef int clear(self) except -1:
         # What the last transaction left empty is used again: most have no jobs, deletions or indexes.
         self.touched.clear()
         self.parameters.clear()
@@ -207,14 +225,6 @@ cdef class Processor(WorkingState):
             self.notices = []
         if self.unmanaged:
             self.unmanaged = []
-        self.first_id = self.next_id
-        self.first_job_id = self.next_job_id
-        if submission.context is not self.context_given or self.context_given is None:
-            self.context_known = self.resolve_context(submission.context)
-            self.context_given = submission.context
-        self.context, now_us, trusted, self.actor, self.behalf = self.context_known
-        self.now_us = now_us
-        self.trusted = trusted
         return 0
 
     cdef int rollback(self) except -1:
@@ -507,7 +517,7 @@ cdef class Processor(WorkingState):
                 meta.entered_us = self.now_us
         PyObject_GenericSetAttr(draft, "_meta", meta)
         a.current = draft
-        if plan.timers:
+        if plan.timers and not self.without_timers:
             meta.due_us = self.next_due(plan, a, meta)
         if owner.indexes:
             self.reindex(owner, id, previous, draft)
@@ -577,23 +587,26 @@ cdef class Processor(WorkingState):
         self.notices.append((record, encoded))
 
     def fire(self, ClassPlan owner not None, int64_t id, int64_t due_us):
-        """Run the timers of a model that are due; False when they are no longer."""
+        """Run the timers of a model that are due.
+
+        Returns:
+            (id, due_us) of every model that this made due at once; None when the model has moved on.
+        """
         cdef Timer timer
         cdef Meta meta
-        cdef Args a = self.args(None)
+        cdef Args a
         cdef int64_t due
-        model = self.working(id)
+        model = self.timed_model(id, due_us)
         if model is None:
-            return False
+            return None
         meta = model._meta
-        if meta.due_us != due_us:
-            return False
-        a.current = model
         fired = []
+        a = self.args_of_change(model, self.context)
         for timer in (<StatePlan>owner.states[meta.state.index]).timers:
             due = self.due_of(timer, a, meta)
             if meta.fired_us < due <= due_us:
                 fired.append(timer)
+        a = self.args(None)
         self.put(owner, id, model.__copy__(), meta.state, model, a, due_us)
         self.targets.append((0, id, 0))
         self.parameters.append(())
@@ -603,14 +616,101 @@ cdef class Processor(WorkingState):
                 break
             a.current = model
             self.run_block(owner, timer.block, a, (), id, 0)
+        # Here it refuses the timer alone; when the transaction is closed it would be too late for that.
+        self.check_deleted()
+        return self.due_at_once(id)
+
+    def refuse_timer(
+        self, ClassPlan owner not None, int64_t id, int64_t due_us, int64_t until_us, str error not None
+    ):
+        """Undo what the transaction at hand did, and let it record instead that a timer was refused.
+
+        Parameters:
+            until_us: the model's timers up to this moment count as fired.
+            error: why; kept with the transaction as its parameter.
+
+        Returns:
+            As `fire` does.
+        """
+        self.rollback()
+        self.clear()
+        model = self.timed_model(id, due_us)
+        if model is None:
+            return None
+        state = (<Meta>model._meta).state
+        try:
+            self.put(owner, id, model.__copy__(), state, model, self.args(None), until_us)
+        except KlerkError:
+            # The function that tells the next moment fails, too: the model waits for its next change.
+            self.rollback()
+            self.clear()
+            self.without_timers = True
+            try:
+                self.put(owner, id, model.__copy__(), state, model, self.args(None), until_us)
+            finally:
+                self.without_timers = False
+        self.targets.append((0, id, 0))
+        self.parameters.append((error,))
+        return self.due_at_once(id)
+
+    cdef object timed_model(self, int64_t id, int64_t due_us):
+        """Return the working version of a model whose next timer is due at a moment, or None."""
+        model = self.working(id)
+        return None if model is None or (<Meta>model._meta).due_us != due_us else model
+
+    cdef list due_at_once(self, int64_t fired):
+        """Return (id, due_us) of the models whose timers the transaction at hand made due already."""
+        cdef list found = []
+        cdef int64_t due
+        for id, before in self.touched.items():
+            after = self.pending[id]
+            if after is None:
+                continue
+            due = (<Meta>after._meta).due_us
+            if due != 0 and due <= self.now_us:
+                if id == fired or before is None or (<Meta>before._meta).due_us != due:
+                    found.append((id, due))
+        return found
+
+    def retime(self, ClassPlan owner not None, int64_t id, context not None):
+        """Compute anew when a model's next timer is due, before anyone reads it; return whether it changed.
+
+        Parameters:
+            context: for the functions that tell the moment.
+        """
+        model = self.table.get(id)
+        cdef Meta meta = model._meta
+        cdef StatePlan plan = owner.states[meta.state.index]
+        cdef int64_t due = 0
+        if plan.timers:
+            due = self.next_due(plan, self.args_of_change(model, context), meta)
+        if due == meta.due_us:
+            return False
+        meta.due_us = due
         return True
+
+    def stored_image(self, int64_t id):
+        """Return a published model as it is stored."""
+        model = self.table.get(id)
+        return image_of(self.classes[type(model)], model, self.encode)
+
+    cdef Args args_of_change(self, object model, object context):
+        """Return arguments as they were when a model changed last: its timers were computed with these."""
+        cdef Args a = Args.__new__(Args)
+        a.now = moment_at((<Meta>model._meta).updated_us)
+        a.context = context.at(a.now)
+        a.read = self.reader
+        a.current = model
+        return a
 
     cdef object close_transaction(self, Group group, Submission submission, object concerned):
         """Turn what the transaction did into its log record and images; nothing can fail after the first line
         that changes the group. Without a group (a dry run) nothing is kept."""
         cdef list changes = [], images = self.images
-        cdef list deleted = None
+        cdef list deleted = None, timed = None
         cdef bint has_ghosts = False
+        cdef ClassPlan owner
+        cdef bint is_internal = isinstance(submission.work, InternalWork)
         images.clear()
         self.check_deleted()
         for index, operation in self.index_operations:
@@ -618,7 +718,16 @@ cdef class Processor(WorkingState):
         for id, before in self.touched.items():
             after = self.pending[id]
             if after is not None:
-                images.append((id, image_of(self.classes[type(after)], after, self.encode)))
+                owner = self.classes[type(after)]
+                images.append((id, image_of(owner, after, self.encode)))
+                if owner.has_timers and (<Meta>after._meta).due_us and (
+                    # A timer's own transaction may set the moment that it came from once more.
+                    is_internal or before is None
+                    or (<Meta>before._meta).due_us != (<Meta>after._meta).due_us
+                ):
+                    if timed is None:
+                        timed = []
+                    timed.append(((<Meta>after._meta).due_us, id, self.sequence + 1))
             elif before is not None:
                 if deleted is None:
                     deleted = []
@@ -654,6 +763,8 @@ cdef class Processor(WorkingState):
             for id, before in self.touched.items():
                 if before is None and self.pending[id] is None:
                     del self.pending[id]
+        if timed is not None and self.timed is not None:
+            self.timed(timed)
         return value
 
     cdef object encoded_jobs(self):

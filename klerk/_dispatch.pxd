@@ -36,6 +36,7 @@ cdef enum:
 
 cpdef int64_t microseconds(object moment) except? -1
 cpdef object moment_of(int64_t us)
+cpdef object moment_at(int64_t us)
 
 
 cdef class Meta:

@@ -30,7 +30,12 @@ cpdef int64_t microseconds(object moment) except? -1:
 
 cpdef object moment_of(int64_t us):
     """Return microseconds since 1970 as an aware datetime in UTC; 0, which marks "never", as None."""
-    return None if us == 0 else EPOCH + timedelta(microseconds=us)
+    return None if us == 0 else moment_at(us)
+
+
+cpdef object moment_at(int64_t us):
+    """Return microseconds since 1970 as an aware datetime in UTC."""
+    return EPOCH + timedelta(microseconds=us)
 
 
 # --- models, values and what is asked of them ---------------------------------------------------------

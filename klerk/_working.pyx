@@ -35,6 +35,9 @@ from klerk.errors import (
     listed,
 )
 
+# The end of the year 9999, the last that a datetime has: no clock ever shows what lies beyond.
+cdef int64_t LAST_US = 253_402_300_799_999_999
+
 
 cdef class WorkingState:
     """The published table overlaid by `pending`: every version not yet published, of the group at hand and of
@@ -246,16 +249,19 @@ cdef class WorkingState:
 
     cdef int64_t due_of(self, Timer timer, Args a, Meta meta) except? -1:
         """Return when a timer is due, in microseconds, at least 1 however long ago; 0 for never."""
+        cdef int64_t due
         if timer.due is None:
-            return meta.entered_us + timer.delay_us
-        moment = timer.due.run(a, ())
-        if moment is None:
-            return 0
-        if not isinstance(moment, datetime) or moment.tzinfo is None:
-            raise FunctionFailed(
-                f"{described(timer.due.function)} returned {moment!r}, expected an aware datetime or None"
-            )
-        return max(1, microseconds(moment))
+            due = meta.entered_us + timer.delay_us
+        else:
+            moment = timer.due.run(a, ())
+            if moment is None:
+                return 0
+            if not isinstance(moment, datetime) or not _is_aware(moment):
+                raise FunctionFailed(
+                    f"{described(timer.due.function)} returned {moment!r}, expected an aware datetime or None"
+                )
+            due = microseconds(moment)
+        return 0 if due > LAST_US else max(1, due)
 
     cdef int reindex(self, ClassPlan owner, object id, object old, object new) except -1:
         for index in owner.indexes:
@@ -292,6 +298,14 @@ cdef class WorkingState:
                 if model is not None and id in field.targets(model):
                     return 1
         return 0
+
+
+cdef bint _is_aware(object moment) except -1:
+    """Return whether a datetime has a zone that knows its offset."""
+    try:
+        return moment.utcoffset() is not None
+    except Exception:
+        return False
 
 
 cdef bint _has_problem(list problems, str name) except -1:

@@ -16,6 +16,8 @@ from klerk.job_manager import JobManager
 from klerk.jobs import JobRecord
 from klerk.reader import Reader
 from klerk.snapshots import OpeningSnapshot, Snapshots
+from klerk.timer_work import DueTimer, RefusedTimer
+from klerk.timers import Timers
 from klerk.values import Model
 
 M = TypeVar("M", bound=Model)
@@ -49,6 +51,7 @@ class Blocking(Protocol):
     """What `AioKlerk` offers in a thread, because it waits for more than a command."""
 
     jobs: JobManager
+    timers: Timers
 
     def close(self) -> None: ...
     def checkpoint(self, path: str | os.PathLike[str]) -> None: ...
@@ -68,6 +71,7 @@ class AioKlerk:
 
     Attributes:
         jobs: the asyncio face of the job manager.
+        timers: the asyncio face of `Klerk.timers`.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class AioKlerk:
         self._snapshots = snapshots
         self._blocking = blocking
         self.jobs = AioJobs(blocking.jobs)
+        self.timers = AioTimers(blocking.timers)
 
     async def handle(self, command: Command[M], context: Context, *, dry_run: bool = False) -> Result[M]:
         """See `Klerk.handle`. A cancelled task leaves the command in the queue."""
@@ -163,3 +168,44 @@ class AioJobs:
     async def wait_until_idle(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 (a thread waits)
         """See `JobManager.wait_until_idle`."""
         return await asyncio.to_thread(self._jobs.wait_until_idle, timeout)
+
+
+class AioTimers:
+    """The asyncio face of `Timers`; what does not wait is the same."""
+
+    def __init__(self, timers: Timers) -> None:
+        self._timers = timers
+
+    @property
+    def count(self) -> int:
+        """See `Timers.count`."""
+        return self._timers.count
+
+    @property
+    def next_due(self) -> datetime | None:
+        """See `Timers.next_due`."""
+        return self._timers.next_due
+
+    @property
+    def refused(self) -> tuple[RefusedTimer, ...]:
+        """See `Timers.refused`."""
+        return self._timers.refused
+
+    @property
+    def trouble(self) -> str:
+        """See `Timers.trouble`."""
+        return self._timers.trouble
+
+    async def due(self, limit: int = 100) -> tuple[DueTimer, ...]:
+        """See `Timers.due`."""
+        return await asyncio.to_thread(self._timers.due, limit)
+
+    async def fire_due(self) -> int:
+        """See `Timers.fire_due`."""
+        self._timers.refuse_waiting(False)
+        return await asyncio.to_thread(self._timers.fire_due)
+
+    async def wait_until_idle(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 (a thread waits)
+        """See `Timers.wait_until_idle`."""
+        self._timers.refuse_waiting(False)
+        return await asyncio.to_thread(self._timers.wait_until_idle, timeout)

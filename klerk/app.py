@@ -13,7 +13,7 @@ from klerk import checks, limits
 from klerk._dispatch import Demands
 from klerk.authorization import Permissions
 from klerk.choices import demands_of
-from klerk.commands import Actor, Context, System
+from klerk.commands import Actor, Context
 from klerk.errors import ConfigError, KlerkError
 from klerk.field_types import FieldType, Unsupported
 from klerk.fields import Resolve, field_type, struct_fields
@@ -58,7 +58,7 @@ class Spec:
     deny: Permissions
     context_provider: ContextProvider
 
-    def system_context(self, actor: System, now: datetime) -> Context:
+    def system_context(self, actor: Actor, now: datetime) -> Context:
         """Return the context in which a job or timer acts.
 
         Raises:

@@ -19,6 +19,7 @@ from klerk.declared import (
     Due,
     Executable,
     Requesting,
+    RunAs,
     Updating,
 )
 from klerk.jobs import Job
@@ -108,8 +109,10 @@ class TimeTrigger(Generic[M]):
     Parameters:
         due: gives the moment, or None for never.
         delay: after the model came into the state; when there is no `due`.
+        run_as: the actor that the block acts as, or a function that gives it; None: the system.
     """
 
     block: Block[M]
     due: "Due[M] | None" = None
     delay: timedelta | None = None
+    run_as: "RunAs[M] | None" = None

@@ -198,7 +198,8 @@ class Catalog(msgspec.Struct, frozen=True):
 
     Parameters:
         format: of the catalog.
-        classes, events, jobs: by code; event code 0 is a timer.
+        classes, events, jobs: by code; event code 0 is a timer, whose one parameter, if it has any, is why it
+            was refused.
     """
 
     format: int

@@ -9,6 +9,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
 from klerk import limits
 from klerk._dispatch import Args, Command, JobRequest
+from klerk.commands import Actor
 from klerk.errors import ConfigError
 from klerk.places import Place, here, place_of
 from klerk.values import Model
@@ -23,6 +24,7 @@ Commanding: TypeAlias = "Callable[Concatenate[Args[M, Any], P], Command[Any] | I
 Requesting: TypeAlias = "Callable[Concatenate[Args[M, Any], P], JobRequest | Iterable[JobRequest] | None]"
 Condition: TypeAlias = "Callable[Concatenate[Args[M, Any], P], bool]"
 Due: TypeAlias = "Callable[[Args[M, Any]], datetime | None]"
+RunAs: TypeAlias = "Actor | Callable[[Args[M, Any]], Actor]"
 
 # The kinds of executables; the numbers are those of `klerk._dispatch.Step`.
 UPDATE: Final = 0
@@ -99,6 +101,22 @@ def declared_rule(function: Callable[..., bool], path: str = "", names: Iterable
         place=place_of(function),
         path=path,
     )
+
+
+def required_run_as(run_as: "RunAs[M] | None") -> "RunAs[M] | None":
+    """Return what a timer acts as; refuse what is neither an actor nor a function.
+
+    Raises:
+        ConfigError: K041.
+    """
+    if run_as is not None and not isinstance(run_as, Actor) and not callable(run_as):
+        raise ConfigError(
+            "K041",
+            f"a timer cannot act as {run_as!r}.",
+            where=str(here()),
+            hint="Give an actor, as in User('billing'), or a function (a) -> Actor.",
+        )
+    return run_as
 
 
 def required_delay(delay: timedelta) -> timedelta:

@@ -93,5 +93,12 @@ For any other type give a collection of values of that type, or for either a fun
 It takes any of the event's parameters, by name, and neither the args nor anything else:
 `def dates_in_order(start: datetime, end: datetime) -> bool`. What needs the context or the
 model is a rule.""",
+    "K040": """The clock given to `app.open` fails, or returns something that is no moment.
+
+It is a function without parameters that returns an aware datetime: `lambda: datetime.now(UTC)`.""",
+    "K041": """A timer cannot act as what was given for `run_as`.
+
+It is an actor, as in `run_as=User("billing")`, or a function `(a) -> Actor`. The timers that one state
+declares with `at` act as one actor, because the moment alone does not say which of them has come.""",
 }
 """The text for each code; its first paragraph says what is wrong, the rest how to mend it."""

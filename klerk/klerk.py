@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -12,7 +12,7 @@ from klerk._core import Group, InternalWork
 from klerk._waiting import ReadWriteLock, Submission
 from klerk.aio import AioKlerk, Commands, one, several
 from klerk.app import Spec
-from klerk.commands import Command, Context, Result, System
+from klerk.commands import Actor, Command, Context, Result, System
 from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
 from klerk.job_manager import JobManager
@@ -38,6 +38,7 @@ class Klerk:
 
     Attributes:
         jobs: the job manager.
+        timers: what is due when, and what was refused.
         aio: the asyncio face of this object.
     """
 
@@ -62,7 +63,6 @@ class Klerk:
         self._unmanaged = UnmanagedCalls()
         self._scheduler = Scheduler(clock)
         plan_of = {plan.model_class: plan for plan in self._program.plans}
-        self._timers = Timers(self._scheduler, self._submit_for_timer, plan_of)
         self._program.processor.shown_by = self._show
         self._sight = self._program.sight
         self._snapshots = Snapshots(self._program.processor, lock, self._sight)
@@ -79,13 +79,20 @@ class Klerk:
             ended_jobs=recovered.ended_jobs,
             threads=job_threads,
         )
+        self.timers = Timers(
+            self._scheduler,
+            self._program.processor,
+            plan_of,
+            system_context=self._checked_context,
+            submit=self._submit_in,
+            refuse_waiting=self._refuse_waiting,
+        )
         self.aio = AioKlerk(self._engine.queue, self.read, self._snapshots, self)
 
     def start(self) -> None:
         """Begin to fire timers and run jobs; `App.open` calls it."""
-        table = self._program.table
-        self._timers.note(table.get(id) for plan in self._program.plans for id in _timed(plan))
         self._scheduler.start()
+        self.timers.start()
         self.jobs.start()
 
     # --- commands ---------------------------------------------------------------------------------
@@ -195,22 +202,43 @@ class Klerk:
         """Return a reader on behalf of a running job."""
         return self.read(self._system_context(acting_as(record)))
 
-    def _system_context(self, actor: System) -> Context:
+    def _system_context(self, actor: Actor) -> Context:
         return self._spec.system_context(actor, self._clock())
 
+    def _checked_context(self, actor: Actor) -> Context:
+        """Return a context in which a timer acts; refuse one that no transaction could begin with."""
+        return self._program.resolve(self._system_context(actor))[0]
+
     def _submit_as(self, work: InternalWork, actor: System) -> Submission[Any]:
-        submission: Submission[Any] = Submission(work, self._system_context(actor))
+        return self._submit_in(work, self._system_context(actor))
+
+    def _submit_in(self, work: InternalWork, context: Context) -> Submission[Any]:
+        submission: Submission[Any] = Submission(work, context)
         self._push(submission, False)
         return submission
 
-    def _submit_for_timer(self, work: InternalWork, name: str) -> Submission[Any]:
-        return self._submit_as(work, System(name))
+    def _refuse_waiting(self, blocking: bool) -> None:
+        """Refuse to wait for a command where its outcome would never come.
+
+        Parameters:
+            blocking: the caller would stop its whole thread, not only its task.
+        """
+        self._require_open()
+        if self._lock.held_here(blocking):
+            raise ReadLockHeld(
+                "timers cannot be waited for inside `with k.read(...)`", hint="Wait after the block."
+            )
+        if self._engine.queue.is_committer() or self.timers.runs_here():
+            raise NotPure(
+                "timers were waited for by a function that Klerk calls while it commits or fires timers",
+                hint="Wait in a thread of your own.",
+            )
 
     def _published(self, group: Group) -> None:
         """Tell everyone who waits for what a group did."""
         if group.notices:
             self.jobs.note([record for record, _ in group.notices])
-        self._timers.note(group.changed.values())
+        self.timers.note(group.changed)
         if group.unmanaged:
             self._unmanaged.add(group.unmanaged)
 
@@ -241,7 +269,7 @@ class Klerk:
             return
         if self._lock.held_here(True):
             raise ReadLockHeld("close was called inside `with k.read(...)`", hint="Close after the block.")
-        if self._engine.queue.is_committer() or self.jobs.runs_here() or self._scheduler.runs_here():
+        if self._is_own_thread():
             raise NotPure(
                 "close was called by a job, a rule or a callback, for which it would wait",
                 hint="Close from a thread of your own.",
@@ -251,12 +279,18 @@ class Klerk:
             self.jobs.begin_closing()
             self._is_closing = True
             self._scheduler.close()
+            self.timers.close()
             # Running jobs may read and handle commands until they have ended.
             self.jobs.close(limits.CLOSE_WAIT_S)
             self._closed = True
             self._engine.close()
             self._unmanaged.close()
             self._storage.close()
+
+    def _is_own_thread(self) -> bool:
+        """Return whether the caller runs in a thread that closing would wait for."""
+        waited_for = (self.jobs, self._scheduler, self.timers)
+        return self._engine.queue.is_committer() or any(each.runs_here() for each in waited_for)
 
     def close_at_exit(self) -> None:
         """Close as the process ends: who still reads now will never end it."""
@@ -282,7 +316,3 @@ class Klerk:
 
     def __repr__(self) -> str:
         return f"<klerk '{self._spec.name}'{', closed' if self._is_closing else ''}>"
-
-
-def _timed(plan: Any) -> Iterable[int]:
-    return (id for state in plan.states if state.timers for id in state.ids)

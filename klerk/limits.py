@@ -96,6 +96,30 @@ UNMANAGED_QUEUE_LENGTH_MAX: Final = 10_000
 # their end.
 TIMER_DELAY_DAYS_MAX: Final = 365_250
 
+# How often timers may make each other due at once, without coming nearer to the present, before that is
+# taken for a loop: far more than any process has steps at one moment, and less than a second of work.
+TIMER_LOOP_FIRINGS_MAX: Final = 1_000
+
+# States named in the error about such a loop.
+TIMER_LOOP_STATES_SHOWN_MAX: Final = 8
+
+# Refused timers that are kept to be shown; all of them are in the commit log.
+TIMERS_REFUSED_KEPT_MAX: Final = 1_000
+
+# Timers listed at once, so that nobody holds up the others with a list of millions.
+TIMERS_LISTED_MAX: Final = 10_000
+
+# Moments that were put off stay in the queue of timers; as many at least gather before it is cleaned, and
+# never more than there are timers besides.
+TIMERS_LEFT_OVER_MIN: Final = 10_000
+
+# How long timers wait after the context provider failed: doubled each time, in seconds.
+TIMER_RETRY_BASE_S: Final = 1.0
+TIMER_RETRY_MAX_S: Final = 60.0
+
+# Timers whose functions fail for models of a changed design: as many are named when opening is refused.
+TIMER_FAILURES_SHOWN_MAX: Final = 10
+
 # Timers fired in one go after a long stop, so that commands get their turn in between.
 TIMERS_FIRED_AT_ONCE_MAX: Final = 500
 

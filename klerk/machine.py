@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 
 from klerk._dispatch import Args, Command
 from klerk.blocks import Block, TimeTrigger
-from klerk.declared import Commanding, Condition, DeclaredRule, Due, Requesting, declared_rule, required_delay
+from klerk.declared import (
+    Commanding,
+    Condition,
+    DeclaredRule,
+    Due,
+    Requesting,
+    RunAs,
+    declared_rule,
+    required_delay,
+    required_run_as,
+)
 from klerk.errors import ConfigError
 from klerk.jobs import Job, bind, parameters_of
 from klerk.parameters import CheckedEvent
@@ -38,16 +48,44 @@ class State(StateBase[M]):
         """Return the block that runs when the event happens in this state, which accepts it from now on."""
         return event.block_in(self)
 
-    def at(self, due: "Due[M]") -> Block[M]:
-        """Return a block that runs when the moment that ``due(a)`` gives has come."""
+    def at(self, due: "Due[M]", *, run_as: "RunAs[M] | None" = None) -> Block[M]:
+        """Return a block that runs when the moment that ``due(a)`` gives has come.
+
+        Parameters:
+            due: a pure function of the model, asked when the model changes: ``a.now`` is the time of that
+                change. It returns an aware datetime, or None for never.
+            run_as: the actor that the block acts as, or a function ``(a) -> Actor``; the system if left out.
+                Authorization rules are not asked about what blocks do; the commit log names the actor.
+
+        Raises:
+            ConfigError: K041.
+        """
+        run_as = required_run_as(run_as)
+        for other in self.triggers:
+            if other.due is not None and other.run_as != run_as:
+                raise ConfigError(
+                    "K041",
+                    f"the timers that {self!r} declares with 'at' act as different actors.",
+                    where=str(here()),
+                    hint="Give all of them the same run_as, as a function (a) -> Actor when it depends.",
+                )
         block: Block[M] = Block(self.machine, f"at a moment in {self.machine.name}.{self.name}")
-        self.triggers.append(TimeTrigger(block=block, due=due))
+        self.triggers.append(TimeTrigger(block=block, due=due, run_as=run_as))
         return block
 
-    def after(self, delay: timedelta) -> Block[M]:
-        """Return a block that runs when a model has been in this state for a while."""
+    def after(self, delay: timedelta, *, run_as: "RunAs[M] | None" = None) -> Block[M]:
+        """Return a block that runs when a model has been in this state for a while.
+
+        Parameters:
+            run_as: as for `at`.
+
+        Raises:
+            ConfigError: K017, K041.
+        """
         block: Block[M] = Block(self.machine, f"after {delay} in {self.machine.name}.{self.name}")
-        self.triggers.append(TimeTrigger(block=block, delay=required_delay(delay)))
+        self.triggers.append(
+            TimeTrigger(block=block, delay=required_delay(delay), run_as=required_run_as(run_as))
+        )
         return block
 
     def __str__(self) -> str:

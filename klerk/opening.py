@@ -11,6 +11,7 @@ from typing import Any, Literal
 from klerk import limits
 from klerk._waiting import ReadWriteLock
 from klerk.app import Design
+from klerk.clocks import checked_clock
 from klerk.codec import extended, read_catalog
 from klerk.errors import ConfigError
 from klerk.klerk import Klerk
@@ -74,6 +75,8 @@ class App(Design):
             StorageError: the store cannot be used; its subclasses say why.
         """
         spec = self.freeze()
+        # The machine's own clock needs no check, which would cost every command a little.
+        clock = utc_now if clock is None else checked_clock(clock)
         # Everything that can be wrong with the design is found before a store is touched.
         lock = ReadWriteLock()
         Program(spec, extended(read_catalog(None), spec), utc_now, lock)
@@ -81,7 +84,6 @@ class App(Design):
         storage: Storage = MemoryStorage()
         if path is not None and durability != "memory":
             storage = RocksStorage.open(path, app=self.name, durability=durability)
-        clock = clock or utc_now
         line = ProgressLine() if progress or (progress is None and sys.stderr.isatty()) else None
         try:
             recovered = recover(storage, spec, clock, lock, quiet if line is None else line)

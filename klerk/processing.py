@@ -212,6 +212,8 @@ def _link_references(plans: list[ClassPlan]) -> None:
 
 def _timer(trigger: Any) -> Timer:
     block = _block(trigger.block)
+    if callable(trigger.run_as):
+        call_of(trigger.run_as, (), f"run_as {trigger.block.occasion}")
     if trigger.due is not None:
         return Timer(block, due=call_of(trigger.due, (), trigger.block.occasion))
     return Timer(block, delay_us=trigger.delay // datetime.resolution)

@@ -31,6 +31,7 @@ from klerk.codec import (
 from klerk.errors import Corrupted
 from klerk.jobs import JobRecord
 from klerk.processing import Clock, Program
+from klerk.retiming import retime
 from klerk.storage.contract import Family, Storage
 
 Progress = Callable[[str, int, int], None]
@@ -59,6 +60,7 @@ def recover(storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, pro
 
     Raises:
         SchemaChanged: the design does not fit what is stored.
+        FunctionFailed: the context provider failed, which timers of a changed design need.
         Corrupted: something is damaged, or acknowledged commands are missing.
     """
     stored = storage.get(Family.META, CATALOG_KEY)
@@ -70,6 +72,7 @@ def recover(storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, pro
     _apply_tail(storage, progress)
     with _without_collection():
         _load_models(storage, recovered.program, progress)
+        retime(storage, recovered.program, clock, progress)
     _load_jobs(storage, recovered, progress)
     if catalog != known:
         # Written last: a design that cannot be opened leaves the store to the one that can.
