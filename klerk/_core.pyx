@@ -112,10 +112,11 @@ cdef class Group:
         self.unmanaged = []
 
 
-cdef object in_language(object error, object translation):
+cdef object in_language(object error, object context):
     """Return an error as its receiver reads it; whatever happens, a refusal stays one."""
     try:
-        return translated(error, translation)
+        # What was given as the context may be none.
+        return translated(error, getattr(context, "translation", None))
     except BaseException:
         return error
 
@@ -191,9 +192,7 @@ cdef class Processor(WorkingState):
                 value, error = None, FunctionFailed(f"processing failed: {type(failure).__name__}: {failure}")
                 error.__cause__ = failure
             if error is not None:
-                translation = getattr(submission.context, "translation", None)
-                if translation is not None:
-                    error = in_language(error, translation)
+                error = in_language(error, submission.context)
             group.values.append(value)
             group.errors.append(error)
         self.touched.clear()
