@@ -3,6 +3,9 @@
 from klerk._version import __version__
 from klerk._waiting import Submission
 from klerk.aio import AioKlerk
+from klerk.aio_blobs import AioBlobReader, AioBlobs
+from klerk.blob_streams import BlobInfo, BlobReader
+from klerk.blobs import Blobs
 from klerk.columns import Columns
 from klerk.commands import Actor, Anonymous, Args, Command, Context, Result, System, User
 from klerk.errors import (
@@ -37,6 +40,8 @@ from klerk.errors import (
 )
 from klerk.job_run import Completion, JobRun
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
+from klerk.keys import KeyPage
+from klerk.keyvalue import AioKeyValues, KeyValue, KeyValues
 from klerk.klerk import Klerk
 from klerk.labels import label
 from klerk.machine import CreateEvent, Event, Machine, State
@@ -47,17 +52,25 @@ from klerk.selections import Index, View
 from klerk.snapshots import Snapshot
 from klerk.timer_work import DueTimer, RefusedTimer
 from klerk.timers import Timers
+from klerk.tokens import Token
 from klerk.translation import Translation
+from klerk.unsafe import UnsafeCreate, UnsafeDelete, UnsafeUpdate
 from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text
 
 __all__ = [
     "MASKED",
     "Actor",
+    "AioBlobReader",
+    "AioBlobs",
+    "AioKeyValues",
     "AioKlerk",
     "Anonymous",
     "App",
     "Args",
     "ArgumentError",
+    "BlobInfo",
+    "BlobReader",
+    "Blobs",
     "BrokenReference",
     "Bytes",
     "Closed",
@@ -85,6 +98,9 @@ __all__ = [
     "JobRequest",
     "JobRun",
     "JobState",
+    "KeyPage",
+    "KeyValue",
+    "KeyValues",
     "Klerk",
     "KlerkError",
     "LimitExceeded",
@@ -116,7 +132,11 @@ __all__ = [
     "System",
     "Text",
     "Timers",
+    "Token",
     "Translation",
+    "UnsafeCreate",
+    "UnsafeDelete",
+    "UnsafeUpdate",
     "User",
     "View",
     "WrongState",

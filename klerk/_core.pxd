@@ -33,6 +33,10 @@ cdef class InternalWork:
     pass
 
 
+cdef class ResultWork(InternalWork):
+    pass
+
+
 cdef class Group:
     cdef readonly list submissions
     cdef readonly list values
@@ -44,6 +48,7 @@ cdef class Group:
     cdef readonly list index_operations
     cdef readonly list notices
     cdef readonly list unmanaged
+    cdef readonly dict tokens
     cdef readonly int64_t first_sequence
     cdef readonly int64_t bytes_count
 
@@ -64,6 +69,7 @@ cdef class Processor(WorkingState):
     cdef public object shown_by
     cdef public dict noted
     cdef public int64_t published_sequence
+    cdef public object tokens
     # The transaction at hand; empty between transactions.
     cdef dict touched
     cdef list targets
@@ -109,6 +115,7 @@ cdef class Processor(WorkingState):
     cdef object timed_model(self, int64_t id, int64_t due_us)
     cdef list due_at_once(self, int64_t fired)
     cdef Args args_of_change(self, object model, object context)
+    cdef int remove(self, ClassPlan owner, object id, object model) except -1
     cdef object close_transaction(self, Group group, Submission submission, object concerned)
     cdef object encoded_jobs(self)
     cdef object results(self, Submission submission, object concerned, list changes, int64_t sequence)

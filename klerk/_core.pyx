@@ -90,6 +90,10 @@ cdef class InternalWork:
         raise NotImplementedError
 
 
+cdef class ResultWork(InternalWork):
+    """Internal work with a result for each of the models whose ids `perform` returns in a list."""
+
+
 cdef class Group:
     """Transactions that are written, synced and published together.
 
@@ -110,6 +114,7 @@ cdef class Group:
         self.index_operations = []
         self.notices = []
         self.unmanaged = []
+        self.tokens = {}
 
 
 cdef object in_language(object error, object context):
@@ -178,12 +183,15 @@ cdef class Processor(WorkingState):
             value = error = None
             try:
                 self.begin(submission)
-                value = self.perform(submission)
-                if submission.dry_run:
-                    value = self.close_transaction(None, submission, value)
-                    self.rollback()
-                else:
-                    value = self.close_transaction(group, submission, value)
+                if submission.token_use is not None:
+                    value = self.tokens.first_outcome(submission.token_use, self.context)
+                if value is None:
+                    value = self.perform(submission)
+                    if submission.dry_run:
+                        value = self.close_transaction(None, submission, value)
+                        self.rollback()
+                    else:
+                        value = self.close_transaction(group, submission, value)
             except KlerkError as refusal:
                 self.rollback()
                 value, error = None, refusal
@@ -546,10 +554,14 @@ cdef class Processor(WorkingState):
         if plan.exit is not None:
             self.run_block(owner, plan.exit, a, (), id, depth + 1)
             a.current = self.existing(owner, id)
+        return self.remove(owner, id, a.current)
+
+    cdef int remove(self, ClassPlan owner, object id, object model) except -1:
+        """Make a model gone from the working state."""
         if owner.indexes:
-            self.reindex(owner, id, a.current, None)
+            self.reindex(owner, id, model, None)
         if id not in self.touched:
-            self.touched[id] = a.current
+            self.touched[id] = model
         self.pending[id] = None
         self.deleted.append((id, owner))
         return 0
@@ -585,6 +597,13 @@ cdef class Processor(WorkingState):
         """Write a job's record with the transaction at hand, and tell the job manager once it is durable."""
         self.notices.append((record, encoded))
 
+    def log_unchecked(self, int code, int64_t id, tuple parameters=()):
+        """Name what was done to a model without a command in the commit log, under a code of Klerk's own."""
+        if len(self.targets) >= TRANSACTION_COMMANDS_MAX:
+            raise LimitExceeded(f"more than {TRANSACTION_COMMANDS_MAX} changes in one transaction")
+        self.targets.append((code, id, 0))
+        self.parameters.append(parameters)
+
     def fire(self, ClassPlan owner not None, int64_t id, int64_t due_us):
         """Run the timers of a model that are due.
 
@@ -616,7 +635,7 @@ cdef class Processor(WorkingState):
             a.current = model
             self.run_block(owner, timer.block, a, (), id, 0)
         # Here it refuses the timer alone; when the transaction is closed it would be too late for that.
-        self.check_deleted()
+        self.check_end()
         return self.due_at_once(id)
 
     def refuse_timer(
@@ -702,6 +721,26 @@ cdef class Processor(WorkingState):
         a.current = model
         return a
 
+    def put_unchecked(self, ClassPlan owner not None, int64_t id, model, state):
+        """Create a model (id 0) or replace one, whatever its machine and rules say; return its id.
+
+        Its values, references and unique keys are checked all the same.
+        """
+        cdef Args a = self.args(None)
+        cdef bint is_new = id == 0
+        previous = None if is_new else self.working(id)
+        draft = model.__copy__()
+        self.check_fields(owner, draft, previous)
+        if is_new:
+            id = self.next_id
+            self.next_id += 1
+        self.put(owner, id, draft, (<Meta>previous._meta).state if state is None else state, previous, a)
+        return id
+
+    def delete_unchecked(self, ClassPlan owner not None, int64_t id):
+        """Delete a model without its exit block; refused at the end if something still refers to it."""
+        self.remove(owner, id, self.working(id))
+
     cdef object close_transaction(self, Group group, Submission submission, object concerned):
         """Turn what the transaction did into its log record and images; nothing can fail after the first line
         that changes the group. Without a group (a dry run) nothing is kept."""
@@ -711,9 +750,7 @@ cdef class Processor(WorkingState):
         cdef ClassPlan owner
         cdef bint is_internal = isinstance(submission.work, InternalWork)
         images.clear()
-        self.check_deleted()
-        for index, operation in self.index_operations:
-            index.check(operation)
+        self.check_end()
         for id, before in self.touched.items():
             after = self.pending[id]
             if after is not None:
@@ -738,12 +775,18 @@ cdef class Processor(WorkingState):
             changes.append((before, after))
         payload = self.encode((self.parameters, images, deleted or (), self.encoded_jobs()))
         value = self.results(submission, concerned, changes, 0 if group is None else self.sequence + 1)
-        if group is None or not (changes or self.targets or self.notices or self.unmanaged):
+        use = submission.token_use
+        if group is None or (
+            use is None and not (changes or self.targets or self.notices or self.unmanaged)
+        ):
             # A dry run, or a timer that came too late: there is nothing to keep.
             return value
         digest = self.sha256(payload).digest()
+        head = (self.sequence + 1, self.now_us, self.actor, self.targets, digest, self.behalf)
+        if use is not None:
+            head = (*head, self.tokens.keep(group, use, self.sequence + 1, concerned))
         self.sequence += 1
-        group.heads.append((self.sequence, self.now_us, self.actor, self.targets, digest, self.behalf))
+        group.heads.append(head)
         group.payloads.append(payload)
         group.bytes_count += len(<bytes>payload) * 2
         for id, image in images:
@@ -773,7 +816,7 @@ cdef class Processor(WorkingState):
         """Return the outcome of a single command, or a list with one for each command of a list."""
         if type(submission.work) is Command:
             return self.outcome(concerned, changes, sequence)
-        if isinstance(submission.work, InternalWork):
+        if isinstance(submission.work, InternalWork) and not isinstance(submission.work, ResultWork):
             return concerned
         return [self.outcome(id, changes, sequence) for id in concerned]
 

@@ -1,5 +1,5 @@
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Any, Final
 
 from klerk._dispatch import ClassPlan
 from klerk._table import ModelTable
@@ -11,6 +11,7 @@ def without_meta(value: object) -> None: ...
 def model_puts(
     family: int, images: dict[int, bytes | None]
 ) -> tuple[list[tuple[int, bytes, bytes]], list[tuple[int, bytes]]]: ...
+def model_of(plans: dict[int, ClassPlan], id: int, stored: bytes) -> Any: ...
 def class_code_of(stored: bytes) -> int: ...
 def load_models(
     table: ModelTable,

@@ -212,6 +212,17 @@ cdef class WorkingState:
 
     cdef int check_draft(self, ClassPlan owner, object draft, object previous) except -1:
         """Check the fields that changed, their references, and the rules of the class."""
+        cdef list problems = []
+        self.check_fields(owner, draft, previous)
+        for rule in owner.rules:
+            if not (<Rule>rule).call.holds_for(draft):
+                problems.append((<Rule>rule).problem())
+        if problems:
+            raise Rejected(listed(problems), problems=problems)
+        return 0
+
+    cdef int check_fields(self, ClassPlan owner, object draft, object previous) except -1:
+        """Check the fields that changed, and their references."""
         cdef Check check
         cdef list problems = []
         cdef bint broken = False
@@ -231,11 +242,6 @@ cdef class WorkingState:
         if problems:
             kind = BrokenReference if broken else InvalidValue
             raise kind(f"{owner.name}: {listed(problems)}", problems=problems)
-        for rule in owner.rules:
-            if not (<Rule>rule).call.holds_for(draft):
-                problems.append((<Rule>rule).problem())
-        if problems:
-            raise Rejected(listed(problems), problems=problems)
         return 0
 
     cdef int64_t next_due(self, StatePlan plan, Args a, Meta meta) except? -1:
@@ -283,6 +289,13 @@ cdef class WorkingState:
                         key="still_referred",
                         values={"model": owner.name, "id": id, "by": field.model_class.__name__},
                     )
+        return 0
+
+    cdef int check_end(self) except -1:
+        """Refuse what no transaction may leave behind: broken references, unique keys held twice."""
+        self.check_deleted()
+        for index, operation in self.index_operations:
+            index.check(operation)
         return 0
 
     cdef int is_referenced(self, object id, RefField field) except -1:

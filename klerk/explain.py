@@ -100,5 +100,12 @@ It is a function without parameters that returns an aware datetime: `lambda: dat
 
 It is an actor, as in `run_as=User("billing")`, or a function `(a) -> Actor`. The timers that one state
 declares with `at` act as one actor, because the moment alone does not say which of them has come.""",
+    "K060": """A rule about key-values or blobs names something that is no prefix.
+
+Prefixes are texts that are not empty: `@app.allow.kv("session:", "cart:")`. Without any, the rule covers all
+keys.""",
+    "K061": """A rule about key-values or blobs names an action that there is not.
+
+The actions are "read", "write", "delete" and "list"; without `action=` the rule covers all four.""",
 }
 """The text for each code; its first paragraph says what is wrong, the rest how to mend it."""

@@ -89,6 +89,22 @@ ERROR_LENGTH_MAX: Final = 2_000
 # Jobs that one transaction may create.
 TRANSACTION_JOBS_MAX: Final = 100_000
 
+# How long a used token is kept at least unless the app says otherwise, in days: a week covers whatever is
+# sent again after a weekend without a network. Ten years are as good as for ever.
+TOKEN_DAYS: Final = 7
+TOKEN_DAYS_MAX: Final = 3_650
+
+# Used tokens that are kept: 200 MB of memory, at about 200 bytes each. In a week, that is 1.6 a second.
+TOKENS_MAX: Final = 1_000_000
+
+# Expired tokens that are dropped with each new one: many more than come, so that they never pile up, and few
+# enough that no command waits for them.
+TOKENS_DROPPED_AT_ONCE: Final = 64
+
+# Models that one token may demand to be unchanged, and the characters of its text: 100 take 2,600 at most.
+TOKEN_DEMANDS_MAX: Final = 100
+TOKEN_TEXT_LENGTH_MAX: Final = 4_096
+
 # Unmanaged calls that wait to be run; more are refused and logged, since nothing promises that they run.
 UNMANAGED_QUEUE_LENGTH_MAX: Final = 10_000
 
@@ -146,3 +162,43 @@ PROGRESS_AFTER_S: Final = 1.0
 # The text of one JSON object that becomes a command, in bytes: the longest stored record with every byte
 # escaped, as in "\u00e9".
 JSON_BYTES_MAX: Final = 6 * RECORD_BYTES_MAX
+
+# Changes of key-values and blobs that wait for their writer; whoever comes then waits for room. Each belongs
+# to a thread or task that waits for it, so this is as many callers at once as the commit queue has room for.
+SIDE_WRITES_WAITING_MAX: Final = 10_000
+
+# Changes of key-values and blobs that share one sync, and rows that one clean-up removes: 200 puts hold the
+# interpreter lock for about a quarter of a millisecond.
+SIDE_WRITES_GROUP_MAX: Final = 200
+
+# The key of a key-value or blob, in bytes of UTF-8: room for a path or an address.
+KEY_BYTES_MAX: Final = 1_024
+
+# One stored key-value in bytes, and how deep its lists and dicts nest. More belongs in a blob: one write of
+# this size holds the interpreter lock for a quarter of a millisecond.
+KV_VALUE_BYTES_MAX: Final = 128 * 1024
+KV_VALUE_DEPTH_MAX: Final = 32
+
+# Keys in one page of a listing.
+KEYS_PAGE_MAX: Final = 1_000
+
+# How soon after its end an entry with a time to live is removed, in seconds. It is never shown after its end,
+# so this only keeps many short lives from causing as many small writes.
+SWEEP_INTERVAL_S: Final = 1.0
+
+# A blob is stored in chunks of so many bytes. Writing 128 KiB holds the interpreter lock for a quarter of a
+# millisecond (256 KiB: 0.8 ms), and reading it takes 17 us.
+BLOB_CHUNK_BYTES: Final = 128 * 1024
+
+# After so many bytes of chunks the store is synced: commits share its write-ahead log, so this is what their
+# own sync may find unwritten.
+BLOB_SYNC_BYTES: Final = 1024 * 1024
+
+# Chunks that are announced at once as perhaps belonging to no blob: one small row for each 8 MiB.
+BLOB_CHUNKS_ANNOUNCED: Final = 64
+
+# The bytes of one blob unless `put` says otherwise: a long video or a disk image should be asked for.
+BLOB_BYTES_MAX: Final = 1024 * 1024 * 1024
+
+# Characters of a content type: the longest registered ones have about 80.
+CONTENT_TYPE_LENGTH_MAX: Final = 255

@@ -23,7 +23,7 @@ from klerk._dispatch import (
 from klerk._table import ModelTable
 from klerk._waiting import ReadWriteLock
 from klerk.app import EventSpec, MachineSpec, Spec
-from klerk.authorization import Permit
+from klerk.authorization import BLOB, KV, Permit
 from klerk.blocks import Block as DeclaredBlock
 from klerk.codec import Catalog, encode
 from klerk.commands import NOW, Actor, Context, Result, System
@@ -31,6 +31,7 @@ from klerk.declared import JOB, TO_WHEN, Executable
 from klerk.errors import ArgumentError, ConfigError
 from klerk.index_store import IndexStore
 from klerk.jobs import Job, JobRecord, JobState
+from klerk.key_access import KeyAccess
 from klerk.machine import CreateEvent
 from klerk.reader import ClassAccess, FieldAccess, PlainReader, Sight
 from klerk.selections import OrderedView
@@ -111,6 +112,8 @@ class Program:
             self.table,
             self._resolve_for_reading,
         )
+        self.kv_access = KeyAccess(spec, KV, self.resolve, self.sight.plain, lock)
+        self.blob_access = KeyAccess(spec, BLOB, self.resolve, self.sight.plain, lock)
         self.plan_of_code = {plan.code: plan for plan in self.plans}
 
     def resolve(
