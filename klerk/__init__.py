@@ -6,6 +6,7 @@ from klerk.aio import AioKlerk
 from klerk.aio_blobs import AioBlobReader, AioBlobs
 from klerk.blob_streams import BlobInfo, BlobReader
 from klerk.blobs import Blobs
+from klerk.changes import Change, ChangeKind
 from klerk.columns import Columns
 from klerk.commands import Actor, Anonymous, Args, Command, Context, Result, System, User
 from klerk.errors import (
@@ -21,6 +22,7 @@ from klerk.errors import (
     JobCancelled,
     JobError,
     KlerkError,
+    Lagged,
     LimitExceeded,
     NewerStore,
     NotAStore,
@@ -50,6 +52,7 @@ from klerk.paging import Page
 from klerk.reader import PlainReader, Readable, Reader
 from klerk.selections import Index, View
 from klerk.snapshots import Snapshot
+from klerk.subscriptions import AioChanges, Changes
 from klerk.timer_work import DueTimer, RefusedTimer
 from klerk.timers import Timers
 from klerk.tokens import Token
@@ -62,6 +65,7 @@ __all__ = [
     "Actor",
     "AioBlobReader",
     "AioBlobs",
+    "AioChanges",
     "AioKeyValues",
     "AioKlerk",
     "Anonymous",
@@ -73,6 +77,9 @@ __all__ = [
     "Blobs",
     "BrokenReference",
     "Bytes",
+    "Change",
+    "ChangeKind",
+    "Changes",
     "Closed",
     "Columns",
     "Command",
@@ -103,6 +110,7 @@ __all__ = [
     "KeyValues",
     "Klerk",
     "KlerkError",
+    "Lagged",
     "LimitExceeded",
     "Machine",
     "Model",

@@ -202,3 +202,23 @@ BLOB_BYTES_MAX: Final = 1024 * 1024 * 1024
 
 # Characters of a content type: the longest registered ones have about 80.
 CONTENT_TYPE_LENGTH_MAX: Final = 255
+
+# Changed models that wait for one subscriber. One that stalls for a tenth of a second misses nothing at
+# 100,000 commands/s; what waits is two versions of each, so a few MB. The bound on what may be asked for is
+# ten seconds of that.
+SUBSCRIBER_QUEUE_LENGTH_MAX: Final = 10_000
+SUBSCRIBER_QUEUE_LENGTH_LIMIT: Final = 1_000_000
+
+# Subscribers of one Klerk. Handing a group to one takes less than a microsecond, so this is milliseconds.
+SUBSCRIBERS_MAX: Final = 10_000
+
+# Changed models that a subscriber looks at while it holds the read lock or an event loop: a few microseconds
+# each, so well under a millisecond.
+SUBSCRIBER_MODELS_AT_ONCE: Final = 100
+
+# Transactions, and images, that a subscriber reads from the log at once: some milliseconds, and a few MB.
+CATCH_UP_TRANSACTIONS: Final = 1_000
+
+# Versions that a subscriber keeps while it reads the log, since what changed lately mostly changes next. For
+# the others it has to look further back.
+CATCH_UP_VERSIONS_MAX: Final = 100_000
