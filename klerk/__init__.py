@@ -43,6 +43,7 @@ from klerk.opening import App
 from klerk.reader import PlainReader, Reader
 from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text
 from klerk.views import Columns
+from klerk.visibility import Visibility
 
 __all__ = [
     "MASKED",
@@ -106,6 +107,7 @@ __all__ = [
     "Text",
     "User",
     "View",
+    "Visibility",
     "WrongState",
     "WrongStore",
     "__version__",

@@ -81,9 +81,10 @@ cdef class Processor(WorkingState):
     cdef int begin(self, Submission submission) except -1
     cdef int rollback(self) except -1
     cdef object perform(self, Submission submission)
-    cdef list apply_list(self, object commands, bint authorize, int depth)
-    cdef list apply_generator(self, object generator, bint authorize, int depth)
-    cdef object apply(self, Command command, bint authorize, int depth)
+    cdef list apply_list(self, object commands, bint authorize, int depth, ClassPlan cause=*)
+    cdef list apply_generator(self, object generator, bint authorize, int depth, ClassPlan cause)
+    cdef object apply(self, Command command, bint authorize, int depth, ClassPlan cause=*)
+    cdef tuple converted_values(self, EventPlan plan, Command command, bint authorize)
     cdef object create(self, EventPlan plan, Args a, tuple values, int depth)
     cdef int run_block(
         self, ClassPlan owner, Block block, Args a, tuple values, int64_t id, int depth

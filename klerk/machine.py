@@ -23,6 +23,7 @@ from klerk.errors import ConfigError
 from klerk.jobs import Job, bind, parameters_of
 from klerk.places import Place, here, place_of
 from klerk.values import Model, Ref
+from klerk.visibility import Visibility, required_visibility
 
 M = TypeVar("M", bound=Model)
 P = ParamSpec("P")
@@ -74,9 +75,12 @@ class State(StateBase[M]):
 class _Event(EventBase, Generic[M]):
     """What create events and events on models share."""
 
-    def __init__(self, machine: "Machine[M]", function: Callable[..., Any]) -> None:
+    def __init__(
+        self, machine: "Machine[M]", function: Callable[..., Any], visibility: Visibility
+    ) -> None:
         self.machine = machine
         self.function = function
+        self.visibility = visibility
         self.name = function.__name__
         self.place = place_of(function)
         self.label = (inspect.getdoc(function) or self.name.replace("_", " ")).splitlines()[0]
@@ -108,8 +112,14 @@ class _Event(EventBase, Generic[M]):
 class CreateEvent(_Event[M], Generic[M, P]):
     """An event that leads out of the void: calling it makes a command that creates a model."""
 
-    def __init__(self, machine: "Machine[M]", function: Callable[..., Any], into: State[M]) -> None:
-        super().__init__(machine, function)
+    def __init__(
+        self,
+        machine: "Machine[M]",
+        function: Callable[..., Any],
+        into: State[M],
+        visibility: Visibility,
+    ) -> None:
+        super().__init__(machine, function, visibility)
         self.creates = True
         self.into = into
         self.block: Block[M] = Block(machine, f"on {self}")
@@ -155,8 +165,9 @@ class Event(_Event[M], Generic[M, P]):
         function: Callable[..., Any],
         states: tuple[State[M], ...],
         to: State[M] | None,
+        visibility: Visibility,
     ) -> None:
-        super().__init__(machine, function)
+        super().__init__(machine, function, visibility)
         self.creates = False
         self.blocks: dict[State[M], Block[M]] = {}
         for state in states:
@@ -234,36 +245,43 @@ class Machine(MachineBase[M]):
         return tuple(self.all_states[-len(names) :]) if names else ()
 
     def create(
-        self, *, into: State[M]
+        self, *, into: State[M], visibility: Visibility = Visibility.EXTERNAL
     ) -> Callable[[Callable[Concatenate[Args[Any, Any], P], M | None]], CreateEvent[M, P]]:
         """Declare an event that creates a model, by decorating the function that returns it.
 
         Parameters:
             into: the state in which the model begins.
+            visibility: who may cause it.
         """
+        visibility = required_visibility(visibility)
 
         def declare(function: Callable[Concatenate[Args[Any, Any], P], M | None]) -> CreateEvent[M, P]:
             self._require_own(into)
-            event: CreateEvent[M, P] = CreateEvent(self, function, into)
+            event: CreateEvent[M, P] = CreateEvent(self, function, into, visibility)
             self._add_event(event)
             return event
 
         return declare
 
     def event(
-        self, *states: State[M], to: State[M] | None = None
+        self,
+        *states: State[M],
+        to: State[M] | None = None,
+        visibility: Visibility = Visibility.EXTERNAL,
     ) -> Callable[[Callable[Concatenate[Args[M, Any], P], M | None]], Event[M, P]]:
         """Declare an event that happens to a model, by decorating the function that returns its new version.
 
         Parameters:
             states: those that accept the event; more can be added with ``state.on(event)``.
             to: the state it leads to from all of them.
+            visibility: who may cause it.
         """
+        visibility = required_visibility(visibility)
 
         def declare(function: Callable[Concatenate[Args[M, Any], P], M | None]) -> Event[M, P]:
             for state in (*states, *([] if to is None else [to])):
                 self._require_own(state)
-            event: Event[M, P] = Event(self, function, states, to)
+            event: Event[M, P] = Event(self, function, states, to, visibility)
             self._add_event(event)
             return event
 

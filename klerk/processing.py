@@ -250,6 +250,7 @@ def _event_plan(spec: Spec, each: EventSpec, owner: ClassPlan, code: int) -> Eve
         blocks=blocks,
         create=create,
         into=into,
+        reach=event.visibility.level,
     )
 
 

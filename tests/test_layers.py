@@ -19,6 +19,7 @@ LAYERS = [
     "errors",
     "explain",
     "places",
+    "visibility",
     "_waiting",
     "_table",
     "_dispatch",
