@@ -4,14 +4,16 @@ import builtins
 import inspect
 import sys
 from collections import ChainMap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from klerk import checks, limits
 from klerk.authorization import Permissions
 from klerk.commands import Actor, Context, System
+from klerk.declared import needs_parentheses
 from klerk.errors import ConfigError, KlerkError
 from klerk.field_types import FieldType, Unsupported
 from klerk.fields import Resolve, field_type, struct_fields
@@ -113,6 +115,7 @@ class Design:
         self.machines[model_class] = machine
         return machine
 
+    @needs_parentheses
     def job(
         self,
         *,
@@ -170,8 +173,28 @@ class Design:
             fields = {each.machine.model_class: each.fields for each in spec.machines}
             self.allow.check_fields(fields)
             self.deny.check_fields(fields)
+            self.check_system_context()
             self._spec = spec
         return self._spec
+
+    def check_system_context(self) -> None:
+        """Check that jobs and timers, if there are any, can get the context in which they act.
+
+        Raises:
+            ConfigError: K021.
+        """
+        checks.check_system_context(self._context_provider, self.machines.values(), self.jobs.values())
+
+    def check_types(self) -> Iterator[Callable[[], object]]:
+        """Yield the checks of the types of each machine's fields, each event's and each job's parameters."""
+        for machine in self.machines.values():
+            yield partial(self._fields, machine)
+            for event in machine.events:
+                yield partial(
+                    self._parameters, f"event {event}", event.parameters, event.function, event.place
+                )
+        for job in self.jobs.values():
+            yield partial(self._parameters, f"job {job}", job.parameters, job.function, job.place)
 
     def _require_unopened(self) -> None:
         if self._spec is not None:

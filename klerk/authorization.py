@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from klerk._dispatch import Args
+from klerk.declared import needs_parentheses, require_function
 from klerk.errors import ConfigError
 from klerk.field_types import FieldType
 from klerk.machine import CreateEvent, Event
@@ -60,6 +61,7 @@ class Permissions:
         self._app_open_check = app_open_check
         self.all: list[Permission] = []
 
+    @needs_parentheses
     def command(self, *events: AnyEvent) -> Callable[[F], F]:
         """Cover the commands of these events, or of all when none is named."""
         for event in events:
@@ -72,11 +74,13 @@ class Permissions:
                 )
         return self._declare(COMMAND, events)
 
+    @needs_parentheses
     def read(self, *classes: type[Model]) -> Callable[[F], F]:
         """Cover reading models of these classes, or of all when none is named."""
         self._require_classes(classes)
         return self._declare(READ, classes)
 
+    @needs_parentheses
     def field(
         self, *classes: type[Model], names: Iterable[str] = (), tag: str | None = None
     ) -> Callable[[F], F]:
@@ -107,6 +111,7 @@ class Permissions:
         place = here()
 
         def declare(function: F) -> F:
+            require_function(function, "as an allow or deny rule")
             self.all.append(
                 Permission(
                     function=function, subject=subject, targets=targets, names=names, tag=tag, place=place

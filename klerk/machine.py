@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 from klerk._dispatch import Args, Command, EventBase
 from klerk.blocks import Block, TimeTrigger
 from klerk.declared import (
+    Calling,
     Commanding,
     Condition,
     DeclaredRule,
@@ -17,6 +18,9 @@ from klerk.declared import (
     Requesting,
     StateBase,
     declared_rule,
+    needs_parentheses,
+    require_function,
+    require_model_function,
     required_delay,
 )
 from klerk.errors import ConfigError
@@ -47,11 +51,23 @@ class State(StateBase[M]):
         self.triggers: list[TimeTrigger[M]] = []
 
     def on(self, event: "Event[M, Any]") -> Block[M]:
-        """Return the block that runs when the event happens in this state, which accepts it from now on."""
+        """Return the block that runs when the event happens in this state, which accepts it from now on.
+
+        Raises:
+            ConfigError: K009.
+        """
+        if not isinstance(event, Event):
+            raise ConfigError(
+                "K009",
+                f"{event!r} is no event that happens to a model in a state.",
+                where=str(here()),
+                hint="Name an event declared with @machine.event; a create event has its own chain.",
+            )
         return event.block_in(self)
 
     def at(self, due: "Due[M]") -> Block[M]:
         """Return a block that runs when the moment that ``due(a)`` gives has come."""
+        require_function(due, f"at a moment in {self!r}")
         block: Block[M] = Block(self.machine, f"at a moment in {self.machine.name}.{self.name}")
         self.triggers.append(TimeTrigger(block=block, due=due))
         return block
@@ -75,9 +91,7 @@ class State(StateBase[M]):
 class _Event(EventBase, Generic[M]):
     """What create events and events on models share."""
 
-    def __init__(
-        self, machine: "Machine[M]", function: Callable[..., Any], visibility: Visibility
-    ) -> None:
+    def __init__(self, machine: "Machine[M]", function: Callable[..., Any], visibility: Visibility) -> None:
         self.machine = machine
         self.function = function
         self.visibility = visibility
@@ -103,6 +117,7 @@ class _Event(EventBase, Generic[M]):
 
     def _add_rule(self, function: Callable[..., bool]) -> None:
         self.machine.app_open_check()
+        require_function(function, f"as a rule of {self}")
         self.rules.append(declared_rule(function))
 
     def __repr__(self) -> str:
@@ -149,9 +164,7 @@ class CreateEvent(_Event[M], Generic[M, P]):
         """See `Block.job`."""
         return self.block.job(job, when=when)
 
-    def unmanaged_job(
-        self, function: "Callable[[Args[M, Any]], object]", *, when: "Condition[M, W] | None" = None
-    ) -> Block[M]:
+    def unmanaged_job(self, function: "Calling[M, Q]", *, when: "Condition[M, W] | None" = None) -> Block[M]:
         """See `Block.unmanaged_job`."""
         return self.block.unmanaged_job(function, when=when)
 
@@ -244,6 +257,7 @@ class Machine(MachineBase[M]):
             )
         return tuple(self.all_states[-len(names) :]) if names else ()
 
+    @needs_parentheses
     def create(
         self, *, into: State[M], visibility: Visibility = Visibility.EXTERNAL
     ) -> Callable[[Callable[Concatenate[Args[Any, Any], P], M | None]], CreateEvent[M, P]]:
@@ -263,6 +277,7 @@ class Machine(MachineBase[M]):
 
         return declare
 
+    @needs_parentheses
     def event(
         self,
         *states: State[M],
@@ -290,6 +305,7 @@ class Machine(MachineBase[M]):
     def rule(self, function: Callable[[M], bool]) -> Callable[[M], bool]:
         """Declare a condition that every version of every model must fulfil: ``function(model) -> bool``."""
         self.app_open_check()
+        require_model_function(function, f"a rule of {self.name}")
         self.rules.append(declared_rule(function))
         return function
 
@@ -301,6 +317,7 @@ class Machine(MachineBase[M]):
             unique: a command that would give two models the same key is refused.
         """
         self.app_open_check()
+        require_model_function(key, f"the key of an index of {self.name}")
         index = Index(self, key, unique, here())
         self.indexes.append(index)
         return index

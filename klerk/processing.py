@@ -31,6 +31,7 @@ from klerk.declared import JOB, TO_WHEN, Executable
 from klerk.errors import ArgumentError, ConfigError
 from klerk.jobs import Job, JobRecord, JobState
 from klerk.machine import CreateEvent
+from klerk.possibilities import Possibilities
 from klerk.reader import ClassAccess, FieldAccess, PlainReader, Sight
 from klerk.validation import call_of, rule_of
 from klerk.views import IndexStore, LockedSource, PublishedSource, Views, WorkingSource
@@ -95,10 +96,13 @@ class Program:
             make_job=_job_record,
         )
         self.views = Views(self.plans, [store for each in stores.values() for store in each])
-        self.processor.reader = PlainReader(WorkingSource(self.processor, self.views), self.views)
+        possibilities = Possibilities(events, self._resolve_for_reading)
+        working = WorkingSource(self.processor, self.views)
+        self.processor.reader = PlainReader(working, self.views, possibilities)
         published = PublishedSource(self.processor, self.views)
-        self.published = PlainReader(published, self.views)
-        self.processor.published_reader = PlainReader(LockedSource(published, lock), self.views)
+        self.published = PlainReader(published, self.views, possibilities)
+        locked = LockedSource(published, lock)
+        self.processor.published_reader = PlainReader(locked, self.views, possibilities)
         self.sight = Sight(
             {each.machine.model_class: _access(spec, each) for each in spec.machines},
             self.published,

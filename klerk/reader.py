@@ -13,8 +13,11 @@ from klerk.commands import Context
 from klerk.declared import Index, View
 from klerk.errors import ArgumentError, Denied, NotFound
 from klerk.field_types import FieldType
+from klerk.machine import CreateEvent, Event, Machine
+from klerk.possibilities import Possibilities, reference_of
 from klerk.values import MASKED, Model, Ref
 from klerk.views import META_COLUMNS, Columns, Source, Views, column, meta_column
+from klerk.visibility import Visibility
 
 M = TypeVar("M", bound=Model)
 Verdict = bool | tuple[str, ...]
@@ -27,11 +30,13 @@ class PlainReader:
     Parameters:
         source: the working state while a command is processed, the published one in rules about reading.
         views: resolves views.
+        possibilities: says what may happen next.
     """
 
-    def __init__(self, source: Source, views: Views) -> None:
+    def __init__(self, source: Source, views: Views, possibilities: Possibilities) -> None:
         self._source = source
         self._views = views
+        self._possibilities = possibilities
 
     def get(self, ref: Ref[M]) -> M:
         """Return the model that a reference points to.
@@ -75,6 +80,19 @@ class PlainReader:
     def exists(self, view: View[Any]) -> bool:
         """Return whether a view has any models."""
         return any(True for _ in self._source.ids(view))
+
+    def possible_events(
+        self, model: M | Ref[M], context: Context, *, visibility: Visibility = Visibility.EXTERNAL
+    ) -> tuple[Event[M, ...], ...]:
+        """Return what may happen to a model on behalf of a context's actor; see `Reader.possible_events`."""
+        found = self.get(reference_of(model))
+        return self._possibilities.events(self, context, found, visibility)
+
+    def possible_creations(
+        self, what: type[M] | Machine[M], context: Context, *, visibility: Visibility = Visibility.EXTERNAL
+    ) -> tuple[CreateEvent[M, ...], ...]:
+        """Return what a context's actor may create; see `Reader.possible_creations`."""
+        return self._possibilities.creations(self, context, what, visibility)
 
 
 class FieldAccess(msgspec.Struct, frozen=True):
@@ -248,6 +266,37 @@ class Reader(ReaderBase):
             Denied: the first one may not be read.
         """
         return self.first(view) is not None
+
+    def possible_events(
+        self, model: M | Ref[M], *, visibility: Visibility = Visibility.EXTERNAL
+    ) -> tuple[Event[M, ...], ...]:
+        """Return the events that may happen to a model, in the order of their declaration.
+
+        The model's state, the context, authorization and every rule are considered that can be decided
+        without parameters; handling a command asks again, with them.
+
+        Parameters:
+            model: or a reference to it; what counts is the version that this reader sees.
+            visibility: only events that are offered to the outside, unless others are asked for.
+
+        Raises:
+            NotFound: there is no such model.
+            Denied: it may not be read.
+        """
+        self.get(reference_of(model))
+        return self.sight.plain.possible_events(model, self.context, visibility=visibility)
+
+    def possible_creations(
+        self, what: type[M] | Machine[M], *, visibility: Visibility = Visibility.EXTERNAL
+    ) -> tuple[CreateEvent[M, ...], ...]:
+        """Return the create events of a class that the actor may cause, as `possible_events` does.
+
+        Parameters:
+            what: a model class, or its machine.
+            visibility: as for `possible_events`.
+        """
+        self.require_held()
+        return self.sight.plain.possible_creations(what, self.context, visibility=visibility)
 
     def columns(self, view: View[Any], *names: str) -> Columns:
         """Return numeric and time fields of a view's models as NumPy arrays, one row for each model.

@@ -31,7 +31,7 @@ class Visibility(StrEnum):
 
     def reaches(self, other: "Visibility") -> bool:
         """Return whether an event with this visibility is visible to whoever `other` means."""
-        return self.level >= other.level
+        return self.level >= Visibility(other).level
 
 
 def required_visibility(given: object) -> Visibility:

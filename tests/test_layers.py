@@ -39,6 +39,7 @@ LAYERS = [
     "diagram",
     "authorization",
     "validation",
+    "possibilities",
     "checks",
     "app",
     "describe",
