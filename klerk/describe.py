@@ -20,6 +20,7 @@ from klerk.field_types import FieldType
 from klerk.jobs import Job, Parameter, Retry
 from klerk.machine import CreateEvent, Machine, State
 from klerk.places import place_of
+from klerk.type_names import type_name
 from klerk.wording import (
     bounds_text,
     duration_text,
@@ -29,7 +30,6 @@ from klerk.wording import (
     paragraph,
     rate_text,
     shortened,
-    type_name,
 )
 
 _INDENT: Final = "  "

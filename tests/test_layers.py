@@ -28,6 +28,7 @@ LAYERS = [
     "_core",
     "_reading",
     "values",
+    "type_names",
     "field_types",
     "fields",
     "commands",
