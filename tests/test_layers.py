@@ -43,6 +43,7 @@ LAYERS = [
     "possibilities",
     "checks",
     "app",
+    "advice",
     "describe",
     "views",
     "reader",
