@@ -96,7 +96,7 @@ cdef class Processor(WorkingState):
     cdef object chosen_state(self, Block block, Args a, tuple values)
     cdef int put(
         self, ClassPlan owner, object id, object draft, object state, object previous, Args a,
-        int64_t fired_us=*,
+        int64_t fired_us=*, bint enters=*,
     ) except -1
     cdef int transition(
         self, ClassPlan owner, int64_t id, object draft, object state, Args a, int depth

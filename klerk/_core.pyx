@@ -498,9 +498,13 @@ cdef class Processor(WorkingState):
 
     cdef int put(
         self, ClassPlan owner, object id, object draft, object state, object previous, Args a,
-        int64_t fired_us=0,
+        int64_t fired_us=0, bint enters=False,
     ) except -1:
-        """Make a draft the working version of its model, whose timers have fired up to a moment."""
+        """Make a draft the working version of its model, whose timers have fired up to a moment.
+
+        Parameters:
+            enters: the model enters the state, which may be the one that it was in.
+        """
         cdef Meta meta = Meta.__new__(Meta)
         cdef Meta old
         cdef StatePlan plan = owner.states[state.index]
@@ -515,7 +519,7 @@ cdef class Processor(WorkingState):
             meta.version = old.version if id in self.touched else old.version + 1
             meta.created_us = old.created_us
             if old.state is state:
-                meta.entered_us = old.entered_us
+                meta.entered_us = self.now_us if enters else old.entered_us
                 meta.fired_us = max(old.fired_us, fired_us)
             else:
                 meta.entered_us = self.now_us
@@ -540,7 +544,7 @@ cdef class Processor(WorkingState):
             a.current = self.existing(owner, id)
         if draft is None:
             draft = a.current.__copy__()
-        self.put(owner, id, draft, state, a.current, a)
+        self.put(owner, id, draft, state, a.current, a, 0, True)
         plan = owner.states[state.index]
         if plan.enter is not None:
             self.run_block(owner, plan.enter, a, (), id, depth + 1)

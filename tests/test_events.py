@@ -178,7 +178,10 @@ def test_who_causes_is_the_block_closest_by(company: Company, as_generator: bool
         assert papers_of(company, k, folder) == 0
 
 
-def test_entering_leaving_and_timers_are_blocks_of_the_machine(company: Company) -> None:
+def test_entering_leaving_and_timers_are_blocks_of_the_machine(
+    company: Company, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("klerk.limits.CLOCK_CHECK_S", 0.01)
     count = company.count_one
     company.open.on_enter.commands(lambda a: count(a.model.meta.id))
     company.open.after(timedelta(hours=1)).commands(lambda a: count(a.model.meta.id))
