@@ -315,7 +315,7 @@ cdef class JobRequest:
 
 
 class Undecided(BaseException):
-    """A rule asked for what is not known, so it has no answer; no ``except Exception`` of its own hides that."""
+    """A rule asked for what is not known, so it has no answer; its ``except Exception`` may not hide that."""
 
 
 @cython.no_gc

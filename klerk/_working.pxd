@@ -20,7 +20,7 @@ cdef class WorkingState:
     cdef object found_target(self, EventPlan plan, object target)
     cdef int authorize(self, EventPlan plan, Args a) except -1
     cdef str refusal(self, EventPlan plan, Args a)
-    cdef object answer(self, Call rule, Args a)
+    cdef object answer(self, EventPlan plan, Call rule, Args a)
     cdef object not_visible(self, EventPlan plan)
     cdef bint fits(self, list checks, tuple values) except -1
     cdef tuple converted(self, list checks, tuple values, list problems)

@@ -13,6 +13,7 @@ from klerk._dispatch cimport (
     Call,
     Check,
     ClassPlan,
+    Command,
     EventPlan,
     Meta,
     RefField,
@@ -102,18 +103,18 @@ cdef class WorkingState:
         """Return None when the rules permit an event, whatever the args lack; else how they refuse it."""
         cdef str verdict
         for rule in plan.allow:
-            if self.answer(rule, a) is True:
+            if self.answer(plan, rule, a) is True:
                 break
         else:
             return "not allowed for"
         # Where an allow rule looked at the model, a missing one would not have come this far.
         verdict = "not allowed for" if a.touched else "denied to"
         for rule in plan.deny:
-            if self.answer(rule, a) is not False:
+            if self.answer(plan, rule, a) is not False:
                 return verdict
         return None
 
-    cdef object answer(self, Call rule, Args a):
+    cdef object answer(self, EventPlan plan, Call rule, Args a):
         """Return what an allow or deny rule says; None when it cannot, for want of what it asks for."""
         try:
             return rule.permits(a)
@@ -122,6 +123,8 @@ cdef class WorkingState:
         except KlerkError:
             # Who looks for a missing model in another way than by `a.model` stumbles sooner or later.
             if a.lacks_model or a.lacks_parameters:
+                return None
+            if self.broken_references(plan.checks, (<Command>a.requested).values, None):
                 return None
             raise
 

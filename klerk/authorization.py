@@ -55,6 +55,11 @@ class Permissions:
     """What ``app.allow`` and ``app.deny`` are: decorators for functions ``(a: Args) -> bool``.
 
     A command, model or field is permitted when an allow rule that covers it says yes and no deny rule does.
+
+    A refused command does not tell whether there is a model or reference: `NotFound` is the answer only for
+    those whom the rules permit the event on every model, without looking at it; `Denied` for everyone else.
+    A rule that cannot find a model which it reads permits nothing. Of its parameters' references a command is
+    told only once it is permitted. Commands that blocks cause and those of the system are not asked about.
     """
 
     def __init__(self, app_open_check: Callable[[], None]) -> None:

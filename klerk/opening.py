@@ -73,6 +73,7 @@ class App(Design):
             ConfigError: the design is wrong.
             StorageError: the store cannot be used; its subclasses say why.
         """
+        self.check_system_context()
         spec = self.freeze()
         # Everything that can be wrong with the design is found before a store is touched.
         lock = ReadWriteLock()

@@ -523,20 +523,35 @@ def test_who_is_denied_does_not_learn_the_state_either() -> None:
         assert answer(k, company.reopen(of_bob), BOB)[0] is WrongState
 
 
-def test_who_is_denied_does_not_learn_about_references() -> None:
+@pytest.mark.parametrize("way", ["get", "find"])
+def test_who_is_denied_does_not_learn_about_references(way: str) -> None:
     company = Company()
     company.app.allow.command(company.begin)(everybody)
 
     @company.app.allow.command(company.file)
     def owns_the_folder(a: Args) -> bool:
         folder: Ref[Folder] = a.parameters["folder"]
-        return a.read.get(folder).owner == a.context.actor.id or is_boss(a)
+        found: Any = a.read.get(folder) if way == "get" else a.read.find(folder)
+        return bool(found.owner == a.context.actor.id)
 
     with company.app.open() as k:
         of_ada = k.handle(company.begin("ada"), TESTER).id
         real = answer(k, company.file(of_ada, Title("x")), BOB)
         assert real[0] is Denied
         assert answer(k, company.file(Ref[Folder](99), Title("x")), BOB) == real
+
+
+def test_a_permission_that_fails_with_good_references_is_named() -> None:
+    company = Company()
+    company.app.allow.command(company.begin)(everybody)
+
+    @company.app.allow.command(company.file)
+    def fails(a: Args) -> bool:
+        raise ZeroDivisionError
+
+    with company.app.open() as k:
+        folder = k.handle(company.begin("ada"), TESTER).id
+        assert answer(k, company.file(folder, Title("x")), BOB)[0] is FunctionFailed
 
 
 def test_who_may_do_it_learns_of_every_broken_reference_and_value_at_once(company: Company) -> None:
