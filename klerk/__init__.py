@@ -3,8 +3,8 @@
 from klerk._version import __version__
 from klerk._waiting import Submission
 from klerk.aio import AioKlerk
+from klerk.columns import Columns
 from klerk.commands import Actor, Anonymous, Args, Command, Context, Result, System, User
-from klerk.declared import Index, View
 from klerk.errors import (
     ArgumentError,
     BrokenReference,
@@ -40,9 +40,11 @@ from klerk.jobs import Job, JobRecord, JobRequest, JobState
 from klerk.klerk import Klerk
 from klerk.machine import CreateEvent, Event, Machine, State
 from klerk.opening import App
-from klerk.reader import PlainReader, Reader
+from klerk.paging import Page
+from klerk.reader import PlainReader, Readable, Reader
+from klerk.selections import Index, View
+from klerk.snapshots import Snapshot
 from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text
-from klerk.views import Columns
 from klerk.visibility import Visibility
 
 __all__ = [
@@ -88,16 +90,19 @@ __all__ = [
     "NotAStore",
     "NotFound",
     "NotPure",
+    "Page",
     "PlainReader",
     "Problem",
     "QueueFull",
     "ReadLockHeld",
+    "Readable",
     "Reader",
     "ReaderClosed",
     "Ref",
     "Rejected",
     "Result",
     "SchemaChanged",
+    "Snapshot",
     "State",
     "StorageError",
     "StoreFailed",

@@ -61,6 +61,8 @@ cdef class Processor(WorkingState):
     cdef public object reader
     cdef public object published_reader
     cdef public object shown_by
+    cdef public dict noted
+    cdef public int64_t published_sequence
     # The transaction at hand; empty between transactions.
     cdef dict touched
     cdef list targets

@@ -66,6 +66,8 @@ class Processor(WorkingState):
     reader: PlainReader
     published_reader: PlainReader
     shown_by: Callable[[Context, Any], Any]
+    noted: dict[int, Any] | None
+    published_sequence: int
     @property
     def events(self) -> list[EventPlan]: ...
     def __init__(

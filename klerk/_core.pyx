@@ -631,6 +631,8 @@ cdef class Processor(WorkingState):
         cdef bint has_ghosts = False
         images.clear()
         self.check_deleted()
+        for index, operation in self.index_operations:
+            index.check(operation)
         for id, before in self.touched.items():
             after = self.pending[id]
             if after is not None:
@@ -700,6 +702,11 @@ cdef class Processor(WorkingState):
 
     def publish(self, Group group not None):
         """Make a durable group visible. The write lock is held; no function of the application is run."""
+        if self.noted is not None:
+            # Before anything changes: a snapshot reads without the lock.
+            for id in group.changed:
+                if id not in self.noted:
+                    self.noted[id] = self.table.get(id)
         for id, model in group.changed.items():
             old = self.table.get(id)
             if old is not None or model is not None:
@@ -712,3 +719,4 @@ cdef class Processor(WorkingState):
                 del self.pending[id]
         for index, operation in group.index_operations:
             index.publish(operation)
+        self.published_sequence = group.heads[len(group.heads) - 1][0]

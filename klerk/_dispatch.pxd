@@ -73,7 +73,7 @@ cdef class RefField:
     cdef readonly Check check
     cdef readonly object model_class
     cdef readonly dict referrers
-    cdef list targets(self, object model)
+    cpdef list targets(self, object model)
     cdef int publish(self, object id, object old, object new) except -1
 
 
@@ -118,7 +118,7 @@ cdef class Call:
     cdef object bound(self, tuple values)
     cdef bint permits(self, Args a) except -1
     cdef bint decided(self, object verdict) except -1
-    cdef bint holds_for(self, object model) except -1
+    cpdef bint holds_for(self, object model) except -1
 
 
 cdef class BoundCall:
@@ -172,6 +172,7 @@ cdef class ClassPlan:
     cdef readonly list rules
     cdef readonly list references
     cdef public list referenced_by
+    cdef readonly list orders
     cdef readonly IdSet ids
     cdef readonly object decode
     cdef readonly bint has_timers

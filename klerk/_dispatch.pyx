@@ -204,7 +204,7 @@ cdef class RefField:
         self.model_class = model_class
         self.referrers = {}
 
-    cdef list targets(self, object model):
+    cpdef list targets(self, object model):
         """Return the ids that the field of this model refers to."""
         value = getattr(model, self.check.name)
         if value is None:
@@ -450,7 +450,7 @@ cdef class Call:
             f"the rule {described(self.function)} returned {type(verdict).__name__}, expected True or False"
         )
 
-    cdef bint holds_for(self, object model) except -1:
+    cpdef bint holds_for(self, object model) except -1:
         """Ask a rule of a class about a model."""
         try:
             verdict = self.function(model)
@@ -572,6 +572,7 @@ cdef class ClassPlan:
             for check in checks if (<Check>check).kind == REF or (<Check>check).nested is not None
         ]
         self.referenced_by = []
+        self.orders = []
 
     cdef StatePlan state_of_code(self, int code):
         """Return the plan of the state that a stored code means."""
@@ -599,6 +600,8 @@ cdef class ClassPlan:
                 state.ids.add(id)
         for field in self.references:
             (<RefField>field).publish(id, old, new)
+        for order in self.orders:
+            order.move(id, old, new)
         return 0
 
 

@@ -80,6 +80,18 @@ cdef class WorkingState:
                 changed.append(model)
         return unchanged, changed
 
+    def changed(self, model_class):
+        """Return the unpublished models of a class, and their ids with those of deleted models."""
+        cdef list models = []
+        cdef set ids = set()
+        for id, model in self.pending.items():
+            if model is None:
+                ids.add(id)
+            elif type(model) is model_class:
+                ids.add(id)
+                models.append(model)
+        return models, ids
+
     cdef object found_target(self, EventPlan plan, object target):
         """Return the working version of the model that a command targets; None when there is none."""
         model = self.working(id_or_zero(target))

@@ -15,6 +15,7 @@ from klerk.errors import ArgumentError
 from klerk.job_manager import JobManager
 from klerk.jobs import JobRecord
 from klerk.reader import Reader
+from klerk.snapshots import OpeningSnapshot, Snapshots
 from klerk.values import Model
 
 M = TypeVar("M", bound=Model)
@@ -62,15 +63,23 @@ class AioKlerk:
     Parameters:
         queue: where commands go.
         read: makes a reader for a context.
+        snapshots: opens snapshots.
         blocking: does the rest.
 
     Attributes:
         jobs: the asyncio face of the job manager.
     """
 
-    def __init__(self, queue: CommandQueue, read: Callable[[Context], Reader], blocking: Blocking) -> None:
+    def __init__(
+        self,
+        queue: CommandQueue,
+        read: Callable[[Context], Reader],
+        snapshots: Snapshots,
+        blocking: Blocking,
+    ) -> None:
         self._push_soon = queue.push_soon
         self._read = read
+        self._snapshots = snapshots
         self._blocking = blocking
         self.jobs = AioJobs(blocking.jobs)
 
@@ -108,6 +117,10 @@ class AioKlerk:
     def read(self, context: Context) -> Reader:
         """Return a reader for ``async with``."""
         return self._read(context)
+
+    def snapshot(self, context: Context) -> OpeningSnapshot:
+        """Return a snapshot for ``async with``; see `Klerk.snapshot`."""
+        return OpeningSnapshot(self._snapshots, context)
 
     @property
     def sequence(self) -> int:

@@ -111,7 +111,7 @@ class Design:
                     where=str(here()),
                     hint="Use the machine made first, or rename the class.",
                 )
-        machine = Machine(model_class, self._require_unopened)
+        machine = Machine(model_class, self._require_unopened, self._is_frozen)
         self.machines[model_class] = machine
         return machine
 
@@ -194,6 +194,9 @@ class Design:
                 )
         for job in self.jobs.values():
             yield partial(self._parameters, f"job {job}", job.parameters, job.function, job.place)
+
+    def _is_frozen(self) -> bool:
+        return self._spec is not None
 
     def _require_unopened(self) -> None:
         if self._spec is not None:

@@ -18,14 +18,13 @@ from klerk.declared import (
     Condition,
     Due,
     Executable,
-    MachineBase,
     Requesting,
-    StateBase,
     Updating,
     require_function,
 )
 from klerk.jobs import Job
 from klerk.places import here
+from klerk.selections import MachineBase, StateBase
 from klerk.values import Model, Ref
 
 M = TypeVar("M", bound=Model)

@@ -63,6 +63,11 @@ model begins.""",
     "K017": """An option has a value that it cannot have.
 
 The message names the option and what is possible.""",
+    "K070": """A view is sorted by something that has no order.
+
+`order(...)` takes names of fields (of numbers, texts, times, truth values, enums, UUIDs or references), of
+id, version, created_at, updated_at, entered_at or state; or one function of the model that gives such a
+value.""",
     "K018": """A rule about reading names a class, field or tag that there is not.
 
 It would never be asked: an allow rule would allow nothing, and a deny rule deny nothing. Write the class, the

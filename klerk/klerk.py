@@ -22,6 +22,7 @@ from klerk.processing import Program
 from klerk.reader import Reader
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
+from klerk.snapshots import Snapshot, Snapshots
 from klerk.storage import Storage
 from klerk.timers import Timers
 from klerk.unmanaged import UnmanagedCalls
@@ -64,6 +65,7 @@ class Klerk:
         self._timers = Timers(self._scheduler, self._submit_for_timer, plan_of)
         self._program.processor.shown_by = self._show
         self._sight = self._program.sight
+        self._snapshots = Snapshots(self._program.processor, lock, self._sight)
         self._engine = Engine(
             storage, recovered, self._lock, queue_length_max=queue_length_max, published=self._published
         )
@@ -77,7 +79,7 @@ class Klerk:
             ended_jobs=recovered.ended_jobs,
             threads=job_threads,
         )
-        self.aio = AioKlerk(self._engine.queue, self.read, self)
+        self.aio = AioKlerk(self._engine.queue, self.read, self._snapshots, self)
 
     def start(self) -> None:
         """Begin to fire timers and run jobs; `App.open` calls it."""
@@ -160,6 +162,14 @@ class Klerk:
         if self._closed:
             self._require_open()
         return Reader(self._lock, context, self._sight)
+
+    def snapshot(self, context: Context) -> Snapshot:
+        """Return what is published now, to be read for as long as wanted while commands go on.
+
+        Close it, or use it with ``with``: while it is open, the old versions of what changes are kept for it.
+        """
+        self._require_open()
+        return self._snapshots.open(context)
 
     def _show(self, context: Context, what: Any) -> Any:
         """Return a model, or the one with an id, as a context's actor may see it."""

@@ -54,6 +54,17 @@ COLLECTION_LENGTH_MAX: Final = 100_000
 # Nesting of types inside one field (tuple of struct of tuple ...), so that no check recurses without end.
 TYPE_DEPTH_MAX: Final = 16
 
+# Models on one page of a query, unless it says otherwise, and at most: what is read under the lock at once.
+PAGE_LENGTH: Final = 50
+PAGE_LENGTH_MAX: Final = 10_000
+
+# Orders by fields that are kept because a query asked for them, the one used last the longest. Each holds
+# about 80 bytes for every model of its state or class.
+ORDERS_KEPT_MAX: Final = 64
+
+# Snapshots open at once: reading an old one looks at what changed since each later one.
+SNAPSHOTS_MAX: Final = 100
+
 # How long the writer waits for readers before it logs who holds it up, in seconds.
 READ_LOCK_WARN_S: Final = 5.0
 

@@ -13,10 +13,7 @@ from klerk.declared import (
     Condition,
     DeclaredRule,
     Due,
-    Index,
-    MachineBase,
     Requesting,
-    StateBase,
     declared_rule,
     needs_parentheses,
     require_function,
@@ -26,6 +23,7 @@ from klerk.declared import (
 from klerk.errors import ConfigError
 from klerk.jobs import Job, bind, parameters_of
 from klerk.places import Place, here, place_of
+from klerk.selections import Index, MachineBase, StateBase
 from klerk.values import Model, Ref
 from klerk.visibility import Visibility, required_visibility
 
@@ -41,9 +39,7 @@ class State(StateBase[M]):
     machine: "Machine[M]"
 
     def __init__(self, machine: "Machine[M]", name: str, index: int, *, final: bool, place: Place) -> None:
-        self.machine = machine
-        self.name = name
-        self.index = index
+        super().__init__(machine, name, index)
         self.final = final
         self.place = place
         self.on_enter: Block[M] = Block(machine, f"on enter of {machine.name}.{name}")
@@ -77,9 +73,6 @@ class State(StateBase[M]):
         block: Block[M] = Block(self.machine, f"after {delay} in {self.machine.name}.{self.name}")
         self.triggers.append(TimeTrigger(block=block, delay=required_delay(delay)))
         return block
-
-    def contains(self, model: M) -> bool:
-        return model.meta.state is self
 
     def __str__(self) -> str:
         return self.name
@@ -222,8 +215,10 @@ class Event(_Event[M], Generic[M, P]):
 class Machine(MachineBase[M]):
     """The state machine of a model class, and the view of all its models."""
 
-    def __init__(self, model_class: type[M], app_open_check: Callable[[], None]) -> None:
-        super().__init__(model_class, app_open_check)
+    def __init__(
+        self, model_class: type[M], app_open_check: Callable[[], None], is_frozen: Callable[[], bool]
+    ) -> None:
+        super().__init__(model_class, app_open_check, is_frozen)
         self.place = here()
         self.all_states: list[State[M]] = []
         self.events: list[CreateEvent[M, Any] | Event[M, Any]] = []
@@ -309,16 +304,17 @@ class Machine(MachineBase[M]):
         self.rules.append(declared_rule(function))
         return function
 
-    def index(self, key: Callable[[M], Any], *, unique: bool = False) -> Index[M]:
+    def index(self, key: Callable[[M], Any], *, unique: bool = False, each: bool = False) -> Index[M]:
         """Declare a lookup by key.
 
         Parameters:
             key: gives the key of a model, hashable; None keeps the model out.
-            unique: a command that would give two models the same key is refused.
+            unique: a transaction after which two models would have the same key is refused.
+            each: the function gives several keys, as a tuple or frozenset, and the model is found under each.
         """
         self.app_open_check()
         require_model_function(key, f"the key of an index of {self.name}")
-        index = Index(self, key, unique, here())
+        index = Index(self, key, unique, each, here())
         self.indexes.append(index)
         return index
 

@@ -124,7 +124,7 @@ def _read_head(storage: Storage, recovered: Recovered) -> None:
     for key, value in storage.scan(Family.LOG, reverse=True):
         head, digest, _ = read_record(key, value)
         processor = recovered.program.processor
-        processor.sequence = head.last
+        processor.sequence = processor.published_sequence = head.last
         processor.next_id, processor.next_job_id = head.next_id, head.next_job_id
         recovered.digest, recovered.ended_jobs = digest, head.ended_jobs
         if witness is not None and witness.sequence > head.first:

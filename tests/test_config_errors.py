@@ -478,6 +478,13 @@ def misspelt_field_in_a_deny_rule(app: App) -> None:
     app.open()
 
 
+@mistake("K070")
+def order_by_a_field_that_there_is_not(app: App) -> None:
+    items, *_ = items_of(app)
+    items.order("weight")  # here
+    app.open()
+
+
 @mistake("K018")
 def tag_that_no_field_has(app: App) -> None:
     items_of(app)
