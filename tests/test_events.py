@@ -417,6 +417,18 @@ def test_functions_of_the_application_ask_for_whom_they_like(company: Company) -
         assert seen == [(company.close,), (company.reopen,), (company.file,)]
 
 
+def test_a_snapshot_tells_what_was_possible_then(company: Company) -> None:
+    with company.app.open() as k:
+        folder = k.handle(company.begin("ada"), TESTER).id
+        with k.snapshot(BOB) as then:
+            k.handle(company.close(folder), TESTER)
+            assert then.possible_events(folder) == (company.close,)
+            assert possible(k, BOB, folder) == ["reopen"]
+            assert then.possible_creations(Paper) == (company.file,)
+        with pytest.raises(ReaderClosed):
+            then.possible_creations(Paper)
+
+
 async def test_possibilities_with_asyncio(company: Company) -> None:
     with company.app.open() as k:
         folder = (await k.aio.handle(company.begin("ada"), TESTER)).id
