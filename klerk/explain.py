@@ -52,7 +52,8 @@ Remove the transition, or do not mark the state final.""",
     "K014": """A block has more than one transition that may happen at once.
 
 One block moves a model at most once. Put the choice into
-`to_when({condition: state, ...}, otherwise=state)`.""",
+`to_when({condition: state, ...}, otherwise=state)`; or give every transition but the last a condition
+(`when=`): the first that holds, as declared, is the one that happens.""",
     "K015": """The design was changed after the app was opened.
 
 Declare everything first and call `app.open` last: the design is checked once and then frozen.""",
