@@ -59,6 +59,7 @@ from klerk.tokens import Token
 from klerk.translation import Translation
 from klerk.unsafe import UnsafeCreate, UnsafeDelete, UnsafeUpdate
 from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text
+from klerk.visibility import Visibility
 
 __all__ = [
     "MASKED",
@@ -147,6 +148,7 @@ __all__ = [
     "UnsafeUpdate",
     "User",
     "View",
+    "Visibility",
     "WrongState",
     "WrongStore",
     "__version__",

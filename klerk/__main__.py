@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from klerk import __version__
+from klerk.advice import design_advice
 from klerk.demo import command as demo
 from klerk.describe import describe, summary
 from klerk.design_check import additions, design_errors
@@ -88,6 +89,8 @@ def _check(where: str, store: Path | None) -> int:
         print(f"It fits the store {store}" + ("; opening it adds:" if added else "."))
         for each in added:
             print(f"  {each}")
+    for warning in design_advice(spec):
+        print(f"warning: {warning}")
     return 0
 
 

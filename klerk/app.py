@@ -4,9 +4,10 @@ import builtins
 import inspect
 import sys
 from collections import ChainMap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from klerk import checks, limits
@@ -14,6 +15,7 @@ from klerk._dispatch import Demands
 from klerk.authorization import Permissions
 from klerk.choices import demands_of
 from klerk.commands import Actor, Context
+from klerk.declared import needs_parentheses
 from klerk.errors import ConfigError, KlerkError
 from klerk.field_types import FieldType, Unsupported
 from klerk.fields import Resolve, field_type, struct_fields
@@ -117,6 +119,7 @@ class Design:
         self.machines[model_class] = machine
         return machine
 
+    @needs_parentheses
     def job(
         self,
         *,
@@ -176,6 +179,25 @@ class Design:
             self.deny.check_fields(fields)
             self._spec = spec
         return self._spec
+
+    def check_system_context(self) -> None:
+        """Check that jobs and timers, if there are any, can get the context in which they act.
+
+        Raises:
+            ConfigError: K021.
+        """
+        checks.check_system_context(self._context_provider, self.machines.values(), self.jobs.values())
+
+    def check_types(self) -> Iterator[Callable[[], object]]:
+        """Yield the checks of the types of each machine's fields, each event's and each job's parameters."""
+        for machine in self.machines.values():
+            yield partial(self._fields, machine)
+            for event in machine.events:
+                yield partial(
+                    self._parameters, f"event {event}", event.parameters, event.function, event.place
+                )
+        for job in self.jobs.values():
+            yield partial(self._parameters, f"job {job}", job.parameters, job.function, job.place)
 
     def _is_frozen(self) -> bool:
         return self._spec is not None

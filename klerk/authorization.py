@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from klerk._dispatch import Args
+from klerk.declared import needs_parentheses, require_function
 from klerk.errors import ConfigError
 from klerk.field_types import FieldType
 from klerk.machine import CreateEvent, Event
@@ -63,12 +64,18 @@ class Permissions:
 
     A command, model, field or key is permitted when an allow rule that covers it says yes and no deny rule
     does.
+
+    A refused command does not tell whether there is a model or reference: `NotFound` is the answer only for
+    those whom the rules permit the event on every model, without looking at it; `Denied` for everyone else.
+    A rule that cannot find a model which it reads permits nothing. Of its parameters' references a command is
+    told only once it is permitted. Commands that blocks cause and those of the system are not asked about.
     """
 
     def __init__(self, app_open_check: Callable[[], None]) -> None:
         self._app_open_check = app_open_check
         self.all: list[Permission] = []
 
+    @needs_parentheses
     def command(self, *events: AnyEvent) -> Callable[[F], F]:
         """Cover the commands of these events, or of all when none is named."""
         for event in events:
@@ -81,11 +88,13 @@ class Permissions:
                 )
         return self._declare(COMMAND, events)
 
+    @needs_parentheses
     def read(self, *classes: type[Model]) -> Callable[[F], F]:
         """Cover reading models of these classes, or of all when none is named."""
         self._require_classes(classes)
         return self._declare(READ, classes)
 
+    @needs_parentheses
     def field(
         self, *classes: type[Model], names: Iterable[str] = (), tag: str | None = None
     ) -> Callable[[F], F]:
@@ -161,6 +170,7 @@ class Permissions:
         place = here()
 
         def declare(function: F) -> F:
+            require_function(function, "as an allow or deny rule")
             self.all.append(
                 Permission(
                     function=function,

@@ -17,10 +17,11 @@ from klerk.storage.glance import stored_value
 def design_errors(design: Design) -> list[ConfigError]:
     """Freeze a design and return what is wrong with it.
 
-    Of one machine only the first error is found, as the next ones often follow from it.
+    Of one machine's states and blocks only the first error is found, as the next ones often follow from it.
     """
-    steps: list[Callable[[], object]] = [partial(_compile, design)]
+    steps: list[Callable[[], object]] = [partial(_compile, design), *design.check_types()]
     steps += [partial(check_design, (machine,)) for machine in design.machines.values()]
+    steps.append(design.check_system_context)
     errors: dict[str, ConfigError] = {}
     for step in steps:
         try:

@@ -87,6 +87,7 @@ class App(Design):
             ConfigError: the design is wrong.
             StorageError: the store cannot be used; its subclasses say why.
         """
+        self.check_system_context()
         spec = self.freeze()
         # The machine's own clock needs no check, which would cost every command a little.
         clock = utc_now if clock is None else checked_clock(clock)

@@ -33,6 +33,7 @@ from klerk.index_store import IndexStore
 from klerk.jobs import Job, JobRecord, JobState
 from klerk.key_access import KeyAccess
 from klerk.machine import CreateEvent
+from klerk.possibilities import Possibilities
 from klerk.reader import ClassAccess, FieldAccess, PlainReader, Sight
 from klerk.selections import OrderedView
 from klerk.sources import LockedSource, WorkingSource
@@ -103,14 +104,17 @@ class Program:
             [store for store in stores if isinstance(store, IndexStore)],
             [store for store in stores if not isinstance(store, IndexStore)],
         )
-        self.processor.reader = PlainReader(WorkingSource(self.processor, self.views), self.processor.args)
+        possibilities = Possibilities(events, self._resolve_for_reading)
+        working = WorkingSource(self.processor, self.views)
+        self.processor.reader = PlainReader(working, possibilities, self.processor.args)
         published = PublishedSource(self.views, self.table.get)
-        self.processor.published_reader = PlainReader(LockedSource(published, lock))
+        self.processor.published_reader = PlainReader(LockedSource(published, lock), possibilities)
         self.sight = Sight(
             {each.machine.model_class: _access(spec, each) for each in spec.machines},
             published,
             self.table,
             self._resolve_for_reading,
+            possibilities,
         )
         self.kv_access = KeyAccess(spec, KV, self.resolve, self.sight.plain, lock)
         self.blob_access = KeyAccess(spec, BLOB, self.resolve, self.sight.plain, lock)
@@ -278,6 +282,7 @@ def _event_plan(spec: Spec, each: EventSpec, owner: ClassPlan, code: int) -> Eve
         blocks=blocks,
         create=create,
         into=into,
+        reach=event.visibility.level,
         demands=each.demands,
     )
 

@@ -11,9 +11,12 @@ from klerk._working import id_or_zero
 from klerk.commands import Context
 from klerk.errors import ArgumentError, Denied
 from klerk.field_types import FieldType
+from klerk.machine import CreateEvent, Event, Machine
+from klerk.possibilities import Possibilities, reference_of
 from klerk.reading import Reading, Verdict, not_found
 from klerk.values import MASKED, Model, Ref
 from klerk.views import Source
+from klerk.visibility import Visibility
 
 M = TypeVar("M", bound=Model)
 
@@ -23,11 +26,18 @@ class PlainReader(Reading):
 
     Parameters:
         source: the working state while a command is processed, the published one in rules about reading.
+        possibilities: says what may happen next.
         args: ``args(None)`` gives the args of the transaction at hand; None when there is none.
     """
 
-    def __init__(self, source: Source, args: Callable[[None], Args[Any, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        possibilities: Possibilities,
+        args: Callable[[None], Args[Any, Any]] | None = None,
+    ) -> None:
         self._source = source
+        self._possibilities = possibilities
         self._args = args
 
     def get(self, ref: Ref[M]) -> M:
@@ -57,6 +67,19 @@ class PlainReader(Reading):
     def _verdict(self, model_class: type[Model]) -> Verdict:
         return True
 
+    def possible_events(
+        self, model: M | Ref[M], context: Context, *, visibility: Visibility = Visibility.EXTERNAL
+    ) -> tuple[Event[M, ...], ...]:
+        """Return what may happen to a model on behalf of a context's actor; see `Reader.possible_events`."""
+        found = self.get(reference_of(model))
+        return self._possibilities.events(self, context, found, visibility)
+
+    def possible_creations(
+        self, what: type[M] | Machine[M], context: Context, *, visibility: Visibility = Visibility.EXTERNAL
+    ) -> tuple[CreateEvent[M, ...], ...]:
+        """Return what a context's actor may create; see `Reader.possible_creations`."""
+        return self._possibilities.creations(self, context, what, visibility)
+
 
 class FieldAccess(msgspec.Struct, frozen=True):
     """The rules about reading one field."""
@@ -83,6 +106,7 @@ class Sight:
         source: what is read.
         table: of the models that the source holds, when a look into it is enough.
         resolve: gives a context its time, and says whether rules are not asked about its actor.
+        possibilities: says what may happen next.
     """
 
     def __init__(
@@ -91,16 +115,18 @@ class Sight:
         source: Source,
         table: Any,
         resolve: Callable[[Context], tuple[Context, bool]],
+        possibilities: Possibilities,
     ) -> None:
         self.access = access
         self.source = source
         self.table = table
-        self.plain = PlainReader(source)
+        self.plain = PlainReader(source, possibilities)
         self._resolve = resolve
+        self._possibilities = possibilities
 
     def of(self, source: Source) -> "Sight":
         """Return what decides about another moment."""
-        return Sight(self.access, source, None, self._resolve)
+        return Sight(self.access, source, None, self._resolve, self._possibilities)
 
     def begin(self, context: Context) -> tuple[Context, dict[type[Model], Verdict]]:
         """Return a reader's context with its time, and what may be read from the start: all by the system."""
@@ -197,6 +223,39 @@ class AuthorizedReading(Reading):
 
     def _verdict(self, model_class: type[Model]) -> Verdict | None:
         return self.verdict(model_class)
+
+    def possible_events(
+        self, model: M | Ref[M], *, visibility: Visibility = Visibility.EXTERNAL
+    ) -> tuple[Event[M, ...], ...]:
+        """Return the events that may happen to a model, in the order of their declaration.
+
+        The model's state, the context, authorization and every rule are considered that can be decided
+        without parameters; handling a command asks again, with them.
+
+        Parameters:
+            model: or a reference to it; what counts is the version that this reader sees.
+            visibility: only events that are offered to the outside, unless others are asked for.
+
+        Raises:
+            NotFound: there is no such model.
+            Denied: it may not be read.
+        """
+        reference: Ref[M] = reference_of(model)
+        if self.find(reference) is None:
+            raise not_found(reference)
+        return self.sight.plain.possible_events(reference, self.context, visibility=visibility)
+
+    def possible_creations(
+        self, what: type[M] | Machine[M], *, visibility: Visibility = Visibility.EXTERNAL
+    ) -> tuple[CreateEvent[M, ...], ...]:
+        """Return the create events of a class that the actor may cause, as `possible_events` does.
+
+        Parameters:
+            what: a model class, or its machine.
+            visibility: as for `possible_events`.
+        """
+        self._open_source()
+        return self.sight.plain.possible_creations(what, self.context, visibility=visibility)
 
     @property
     def readable(self) -> "Readable":

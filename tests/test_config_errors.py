@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from designs import TESTER, Bank, python_environment
+from designs import NOON, TESTER, Bank, python_environment
 
 import klerk
-from klerk import App, Args, ConfigError, JobRun, KlerkError, Model, Ref, User
+from klerk import App, Args, ConfigError, Context, JobRun, KlerkError, Model, Ref, User
 from klerk.explain import EXPLANATIONS
 
 CASES: dict[str, list[Callable[[App], object]]] = {}
@@ -657,6 +657,256 @@ def timers_of_one_state_that_act_as_two(app: App) -> None:
     _, new, _ = items_of(app)
     new.at(lambda a: None)
     new.at(lambda a: None, run_as=User("billing"))  # here
+
+
+@mistake("K019")
+def event_that_leads_nowhere(app: App) -> None:
+    items, new, _ = items_of(app)
+
+    @items.event(new, to=new)  # here
+    def touch(a: Args[Item]) -> None: ...
+
+
+@mistake("K019")
+def timer_that_leads_nowhere(app: App) -> None:
+    _, new, _ = items_of(app)
+    new.after(timedelta(1)).to(new)  # here
+
+
+@mistake("K019")
+def entering_that_leads_nowhere(app: App) -> None:
+    _, new, _ = items_of(app)
+    new.on_enter.to(new)  # here
+
+
+@mistake("K020")
+def choice_of_the_same_state(app: App) -> None:
+    items, new, old = items_of(app)
+
+    @items.event(new)
+    def touch(a: Args[Item]) -> None: ...
+
+    new.on(touch).to_when({lambda a: True: new, lambda a: False: old})  # here
+
+
+@mistake("K020")
+def otherwise_the_same_state(app: App) -> None:
+    _, new, old = items_of(app)
+    new.after(timedelta(1)).to_when({lambda a: True: old}, otherwise=new)  # here
+
+
+@mistake("K021")
+def provider_that_raises(app: App) -> None:
+    _, new, old = items_of(app)
+    new.after(timedelta(1)).to(old)
+
+    @app.context_provider  # here
+    def context_of(actor: Any, now: datetime) -> Context:
+        raise LookupError(actor.id)
+
+
+@mistake("K021")
+def provider_that_gives_no_context(app: App) -> None:
+    items_of(app)
+
+    @app.job()
+    def mail(job: JobRun) -> None: ...
+
+    @app.context_provider  # here
+    def context_of(actor: Any, now: datetime) -> Any:
+        return actor
+
+
+@mistake("K021")
+def provider_that_cannot_be_called(app: App) -> None:
+    items_of(app)
+
+    @app.job()
+    def mail(job: JobRun) -> None: ...
+
+    context_of: Any = lambda actor: None  # noqa: E731 # here
+    app.context_provider(context_of)
+
+
+@mistake("K022")
+def event_without_parentheses(app: App) -> None:
+    items, _, _ = items_of(app)
+
+    @items.event  # here
+    def touch(a: Args[Item]) -> None: ...
+
+
+@mistake("K022")
+def create_event_without_parentheses(app: App) -> None:
+    items, _, _ = items_of(app)
+
+    @items.create  # here
+    def build(a: Args) -> Item:
+        return Item(size=1)
+
+
+@mistake("K022")
+def job_without_parentheses(app: App) -> None:
+    job: Any = app.job
+
+    @job  # here
+    def mail(job: JobRun) -> None: ...
+
+
+@mistake("K022")
+def permission_without_parentheses(app: App) -> None:
+    command: Any = app.allow.command
+
+    @command  # here
+    def everyone(a: Args) -> bool:
+        return True
+
+
+@mistake("K022")
+def field_permission_without_parentheses(app: App) -> None:
+    field: Any = app.deny.field
+
+    @field  # here
+    def nobody(a: Args) -> bool:
+        return True
+
+
+@mistake("K023")
+def rule_of_models_that_wants_more(app: App) -> None:
+    items, _, _ = items_of(app)
+
+    def fits(item: Item, size: int) -> bool:
+        return True
+
+    items.rule(fits)  # here
+
+
+@mistake("K023")
+def rule_of_models_without_model(app: App) -> None:
+    items, _, _ = items_of(app)
+    items.rule(lambda: True)  # here
+
+
+@mistake("K023")
+def key_that_wants_more(app: App) -> None:
+    items, _, _ = items_of(app)
+    items.index(lambda a, item: item.size)  # here
+
+
+@mistake("K023")
+def key_that_is_a_coroutine(app: App) -> None:
+    items, _, _ = items_of(app)
+
+    async def size_of(item: Item) -> int:
+        return item.size
+
+    items.index(size_of)  # here
+
+
+@mistake("K023")
+def key_that_is_a_name(app: App) -> None:
+    items, _, _ = items_of(app)
+    items.index("size")  # here
+
+
+@mistake("K024")
+def field_named_meta(app: App) -> None:
+    class Part(Model):  # here
+        meta: int  # type: ignore[assignment]
+
+    parts = app.machine(Part)
+    (there,) = parts.states("there")
+    parts.create(into=there)(lambda a: None)
+
+
+@mistake("K025")
+def command_instead_of_a_function(app: App) -> None:
+    items, new, _ = items_of(app)
+
+    @items.event(new)
+    def touch(a: Args[Item]) -> None: ...
+
+    new.on_enter.commands(touch(1))  # here
+
+
+@mistake("K025")
+def event_instead_of_a_function(app: App) -> None:
+    items, new, _ = items_of(app)
+
+    @items.event(new)
+    def touch(a: Args[Item]) -> None: ...
+
+    new.on_enter.commands(touch)  # here
+
+
+@mistake("K025")
+def job_instead_of_an_unmanaged_function(app: App) -> None:
+    _, new, _ = items_of(app)
+
+    @app.job()
+    def mail(job: JobRun) -> None: ...
+
+    new.on_enter.unmanaged_job(mail)  # here
+
+
+@mistake("K025")
+def verdict_instead_of_a_condition(app: App) -> None:
+    _, new, old = items_of(app)
+    new.after(timedelta(1)).to(old, when=True)  # here
+
+
+@mistake("K025")
+def text_instead_of_a_choice(app: App) -> None:
+    _, new, old = items_of(app)
+    new.after(timedelta(1)).to_when({"late": old})  # here
+
+
+@mistake("K025")
+def nothing_instead_of_an_update(app: App) -> None:
+    _, new, _ = items_of(app)
+    new.on_exit.update(None)  # here
+
+
+@mistake("K025")
+def moment_instead_of_a_function(app: App) -> None:
+    _, new, _ = items_of(app)
+    new.at(NOON)  # here
+
+
+@mistake("K025")
+def verdict_instead_of_a_permission(app: App) -> None:
+    app.allow.read()(ANY)  # here
+
+
+@mistake("K009")
+def block_of_a_create_event_in_a_state(app: App) -> None:
+    items, new, _ = items_of(app)
+
+    @items.create(into=new)
+    def build(a: Args) -> Item:
+        return Item(size=1)
+
+    new.on(build)  # here
+
+
+@mistake("K017")
+def unknown_visibility(app: App) -> None:
+    items, new, _ = items_of(app)
+    items.event(new, visibility="secret")  # here
+
+
+@mistake("K017")
+def delay_that_is_a_number(app: App) -> None:
+    _, new, _ = items_of(app)
+    new.after(14)  # here
+
+
+@mistake("K012")
+def state_that_only_comes_back_to_itself(app: App) -> None:
+    items, new, _ = items_of(app)
+    (stuck,) = items.states("stuck")  # here
+    new.after(timedelta(1)).to(stuck)
+    stuck.after(timedelta(1)).to(stuck, when=lambda a: True)
 
 
 def marked_line(function: Callable[[App], object]) -> int:
