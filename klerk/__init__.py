@@ -19,6 +19,7 @@ from klerk.errors import (
     JobError,
     KlerkError,
     LimitExceeded,
+    MigrationFailed,
     NewerStore,
     NotAStore,
     NotFound,
@@ -39,6 +40,7 @@ from klerk.job_run import Completion, JobRun
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
 from klerk.klerk import Klerk
 from klerk.machine import CreateEvent, Event, Machine, State
+from klerk.migrations import Migration
 from klerk.opening import App
 from klerk.reader import PlainReader, Reader
 from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text
@@ -82,6 +84,8 @@ __all__ = [
     "KlerkError",
     "LimitExceeded",
     "Machine",
+    "Migration",
+    "MigrationFailed",
     "Model",
     "NewerStore",
     "NotAStore",

@@ -1,8 +1,9 @@
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
 
 from klerk._dispatch import ClassPlan
 from klerk._table import ModelTable
+from klerk.values import Model
 
 IMAGE_FORMAT: Final[int]
 
@@ -15,6 +16,14 @@ def class_code_of(stored: bytes) -> int: ...
 def load_models(
     table: ModelTable,
     rows: Iterable[tuple[bytes, bytes]],
-    plans: dict[int, ClassPlan],
+    plans: dict[int, ClassPlan | None],
     progress: Callable[[int], object],
+    refused: Callable[[int, Exception], object] | None = None,
 ) -> None: ...
+def model_of(plans: dict[int, ClassPlan | None], id: int, stored: bytes) -> Model | None: ...
+def outdated(
+    table: ModelTable,
+    rows: Iterable[tuple[bytes, bytes]],
+    plans: dict[int, ClassPlan | None],
+    encode: Callable[[Any], bytes],
+) -> Iterator[tuple[bytes, bytes | None]]: ...

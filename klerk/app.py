@@ -17,6 +17,7 @@ from klerk.field_types import FieldType, Unsupported
 from klerk.fields import Resolve, field_type, struct_fields
 from klerk.jobs import Job, Parameter, Retry
 from klerk.machine import CreateEvent, Event, Machine
+from klerk.migrations import Migration, check_names, declared_migration, in_order
 from klerk.places import Place, here, place_of
 from klerk.values import Model, field_names
 
@@ -53,6 +54,7 @@ class Spec:
     allow: Permissions
     deny: Permissions
     context_provider: ContextProvider
+    migrations: tuple[Migration, ...] = ()
 
     def system_context(self, actor: System, now: datetime) -> Context:
         """Return the context in which a job or timer acts.
@@ -83,6 +85,7 @@ class Design:
         self.jobs: dict[str, Job[Any]] = {}
         self.allow = Permissions(self._require_unopened)
         self.deny = Permissions(self._require_unopened)
+        self.migrations: list[Migration] = []
         self._context_provider: ContextProvider = Context
         self._spec: Spec | None = None
 
@@ -151,6 +154,25 @@ class Design:
 
         return declare
 
+    def migration(self, version: int) -> Callable[[Callable[[Migration], None]], Callable[[Migration], None]]:
+        """Declare, by decorating a function ``(m: klerk.Migration)``, what a version of the design changes of
+        what earlier ones have stored. A store that is opened with the design runs those that it has not run.
+
+        Parameters:
+            version: 1 for the first migration, and one more for each. Those that ever ran stay as they are.
+
+        Raises:
+            ConfigError: K050, K051.
+        """
+        place = here()
+
+        def declare(function: Callable[[Migration], None]) -> Callable[[Migration], None]:
+            self._require_unopened()
+            self.migrations.append(declared_migration(version, function, place))
+            return function
+
+        return declare
+
     def context_provider(self, function: ContextProvider) -> ContextProvider:
         """Declare, by decorating it, the function ``(actor, now) -> context`` that makes contexts for jobs
         and timers, when the app has a context class of its own."""
@@ -207,7 +229,19 @@ class Design:
             allow=self.allow,
             deny=self.deny,
             context_provider=self._context_provider,
+            migrations=self._migrations(machines),
         )
+
+    def _migrations(self, machines: tuple[MachineSpec, ...]) -> tuple[Migration, ...]:
+        ordered = in_order(self.migrations)
+        for migration in ordered:
+            migration.record()
+        names = {
+            each.machine.name: (each.fields, [state.name for state in each.machine.all_states])
+            for each in machines
+        }
+        check_names(ordered, names)
+        return ordered
 
     def _resolver(self, module: str, place: Place) -> Resolve:
         """Return how names in annotations written as strings are looked up."""

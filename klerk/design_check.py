@@ -7,9 +7,10 @@ from functools import partial
 from klerk._waiting import ReadWriteLock
 from klerk.app import Design, Spec
 from klerk.checks import check_design
-from klerk.codec import CATALOG_KEY, Catalog, extended, read_catalog
+from klerk.codec import CATALOG_KEY, Catalog, read_catalog
 from klerk.errors import ConfigError
 from klerk.processing import Program, utc_now
+from klerk.schema import extended
 from klerk.storage.contract import Family
 from klerk.storage.glance import stored_value
 

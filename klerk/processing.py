@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -25,13 +26,14 @@ from klerk._waiting import ReadWriteLock
 from klerk.app import EventSpec, MachineSpec, Spec
 from klerk.authorization import Permit
 from klerk.blocks import Block as DeclaredBlock
-from klerk.codec import Catalog, encode
+from klerk.codec import Catalog, ClassEntry, encode
 from klerk.commands import NOW, Actor, Context, Result, System
 from klerk.declared import JOB, TO_WHEN, Executable
 from klerk.errors import ArgumentError, ConfigError
 from klerk.jobs import Job, JobRecord, JobState
 from klerk.machine import CreateEvent
 from klerk.reader import ClassAccess, FieldAccess, PlainReader, Sight
+from klerk.upcasting import upcaster_of
 from klerk.validation import call_of, rule_of
 from klerk.views import IndexStore, LockedSource, PublishedSource, Views, WorkingSource
 
@@ -73,7 +75,7 @@ class Program:
             for machine in spec.machines
         }
         self.plans = [
-            _class_plan(machine, *codes[machine.machine.name], stores[machine.machine.name])
+            _class_plan(machine, *codes[machine.machine.name], stores[machine.machine.name], spec, catalog)
             for machine in spec.machines
         ]
         _link_references(self.plans)
@@ -92,7 +94,7 @@ class Program:
             sha256=sha256,
             outcome_class=Result,
             resolve_context=self.resolve,
-            make_job=_job_record,
+            make_job=partial(_job_record, catalog.version),
         )
         self.views = Views(self.plans, [store for each in stores.values() for store in each])
         self.processor.reader = PlainReader(WorkingSource(self.processor, self.views), self.views)
@@ -106,7 +108,9 @@ class Program:
             self.views,
             self._resolve_for_reading,
         )
-        self.plan_of_code = {plan.code: plan for plan in self.plans}
+        # The classes that migrations deleted have no plan.
+        self.plan_of_code: dict[int, ClassPlan | None] = dict.fromkeys(range(len(catalog.classes)))
+        self.plan_of_code.update((plan.code, plan) for plan in self.plans)
 
     def resolve(
         self, context: Any
@@ -151,8 +155,11 @@ def _require_actor(actor: Any) -> None:
         )
 
 
-def _class_plan(each: MachineSpec, code: int, entry: Any, indexes: list[IndexStore]) -> ClassPlan:
+def _class_plan(
+    each: MachineSpec, code: int, entry: ClassEntry, indexes: list[IndexStore], spec: Spec, catalog: Catalog
+) -> ClassPlan:
     machine = each.machine
+    rules = [rule_of(rule, (), f"a rule of {machine.name}") for rule in machine.rules]
     state_codes = {name: number for number, name in enumerate(entry.states)}
     states = [
         StatePlan(
@@ -171,8 +178,11 @@ def _class_plan(each: MachineSpec, code: int, entry: Any, indexes: list[IndexSto
         checks=[field.check(name) for name, field in each.fields.items()],
         states=states,
         indexes=indexes,
-        rules=[rule_of(rule, (), f"a rule of {machine.name}") for rule in machine.rules],
+        rules=rules,
         decode=msgspec.msgpack.Decoder(machine.model_class).decode,
+        schema=catalog.version,
+        since=entry.since,
+        upcaster=upcaster_of(code, catalog, each, spec, rules),
     )
 
 
@@ -274,7 +284,9 @@ def _access(spec: Spec, each: MachineSpec) -> ClassAccess:
     )
 
 
-def _job_record(request: JobRequest, job_id: int, a: Args[Any], sequence: int) -> tuple[JobRecord, bytes]:
+def _job_record(
+    schema: int, request: JobRequest, job_id: int, a: Args[Any], sequence: int
+) -> tuple[JobRecord, bytes]:
     """Return the record of a job that a transaction creates, and the record as it is stored."""
     now_us = microseconds(a.now)
     run_at_us = 0 if request.run_at is None else microseconds(request.run_at)
@@ -286,5 +298,6 @@ def _job_record(request: JobRequest, job_id: int, a: Args[Any], sequence: int) -
         run_at_us=run_at_us,
         created_us=now_us,
         cause=sequence,
+        schema=schema,
     )
     return record, encode(record)
