@@ -69,8 +69,9 @@ class Migrating:
         except FunctionFailed:
             raise
         except KlerkError as error:
-            self._note(f"job {record.id}", error.problems)
-            return None
+            found = record
+            if record.kind not in self._plan.unfit_jobs:
+                self._note(f"job {record.id}", error.problems)
         if found is not None and found.kind in self._plan.unfit_jobs:
             self._unfit[found.kind] = self._unfit.get(found.kind, 0) + 1
         return found

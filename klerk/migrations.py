@@ -150,7 +150,11 @@ class Migration:
         finally:
             self._is_recording = False
         if returned is not None:
-            self._refuse("K051", f"the function returned {type(returned).__name__}, expected nothing")
+            raise ConfigError(
+                "K051",
+                f"{self!r}: the function returned {type(returned).__name__}, expected nothing.",
+                where=str(self.place),
+            )
 
     def _add(self, operation: Operation) -> None:
         if not self._is_recording:
@@ -175,7 +179,7 @@ class Migration:
             self._refuse("K054", f"{function!r} is not a plain function")
 
     def _refuse(self, code: str, problem: str) -> NoReturn:
-        raise ConfigError(code, f"migration {self.version}, {self.name}: {problem}.", where=str(here()))
+        raise ConfigError(code, f"{self!r}: {problem}.", where=str(here()))
 
     def __repr__(self) -> str:
         return f"migration {self.version}, {self.name}"
@@ -292,7 +296,8 @@ def _undone_in(operation: OfModel, names: _Names) -> tuple[str, str] | None:
     if isinstance(operation, DeleteState):
         if operation.into not in names.states:
             return "K052", f"there is no state {operation.model}.{operation.into} after it"
-        return _deleted_back(names.states, f"{operation.model}.{operation.name}", operation.name)
+        names.states.add(operation.name)
+        return None
     if isinstance(operation, TransformModel):
         names.has_open_fields = True
     elif names.has_open_fields:

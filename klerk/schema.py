@@ -240,27 +240,25 @@ def _field_differences(name: str, each: ClassDraft, declared: MachineSpec) -> li
     now, given = dict(fields), defaults_of(declared.machine.model_class)
     if each.is_open:
         return []
-    found = []
+    found, successors = [], set()
     for i, (field, stored) in enumerate(before):
-        new = fields[i] if i < len(fields) and fields[i][0] not in each.fields else ("", "")
         if field not in now:
-            covered = _or_renamed("field", (name, field), new[0] if new[1] == stored else "")
+            # Whatever of the same type took its place.
+            same = i < len(fields) and fields[i][1] == stored and fields[i][0] not in each.fields
+            new = fields[i][0] if same else ""
+            successors.add(new)
+            covered = _or_renamed("field", (name, field), new)
             found.append(f"the field {name}.{field} is no longer declared: {covered}")
         elif stored != ADDED and now[field] not in (stored, f"{stored}?"):
-            found.append(
-                f"the field {name}.{field} was {stored} and is {now[field]}:"
-                f" {call('transform', name)[:-1]}, ...)"
-            )
+            covered = f"{call('transform', name)[:-1]}, ...)"
+            found.append(f"the field {name}.{field} was {stored} and is {now[field]}: {covered}")
         elif not each.is_touched and i < len(fields) and fields[i][0] != field:
-            found.append(
-                f"the field {name}.{field} is no longer number {i + 1}: {call('reorder_fields', name)}"
-            )
-    for field, _ in fields if each.is_touched else fields[len(before) :]:
-        if field not in each.fields and field not in given:
-            found.append(
-                f"the new field {name}.{field} has no default:"
-                f" {call('add_field', name, field)[:-1]}, default=...)"
-            )
+            covered = call("reorder_fields", name)
+            found.append(f"the field {name}.{field} is no longer number {i + 1}: {covered}")
+    for field in now:
+        if field not in each.fields and field not in given and field not in successors:
+            covered = f"{call('add_field', name, field)[:-1]}, default=...)"
+            found.append(f"the new field {name}.{field} has no default: {covered}")
     return found
 
 

@@ -175,15 +175,15 @@ def _layout(
     """Run the migrations after a version over the class as it was then."""
     draft = Draft(classes={old.entry.name: class_draft(old.entry)})
     each = draft.classes[old.entry.name]
-    # Fields that were added between two migrations get the value that they had then.
+    # Fields that were added without a migration get the value that they had then.
     later = {other.entry.since: other.entry for other in earlier if other.until > old.until}
     later[entry.since] = entry
+    each.steps += _fillings(old.entry)
     for migration in migrations[old.until :]:
         for operation in migration.operations:
             operation.apply(draft)
         if migration.version in later:
-            defaults = later[migration.version].defaults
-            each.steps += [filled(name, bytes.fromhex(value)) for name, value in defaults.items()]
+            each.steps += _fillings(later[migration.version])
     codes = {name: code for code, name in enumerate(entry.states) if name}
     return _Layout(
         until=old.until,
@@ -191,6 +191,10 @@ def _layout(
         state_codes=tuple(codes.get(each.states[code], -1) for code in each.codes),
         steps=tuple(each.steps),
     )
+
+
+def _fillings(entry: ClassEntry) -> list[Step]:
+    return [filled(name, bytes.fromhex(value)) for name, value in entry.defaults.items()]
 
 
 def class_draft(entry: ClassEntry) -> ClassDraft:
