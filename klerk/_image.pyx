@@ -5,11 +5,20 @@ from cpython.object cimport PyObject_GenericSetAttr
 from libc.stdint cimport int64_t, uint8_t, uint16_t
 from libc.string cimport memcpy
 
-from klerk._dispatch cimport ClassPlan, Meta, RefField, StatePlan
+from klerk._dispatch cimport Check, ClassPlan, Meta, RefField, Rule, StatePlan
 from klerk._table cimport ModelTable
 
 from klerk import limits
-from klerk.errors import Corrupted, KlerkError, LimitExceeded
+from klerk.errors import (
+    Corrupted,
+    FunctionFailed,
+    InvalidValue,
+    KlerkError,
+    LimitExceeded,
+    Problem,
+    Rejected,
+    listed,
+)
 
 cdef Py_ssize_t RECORD_BYTES_MAX = limits.RECORD_BYTES_MAX
 
@@ -98,7 +107,7 @@ cdef int _load(ModelTable table, dict plans, bytes key, bytes stored) except -1:
         return 0
     model = _decoded(owner, id, stored, &header)
     if header.schema < owner.since:
-        owner.upcaster.check(model)
+        _check(owner, model)
     state = owner.states[(<Meta>model._meta).state.index]
     table.put(id, model)
     owner.ids.add(id)
@@ -107,6 +116,30 @@ cdef int _load(ModelTable table, dict plans, bytes key, bytes stored) except -1:
         (<RefField>field).publish(id, None, model)
     for index in owner.indexes:
         index.load(id, model)
+    return 0
+
+
+cdef int _check(ClassPlan owner, object model) except -1:
+    """Hold a model that was brought up to date against its declared types and the rules of its class."""
+    cdef Check check
+    cdef Rule rule
+    cdef list problems = []
+    for check in owner.checks:
+        value = getattr(model, check.name)
+        if not check.accepts(value):
+            check.slow(value, check.name, problems)
+    if problems:
+        raise InvalidValue(f"{owner.name}: {listed(problems)}", problems=problems)
+    for rule in owner.rules:
+        try:
+            holds = rule.call.holds_for(model)
+        except FunctionFailed as error:
+            text = f"{error.message}, for {owner.name} {(<Meta>model._meta).id}"
+            raise FunctionFailed(text) from error.__cause__
+        if not holds:
+            problems.append(Problem(code=rule.code, message=rule.message, path=rule.path))
+    if problems:
+        raise Rejected(listed(problems), problems=problems)
     return 0
 
 

@@ -159,7 +159,6 @@ def _class_plan(
     each: MachineSpec, code: int, entry: ClassEntry, indexes: list[IndexStore], spec: Spec, catalog: Catalog
 ) -> ClassPlan:
     machine = each.machine
-    rules = [rule_of(rule, (), f"a rule of {machine.name}") for rule in machine.rules]
     state_codes = {name: number for number, name in enumerate(entry.states)}
     states = [
         StatePlan(
@@ -178,11 +177,11 @@ def _class_plan(
         checks=[field.check(name) for name, field in each.fields.items()],
         states=states,
         indexes=indexes,
-        rules=rules,
+        rules=[rule_of(rule, (), f"a rule of {machine.name}") for rule in machine.rules],
         decode=msgspec.msgpack.Decoder(machine.model_class).decode,
         schema=catalog.version,
         since=entry.since,
-        upcaster=upcaster_of(code, catalog, each, spec, rules),
+        upcaster=upcaster_of(code, catalog, machine.model_class, spec),
     )
 
 

@@ -13,11 +13,10 @@ from typing import Any
 
 import msgspec
 
-from klerk._dispatch import Rule, described
-from klerk.app import MachineSpec, Spec
+from klerk.app import Spec
 from klerk.codec import Catalog, ClassEntry, EarlierClass, JobEntry, encode
 from klerk.drafts import ClassDraft, Draft, Fields, JobDraft, Step, filled
-from klerk.errors import FunctionFailed, InvalidValue, KlerkError, Problem, Rejected, listed
+from klerk.errors import FunctionFailed, InvalidValue, Problem, listed
 from klerk.jobs import Job, JobRecord
 from klerk.migrations import Migration
 from klerk.values import Model, field_names
@@ -40,17 +39,13 @@ class Upcaster:
     """Brings the models of one class up to date.
 
     Parameters:
-        each: the class as it is declared.
-        rules: of the class.
+        cls: the class as it is declared.
         layouts: of its models at earlier versions, the earliest first.
     """
 
-    def __init__(self, each: MachineSpec, rules: list[Rule], layouts: list[_Layout]) -> None:
-        self._each = each
-        self._rules = rules
+    def __init__(self, cls: type[Model], layouts: list[_Layout]) -> None:
         self._layouts = layouts
-        cls: type[Model] = each.machine.model_class
-        self._name = each.machine.name
+        self._name = cls.__name__
         self._names = field_names(cls)
         self._decode = msgspec.msgpack.Decoder(cls).decode
         self._defaults = defaults_of(cls)
@@ -77,24 +72,30 @@ class Upcaster:
         return self._model(fields), layout.state_codes[state_code]
 
     def _model(self, fields: Fields) -> Model:
-        values: list[Any] = [None]
-        problems: list[Problem] = []
-        for name in self._names:
-            if name in fields:
-                values.append(fields[name])
-            elif name in self._defaults:
-                values.append(self._defaults[name])
-            else:
-                values.append(None)
-                problems.append(Problem(code="missing", message="has no value and no default", path=name))
-        problems += _left_over(fields, self._names, self._name)
-        if problems:
-            raise InvalidValue(f"{self._name}: {listed(problems)}", problems=problems)
+        try:
+            # Most often all that is declared is there, and nothing else.
+            values: list[Any] = [None, *[fields[name] for name in self._names]]
+        except KeyError:
+            values = []
+        if len(values) != len(fields) + 1:
+            values = self._completed(fields)
         try:
             return self._decode(encode(values))
         except (msgspec.ValidationError, TypeError, ValueError, OverflowError) as error:
             problem = self._problem_of(str(error))
             raise InvalidValue(f"{self._name}: {problem}", problems=[problem]) from error
+
+    def _completed(self, fields: Fields) -> list[Any]:
+        """Return the values in the declared order, with the defaults of those that are missing."""
+        values: list[Any] = [None]
+        problems = _left_over(fields, self._names, self._name)
+        for name in self._names:
+            if name not in fields and name not in self._defaults:
+                problems.append(Problem(code="missing", message="has no value and no default", path=name))
+            values.append(fields.get(name, self._defaults.get(name)))
+        if problems:
+            raise InvalidValue(f"{self._name}: {listed(problems)}", problems=problems)
+        return values
 
     def _problem_of(self, text: str) -> Problem:
         found = _AT_FIELD.search(text)
@@ -102,31 +103,6 @@ class Upcaster:
         if found is not None and 1 <= int(found[1]) <= len(self._names):
             text, path = text[: found.start()], self._names[int(found[1]) - 1] + found[2]
         return Problem(code="wrong_type", message=text, path=path)
-
-    def check(self, model: Model) -> None:
-        """Hold a model against its declared types and the rules of its class.
-
-        Raises:
-            Rejected, InvalidValue: with every problem.
-            FunctionFailed: a function of the application raised.
-        """
-        problems: list[Problem] = []
-        for name, field in self._each.fields.items():
-            field.coerce(getattr(model, name), name, problems)
-        if problems:
-            raise InvalidValue(f"{self._name}: {listed(problems)}", problems=problems)
-        for rule in self._rules:
-            try:
-                holds = bool(rule.call.function(model))
-            except KlerkError:
-                raise
-            except Exception as error:
-                text = f"{described(rule.call.function)} raised {type(error).__name__}: {error}"
-                raise FunctionFailed(f"{text}, for {self._name} {model.meta.id}") from error
-            if not holds:
-                problems.append(Problem(code=rule.code, message=rule.message, path=rule.path))
-        if problems:
-            raise Rejected(listed(problems), problems=problems)
 
 
 def _stepped(steps: Iterable[Step], fields: Fields, whose: str) -> Fields:
@@ -158,15 +134,13 @@ def defaults_of(cls: type[Model]) -> dict[str, Any]:
     return found
 
 
-def upcaster_of(
-    code: int, catalog: Catalog, each: MachineSpec, spec: Spec, rules: list[Rule]
-) -> Upcaster | None:
+def upcaster_of(code: int, catalog: Catalog, cls: type[Model], spec: Spec) -> Upcaster | None:
     """Return what brings the models of a class up to date; None when there never were other ones."""
     entry = catalog.classes[code]
     earlier = sorted((old for old in catalog.earlier if old.code == code), key=lambda old: old.until)
     if not earlier:
         return None
-    return Upcaster(each, rules, [_layout(old, earlier, entry, spec.migrations) for old in earlier])
+    return Upcaster(cls, [_layout(old, earlier, entry, spec.migrations) for old in earlier])
 
 
 def _layout(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from designs import NOON, TESTER, Clock, eventually, permit_everything
+from designs import NOON, TESTER, Clock, eventually, permit_everything, run_python
 
 import klerk
 from klerk import (
@@ -30,6 +30,7 @@ from klerk import (
     StoreFailed,
     limits,
 )
+from klerk.__main__ import main
 from klerk._image import model_of
 from klerk.commit_log import transactions
 from klerk.inspection import describe_store
@@ -699,6 +700,9 @@ def test_functions_that_fail(store: Path) -> None:
     assert re.search(r"broken \(.*test_migrations.py:\d+\) raised KeyError: 'nothing', for Loan 3", told)
     told = refused(store, changed(Loan, "lent lost back", lambda m: m.transform("Loan", len)), FunctionFailed)  # type: ignore[arg-type]
     assert "len returned int, expected a dict" in told
+    design = changed(Loan, "lent lost back", lambda m: m.transform("Loan", dict))
+    design.machines["Loan"].rule(broken)
+    assert "raised KeyError: 'nothing', for Loan 3" in refused(store, design, FunctionFailed)
     design = as_at_first()
     declare(design.app, lambda m: m.transform_job("remind", broken))
     assert re.search(
@@ -908,3 +912,142 @@ def test_the_fingerprint_follows_the_design(tmp_path: Path) -> None:
     without = Design((Person, "active gone"), (Loan, "lent lost back"), (Legacy, "kept gone"), create="join")
     without.found(tmp_path / "two")
     assert told("one") != told("two")
+
+
+# --- the dry run --------------------------------------------------------------------------------------
+
+FIRST = """
+from datetime import UTC, datetime, timedelta
+import klerk
+from klerk import App, Args, JobRun, Model, User
+class Member(Model):
+    name: str
+app = App("club")
+member = app.machine(Member)
+active, = member.states("active", final=("active",))
+@member.create(into=active)
+def join(a: Args, name: str) -> Member:
+    return Member(name=name)
+@app.job()
+def greet(job: JobRun, name: str) -> None: ...
+app.allow.command()(lambda a: True)
+"""
+
+SECOND = (
+    FIRST.replace("    name: str\n", "    full_name: SHORT\n").replace("def greet", "def welcome")
+    + """
+@app.migration(1)
+def full_names(m: klerk.Migration) -> None:
+    \"\"\"Members have
+    full names.
+
+    More of it.
+    \"\"\"
+    m.rename_field("Member", "name", "full_name")
+    m.rename_state("Member", "gone", "active")
+@app.migration(2)
+def greetings(m: klerk.Migration) -> None:
+    m.rename_job("greet", "welcome")
+"""
+)
+
+Check = Callable[..., tuple[int, list[str], str]]
+
+
+@pytest.fixture
+def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Check:
+    """Runs ``python -m klerk check`` with the second design; gives its code, its lines and its complaints."""
+    (tmp_path / "club").mkdir()
+    monkeypatch.chdir(tmp_path / "club")
+    making = (
+        'with app.open("store", job_threads=0) as k:\n'
+        '    k.handle_all([join("Ada"), join("Bob")], klerk.Context(User("x")))\n'
+        '    k.jobs.schedule(greet("Ada").at(datetime.now(UTC) + timedelta(days=1)))\n'
+    )
+    ran = run_python("-c", FIRST + making, cwd=tmp_path / "club")
+    assert ran.returncode == 0, ran.stderr
+    count = iter(range(100))
+
+    def run(*options: str, design: str = SECOND) -> tuple[int, list[str], str]:
+        name = f"club_{next(count)}.py"
+        Path(name).write_text(design.replace("SHORT", "str"), encoding="utf-8")
+        before = contents(Path("store"))
+        code = main(["check", name, "--store", "store", *options])
+        assert contents(Path("store")) == before
+        assert sorted(path.name for path in Path().iterdir() if path.is_dir()) == ["store"]
+        told = capsys.readouterr()
+        return code, told.out.splitlines(), told.err
+
+    return run
+
+
+def contents(store: Path) -> dict[Path, bytes]:
+    """What is in all files of a store, but for the one that says who has it open."""
+    return {path: path.read_bytes() for path in store.rglob("*") if path.is_file() and path.name != "owner"}
+
+
+def test_check_says_what_migrations_do(check: Check) -> None:
+    code, lines, told = check()
+    assert (code, told) == (0, "")
+    assert lines[1:-1] == [
+        "Opening the store store runs migrations:",
+        "  1 full_names: Members have full names.",
+        '    m.rename_field("Member", "name", "full_name")',
+        '    m.rename_state("Member", "gone", "active")  (there is nothing of that in the store)',
+        "  2 greetings",
+        '    m.rename_job("greet", "welcome")',
+    ]
+    assert re.fullmatch("schema version 2, fingerprint [0-9a-f]{64}", lines[-1])
+
+
+def test_check_tries_everything_on_a_copy(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, lines, told = check("--full")
+    assert (code, told) == (0, "")
+    assert lines[-1] == "Everything in it fits: Member 2; 1 jobs that have not ended."
+    # Where there are no hard links, everything is copied.
+    monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError("no links")))
+    assert check("--full") == (code, lines, told)
+    code, lines, told = check(
+        "--full",
+        design=SECOND.replace("SHORT", "Short").replace(
+            "class Member", "class Short(klerk.Text, min=4): ...\nclass Member"
+        ),
+    )
+    assert code == 1
+    assert "klerk.MigrationFailed: " in told
+    assert "model 1, full_name: needs at least 4 characters, has 3" in told
+    assert "model 2, full_name: needs at least 4 characters, has 3" in told
+    code, lines, told = check("--full", design=SECOND.replace('m.rename_job("greet", "welcome")', "pass"))
+    assert code == 1
+    assert "It is refused if jobs of these kinds wait:" in lines
+    assert 'the job greet is no longer declared: m.rename_job("greet", "welcome")' in told
+
+
+def test_check_needs_a_store_to_try(check: Check, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("club.py").write_text(FIRST, encoding="utf-8")
+    assert main(["check", "club.py", "--full"]) == 2
+    assert "--store" in capsys.readouterr().err
+
+
+def test_check_does_not_try_a_store_that_is_in_use(check: Check) -> None:
+    storage = RocksStorage.open("store", app="club", durability="sync")
+    try:
+        assert check()[0] == 0
+        code, _, told = check("--full")
+        assert (code, "klerk.StoreLocked" in told) == (1, True)
+    finally:
+        storage.close()
+
+
+def test_progress_is_shown(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(limits, "PROGRESS_AFTER_S", -1.0)
+    ticks = iter(range(1_000_000))
+    monkeypatch.setattr("klerk.recovery.time.monotonic", lambda: float(next(ticks)))
+    design, _ = final()
+    declare(design.app, people, loans, the_rest)
+    design.found(store, progress=True)
+    told = capsys.readouterr().err
+    assert "migrating models [" in told
+    assert "rewriting models [" in told
