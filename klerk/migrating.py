@@ -13,12 +13,13 @@ from dataclasses import replace
 import msgspec
 
 from klerk import limits
-from klerk._dispatch import RefField
+from klerk._dispatch import RefField, microseconds
 from klerk._image import key_of, outdated
+from klerk._table import IdSet
 from klerk.codec import CATALOG_KEY, ENDED_JOB, LIVE_JOB, encode, number_of, read_job, write_catalog
 from klerk.errors import FunctionFailed, KlerkError, MigrationFailed, Problem, SchemaChanged, listed
 from klerk.jobs import JobRecord
-from klerk.processing import Program
+from klerk.processing import Clock, Program
 from klerk.schema import Plan
 from klerk.storage.contract import Delete, Family, Put, Storage
 from klerk.upcasting import JobUpcaster
@@ -42,6 +43,7 @@ class Migrating:
         self._plan = plan
         self._upcaster = JobUpcaster(plan.catalog, program.spec)
         self._problems: list[Problem] = []
+        self._refused = IdSet()
         self._count = 0
         self._unfit: dict[str, int] = {}
 
@@ -56,6 +58,7 @@ class Migrating:
         if isinstance(error, FunctionFailed):
             raise error
         found = error.problems if isinstance(error, KlerkError) else (_unreadable(error),)
+        self._refused.add(id)
         self._note(f"model {id}", found)
 
     def up_to_date(self, record: JobRecord) -> JobRecord | None:
@@ -119,6 +122,8 @@ class Migrating:
                             self._note_broken(plan.name, field, target, id)
 
     def _is_good(self, field: RefField, target: int) -> bool:
+        if target in self._refused:
+            return True
         model = self._program.table.get(target)
         # References inside of tuples and structs may be to several classes; that they exist is all that is
         # cheaply known.
@@ -131,13 +136,13 @@ class Migrating:
 
     # --- the write and after it -------------------------------------------------------------------
 
-    def commit(self, now_us: int, progress: Progress) -> None:
+    def commit(self, clock: Clock, progress: Progress) -> None:
         """Make the design's version that of the store, and store anew what is old.
 
         Parameters:
-            now_us: the time that the migrations are recorded with, in microseconds since 1970 UTC.
+            clock: gives the time that the migrations are recorded with.
         """
-        catalog = self._plan.catalog_at(now_us)
+        catalog = self._plan.catalog_at(microseconds(clock()) if self._plan.pending else 0)
         if catalog != self._plan.known:
             self._storage.write([(Family.META, CATALOG_KEY, write_catalog(catalog))], [])
             self._storage.sync()

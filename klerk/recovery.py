@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from klerk import limits
-from klerk._dispatch import microseconds
 from klerk._image import key_of, load_models
 from klerk._waiting import ReadWriteLock
 from klerk.app import Spec
@@ -62,7 +61,7 @@ def recover(storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, pro
     """
     recovered, migrating = prepare(storage, spec, clock, lock, progress)
     # Written last: a design that cannot be opened leaves the store to the one that can.
-    migrating.commit(microseconds(clock()), progress)
+    migrating.commit(clock, progress)
     storage.write([(Family.META, VERIFIED_KEY, key_of(_newest(storage)))], [])
     return recovered
 
@@ -70,7 +69,7 @@ def recover(storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, pro
 def prepare(
     storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, progress: Progress
 ) -> tuple[Recovered, Migrating]:
-    """Check and load a store, without a word in it about the design.
+    """Check and load a store, and leave what it knows of its design as it is.
 
     Raises:
         As `recover`.

@@ -169,6 +169,7 @@ def _class_entries(
         else:
             differences += _state_differences(name, each, declared[name])
             differences += _field_differences(name, each, declared[name])
+            differences += _default_differences(name, each, old, declared[name])
             entries.append(_class_entry(name, each, old, declared[name], len(spec.migrations)))
     for name, machine in declared.items():
         if name not in draft.classes:
@@ -183,10 +184,11 @@ def _class_entry(
 ) -> ClassEntry:
     fields = _stored(declared.fields)
     given = defaults_of(declared.machine.model_class)
-    defaults = {} if each.is_touched else dict(old.defaults)
-    for field, _ in fields:
-        if field not in each.fields and field in given and not each.is_open:
-            defaults[field] = encode(given[field]).hex()
+    # Models that lack a field have shown the default of the class so far, whatever it was.
+    lacking = set() if each.is_touched else set(old.defaults)
+    if not each.is_open:
+        lacking.update(field for field, _ in fields if field not in each.fields)
+    defaults = {field: encode(given[field]).hex() for field in sorted(lacking & given.keys())}
     return ClassEntry(
         name,
         _grown(each.states, _states_of(declared)),
@@ -260,6 +262,19 @@ def _field_differences(name: str, each: ClassDraft, declared: MachineSpec) -> li
             covered = f"{call('add_field', name, field)[:-1]}, default=...)"
             found.append(f"the new field {name}.{field} has no default: {covered}")
     return found
+
+
+def _default_differences(name: str, each: ClassDraft, old: ClassEntry, declared: MachineSpec) -> list[str]:
+    """Return the fields that models may lack, and that have no default any more."""
+    if each.is_touched:
+        return []
+    given = defaults_of(declared.machine.model_class)
+    return [
+        f"the field {name}.{field} has no default any more, and older models lack it:"
+        f" {call('reorder_fields', name)}, which stores them with it"
+        for field in old.defaults
+        if field in declared.fields and field not in given
+    ]
 
 
 def _schema_changed(

@@ -189,6 +189,7 @@ class JobUpcaster:
     def __init__(self, catalog: Catalog, spec: Spec) -> None:
         self._catalog = catalog
         self._spec = spec
+        self._arity = {job.name: len(job.parameters) for job in spec.jobs.values()}
 
     def upcast(self, record: JobRecord) -> JobRecord | None:
         """Return a job as the design has it; None when a migration deletes it.
@@ -199,6 +200,9 @@ class JobUpcaster:
             InvalidValue: a migration left it with arguments that its kind does not declare.
             FunctionFailed: a function of a migration raised.
         """
+        is_new = record.schema == self._catalog.version
+        if is_new and len(record.arguments) == self._arity.get(record.kind):
+            return record
         entry = self._entry(record)
         if entry is None:
             return record

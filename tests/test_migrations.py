@@ -32,6 +32,7 @@ from klerk import (
 )
 from klerk.__main__ import main
 from klerk._image import model_of
+from klerk.codec import CATALOG_KEY, read_catalog
 from klerk.commit_log import transactions
 from klerk.inspection import describe_store
 from klerk.storage import RocksStorage
@@ -468,6 +469,14 @@ def test_defaults_stay_what_they_were(store: Path) -> None:
 
     class Legacy(Model):  # type: ignore[no-redef]
         text: str
+        size: int
+
+    told = "the field Legacy.size has no default any more, and older models lack it: m.reorder_fields"
+    with pytest.raises(SchemaChanged, match=told):
+        changed(Legacy, "kept").found(store)
+
+    class Legacy(Model):  # type: ignore[no-redef]
+        text: str
         length: int = 99
 
     assert legacy(store, Legacy, lambda m: m.rename_field("Legacy", "size", "length")) == {
@@ -690,6 +699,26 @@ def test_references_to_deleted_models_are_found(store: Path) -> None:
     assert "model 5, person: there is no model 2" in told
 
 
+def test_what_is_refused_breaks_no_references(store: Path) -> None:
+    """That a person cannot be brought up to date says nothing about their loans."""
+
+    class Person(Model):
+        name: int
+        nickname: str = ""
+
+    class Loan(Model):
+        person: Ref[Person]
+        title: str
+        price: int = 5
+
+    design = Design((Person, "active gone"), (Loan, "lent lost back"), (Legacy, "kept"))
+    with_job(design, "remind", {"loan": Ref[Loan], "text": str})
+    declare(design.app, lambda m: m.transform("Person", dict))
+    told = refused(store, design, MigrationFailed)
+    assert "2 problems" in told
+    assert "model 1, name: Expected `int`, got `str`" in told
+
+
 def test_functions_that_fail(store: Path) -> None:
     def broken(fields: dict[str, Any]) -> dict[str, Any]:
         raise KeyError("nothing")
@@ -870,9 +899,12 @@ def test_a_crash_before_the_models_were_written(tmp_path: Path) -> None:
 
 def test_history_is_read_as_the_design_is_now(store: Path) -> None:
     """The commit log is never rewritten: its images are brought up to date when they are read."""
+    with as_at_first().app.open(store, job_threads=0, clock=Clock()) as k:
+        before = read_catalog(k._storage.get(Family.META, CATALOG_KEY))
     design, _ = final()
     declare(design.app, people, loans, the_rest)
     with design.app.open(store, job_threads=0, clock=Clock()) as k:
+        after = read_catalog(k._storage.get(Family.META, CATALOG_KEY))
         plans = k._program.plan_of_code
         versions: dict[int, list[Any]] = {}
         for transaction in transactions(k._storage):
@@ -882,6 +914,11 @@ def test_history_is_read_as_the_design_is_now(store: Path) -> None:
     assert [str(model.meta.state) for model in versions[4]] == ["out", "back"]
     assert [model.price for model in versions[4]] == ["7 EUR", "7 EUR"]
     assert versions[1][0].first == "Ada"
+    # Events keep their codes under new names.
+    assert [before.events.index(name) for name in ("Person.join", "Loan.give")] == [
+        after.events.index(name) for name in ("Member.join", "Loan.give_back")
+    ]
+    assert not {"Person.join", "Loan.give"} & set(after.events)
     # Nobody can say any more what a model of a deleted class was.
     assert versions[6] == [None]
 
