@@ -182,6 +182,10 @@ def read_job(job_id: int, value: bytes) -> JobRecord:
         raise Corrupted(f"job {job_id} cannot be read: {error}") from error
 
 
+Types = tuple[tuple[str, str], ...]
+"""Names, in order, each with what is stored under it."""
+
+
 class ClassEntry(msgspec.Struct, frozen=True):
     """A model class in the catalog, or what it once was.
 
@@ -196,7 +200,7 @@ class ClassEntry(msgspec.Struct, frozen=True):
 
     name: str
     states: tuple[str, ...]
-    fields: tuple[tuple[str, str], ...]
+    fields: Types
     since: int = 0
     defaults: dict[str, str] = {}
 
@@ -209,19 +213,12 @@ class EarlierClass(msgspec.Struct, frozen=True):
     entry: ClassEntry
 
 
-class JobEntry(msgspec.Struct, frozen=True):
-    """A job kind in the catalog: name and type of its parameters in order, and since which version."""
-
-    parameters: tuple[tuple[str, str], ...]
-    since: int = 0
-
-
 class EarlierJob(msgspec.Struct, frozen=True):
-    """How the jobs of a kind were stored up to a schema version."""
+    """With which parameters the jobs of a kind were stored up to a schema version."""
 
     kind: str
     until: int
-    entry: JobEntry
+    parameters: Types
 
 
 class Ran(msgspec.Struct, frozen=True):
@@ -251,7 +248,7 @@ class Catalog(msgspec.Struct, frozen=True):
     classes: tuple[ClassEntry, ...] = ()
     events: tuple[str, ...] = ("timer",)
     jobs: tuple[str, ...] = ()
-    job_types: dict[str, JobEntry] = {}
+    job_types: dict[str, Types] = {}
     version: int = 0
     rewritten: int = 0
     earlier: tuple[EarlierClass, ...] = ()

@@ -13,7 +13,7 @@ from dataclasses import replace
 import msgspec
 
 from klerk import limits
-from klerk._dispatch import RefField, microseconds
+from klerk._dispatch import ClassPlan, RefField, microseconds
 from klerk._image import key_of, outdated
 from klerk._table import IdSet
 from klerk.codec import CATALOG_KEY, ENDED_JOB, LIVE_JOB, encode, number_of, read_job, write_catalog
@@ -23,6 +23,7 @@ from klerk.processing import Clock, Program
 from klerk.schema import Plan
 from klerk.storage.contract import Delete, Family, Put, Storage
 from klerk.upcasting import JobUpcaster
+from klerk.values import Model
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much is done and how much there is (0: not known)."""
@@ -116,22 +117,30 @@ class Migrating:
         """Note every model that refers to one that there is not, or that is of another class."""
         for plan in self._program.plans:
             for field in plan.references:
+                if field.check.target is None:
+                    self._check_nested(plan, field)
+                    continue
                 for target, referrers in field.referrers.items():
-                    if not self._is_good(field, target):
+                    if not self._is_good(target, field.check.target):
                         for id in referrers:
-                            self._note_broken(plan.name, field, target, id)
+                            self._note_broken(plan, field, field.check.target, target, id)
 
-    def _is_good(self, field: RefField, target: int) -> bool:
-        if target in self._refused:
-            return True
-        model = self._program.table.get(target)
-        # References inside of tuples and structs may be to several classes; that they exist is all that is
-        # cheaply known.
-        return model is not None and (field.check.target is None or type(model) is field.check.target)
+    def _check_nested(self, plan: ClassPlan, field: RefField) -> None:
+        """Check a field of references inside of tuples or structs, which may be to several classes."""
+        assert field.check.nested is not None, "a field without a target holds its references inside"
+        for id in plan.ids:
+            value = getattr(self._program.table.get(id), field.check.name)
+            for target, model_class in field.check.nested(value):
+                if not self._is_good(target, model_class):
+                    self._note_broken(plan, field, model_class, target, id)
 
-    def _note_broken(self, name: str, field: RefField, target: int, id: int) -> None:
-        target_name = "" if field.check.target is None else f"{field.check.target.__name__} "
-        text = f"there is no {target_name or 'model '}{target}, which this {name} refers to"
+    def _is_good(self, target: int, model_class: type[Model]) -> bool:
+        return type(self._program.table.get(target)) is model_class or target in self._refused
+
+    def _note_broken(
+        self, plan: ClassPlan, field: RefField, model_class: type[Model], target: int, id: int
+    ) -> None:
+        text = f"there is no {model_class.__name__} {target}, which this {plan.name} refers to"
         self._note(f"model {id}", [Problem(code="broken_reference", message=text, path=field.check.name)])
 
     # --- the write and after it -------------------------------------------------------------------

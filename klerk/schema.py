@@ -15,8 +15,8 @@ from klerk.codec import (
     ClassEntry,
     EarlierClass,
     EarlierJob,
-    JobEntry,
     Ran,
+    Types,
     encode,
 )
 from klerk.drafts import ADDED, ClassDraft, Draft, JobDraft
@@ -25,8 +25,6 @@ from klerk.field_types import FieldType
 from klerk.migrations import Migration
 from klerk.operations import call
 from klerk.upcasting import class_draft, defaults_of
-
-Types = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +134,7 @@ def _draft_of(known: Catalog) -> Draft:
     # A deleted class keeps its place under a name that none can have.
     return Draft(
         classes={entry.name or f"#{code}": class_draft(entry) for code, entry in enumerate(known.classes)},
-        jobs={kind: JobDraft(parameters=dict(entry.parameters)) for kind, entry in known.job_types.items()},
+        jobs={kind: JobDraft(parameters=dict(parameters)) for kind, parameters in known.job_types.items()},
         events=list(known.events),
     )
 
@@ -294,24 +292,20 @@ def _schema_changed(
 # --- jobs ---------------------------------------------------------------------------------------------
 
 
-def _job_types(known: Catalog, spec: Spec, draft: Draft) -> tuple[dict[str, JobEntry], dict[str, str]]:
+def _job_types(known: Catalog, spec: Spec, draft: Draft) -> tuple[dict[str, Types], dict[str, str]]:
     """Return the parameters of each kind, and the kinds whose waiting jobs do not fit the design."""
-    types: dict[str, JobEntry] = {}
+    types: dict[str, Types] = {}
     unfit: dict[str, str] = {}
     for kind, job in draft.jobs.items():
         if kind not in spec.jobs:
             # Kept, for the jobs that may come back with an earlier design.
-            types[kind] = known.job_types.get(kind, JobEntry(tuple(job.parameters.items())))
+            types[kind] = known.job_types.get(kind, tuple(job.parameters.items()))
             new = [name for name in spec.jobs if name not in draft.jobs]
             covered = _or_renamed("job", (kind,), new[0] if len(new) == 1 else "")
             unfit[kind] = f"the job {kind} is no longer declared: {covered}"
         elif not job.is_open and (reason := _misfit(tuple(job.parameters.items()), spec, kind)):
             unfit[kind] = f"{reason}: {call('transform_job', kind)[:-1]}, ...)"
-    for kind, parameters in spec.job_parameters.items():
-        touched = kind in draft.jobs and draft.jobs[kind].is_touched
-        old = known.job_types.get(kind)
-        since = len(spec.migrations) if touched or old is None else old.since
-        types[kind] = JobEntry(_stored(parameters), since)
+    types.update((kind, _stored(parameters)) for kind, parameters in spec.job_parameters.items())
     return types, unfit
 
 
@@ -330,8 +324,8 @@ def _misfit(before: Types, spec: Spec, kind: str) -> str:
 def _stale_kinds(known: Catalog, draft: Draft) -> tuple[EarlierJob, ...]:
     """Return the kinds whose stored jobs are not as the design has them."""
     return tuple(
-        EarlierJob(kind, known.version, entry)
-        for kind, entry in known.job_types.items()
+        EarlierJob(kind, known.version, parameters)
+        for kind, parameters in known.job_types.items()
         if kind not in draft.jobs or draft.jobs[kind].is_touched
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from klerk.app import Spec
-from klerk.codec import Catalog, ClassEntry, EarlierClass, JobEntry, encode
+from klerk.codec import Catalog, ClassEntry, EarlierClass, Types, encode
 from klerk.drafts import ClassDraft, Draft, Fields, JobDraft, Step, filled
 from klerk.errors import FunctionFailed, InvalidValue, Problem, listed
 from klerk.jobs import Job, JobRecord
@@ -158,6 +158,7 @@ def _layout(
             operation.apply(draft)
         if migration.version in later:
             each.steps += _fillings(later[migration.version])
+            each.fields = dict(later[migration.version].fields)
     codes = {name: code for code, name in enumerate(entry.states) if name}
     return _Layout(
         until=old.until,
@@ -203,10 +204,10 @@ class JobUpcaster:
         is_new = record.schema == self._catalog.version
         if is_new and len(record.arguments) == self._arity.get(record.kind):
             return record
-        entry = self._entry(record)
-        if entry is None:
+        parameters = self._parameters(record)
+        if parameters is None:
             return record
-        job = JobDraft(parameters=dict(entry.parameters))
+        job = JobDraft(parameters=dict(parameters))
         draft = Draft(jobs={record.kind: job})
         for migration in self._spec.migrations[record.schema :]:
             for operation in migration.operations:
@@ -215,7 +216,7 @@ class JobUpcaster:
             return None
         (kind,) = draft.jobs
         what = f"job {record.id} ({record.kind})"
-        names = (name for name, _ in entry.parameters)
+        names = (name for name, _ in parameters)
         arguments: Fields = dict(zip(names, record.arguments, strict=False))
         arguments = _stepped(job.steps, arguments, what)
         declared = self._spec.jobs.get(kind)
@@ -224,15 +225,15 @@ class JobUpcaster:
         values = self._values(what, declared, arguments, is_checked=job.is_touched)
         return msgspec.structs.replace(record, kind=kind, arguments=values, schema=self._catalog.version)
 
-    def _entry(self, record: JobRecord) -> JobEntry | None:
-        """Return how jobs of a kind were stored at a version."""
+    def _parameters(self, record: JobRecord) -> Types | None:
+        """Return the parameters that a job was stored with."""
         earlier = [
             old
             for old in self._catalog.earlier_jobs
             if old.kind == record.kind and record.schema <= old.until
         ]
         if earlier:
-            return min(earlier, key=lambda old: old.until).entry
+            return min(earlier, key=lambda old: old.until).parameters
         return self._catalog.job_types.get(record.kind)
 
     def _values(self, what: str, job: Job[Any], arguments: Fields, *, is_checked: bool) -> tuple[Any, ...]:

@@ -695,8 +695,8 @@ def test_references_to_deleted_models_are_found(store: Path) -> None:
     with_job(design, "remind", {"loan": Ref[Loan], "text": str})
     declare(design.app, change)
     told = refused(store, design, MigrationFailed)
-    assert "model 3, person: there is no model 1" in told
-    assert "model 5, person: there is no model 2" in told
+    assert "model 3, person: there is no Legacy 1" in told
+    assert "model 5, person: there is no Legacy 2" in told
 
 
 def test_what_is_refused_breaks_no_references(store: Path) -> None:
@@ -849,6 +849,37 @@ def stored_versions(store: Path) -> list[int]:
     return [int.from_bytes(image[6:8], sys.byteorder) for image in images]
 
 
+KILLED = """
+import os, sys
+from pathlib import Path
+import test_migrations as t
+t.limits.MIGRATION_BATCH_RECORDS = 1
+write, left = t.RocksStorage._write, [int(sys.argv[1])]
+def killed(storage, puts, deletes):
+    if left[0] == 0:
+        os._exit(9)
+    left[0] -= 1
+    write(storage, puts, deletes)
+t.RocksStorage._write = killed
+design, _ = t.final()
+t.declare(design.app, t.people, t.loans, t.the_rest)
+design.found(Path("store"))
+"""
+
+
+@pytest.mark.parametrize("after", [0, 1, 4])
+def test_killed(store: Path, after: int) -> None:
+    """As above, but nothing is closed: the process ends in the middle."""
+    killed = run_python("-c", KILLED, str(after), cwd=store.parent)
+    assert killed.returncode == 9, killed.stderr
+    if after == 0:
+        assert as_at_first().found(store) == AT_FIRST
+    design, _ = final()
+    declare(design.app, people, loans, the_rest)
+    assert design.found(store) == FINALLY
+    assert stored_versions(store) == [3, 3, 3, 3, 3]
+
+
 def test_a_later_version_after_an_interruption(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the models have the first version, half of them none, when the second one comes."""
     monkeypatch.setattr(limits, "MIGRATION_BATCH_RECORDS", 1)
@@ -921,6 +952,37 @@ def test_history_is_read_as_the_design_is_now(store: Path) -> None:
     assert not {"Person.join", "Loan.give"} & set(after.events)
     # Nobody can say any more what a model of a deleted class was.
     assert versions[6] == [None]
+
+
+def test_history_over_fields_that_came_in_between(store: Path) -> None:
+    """A field is renamed that the first models never had: they get the default that it came with."""
+
+    class Legacy(Model):
+        words: str
+
+    def words(m: Migration) -> None:
+        m.rename_field("Legacy", "text", "words")
+
+    def length(m: Migration) -> None:
+        m.rename_field("Legacy", "size", "length")
+
+    assert legacy(store, Legacy, words) == {"words": "old"}
+
+    class Legacy(Model):  # type: ignore[no-redef]
+        words: str
+        size: int = 3
+
+    assert legacy(store, Legacy, words) == {"words": "old", "size": 3}
+
+    class Legacy(Model):  # type: ignore[no-redef]
+        length: int
+        words: str
+
+    design = changed(Legacy, "kept", words, length)
+    with design.app.open(store, job_threads=0, clock=Clock()) as k:
+        assert design.models(k)[6][2] == {"words": "old", "length": 3}
+        images = [image for each in transactions(k._storage) for id, image in each.payload.images if id == 6]  # type: ignore[union-attr]
+        assert [model_of(k._program.plan_of_code, 6, image).length for image in images] == [3]  # type: ignore[union-attr]
 
 
 def test_migrations_are_recorded(store: Path) -> None:
