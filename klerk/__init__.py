@@ -3,8 +3,8 @@
 from klerk._version import __version__
 from klerk._waiting import Submission
 from klerk.aio import AioKlerk
+from klerk.columns import Columns
 from klerk.commands import Actor, Anonymous, Args, Command, Context, Result, System, User
-from klerk.declared import Index, View
 from klerk.errors import (
     ArgumentError,
     BrokenReference,
@@ -42,9 +42,15 @@ from klerk.klerk import Klerk
 from klerk.machine import CreateEvent, Event, Machine, State
 from klerk.migrations import Migration
 from klerk.opening import App
-from klerk.reader import PlainReader, Reader
+from klerk.paging import Page
+from klerk.reader import PlainReader, Readable, Reader
+from klerk.selections import Index, View
+from klerk.snapshots import Snapshot
+from klerk.timer_work import DueTimer, RefusedTimer
+from klerk.timers import Timers
+from klerk.tokens import Token
+from klerk.unsafe import UnsafeCreate, UnsafeDelete, UnsafeUpdate
 from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text
-from klerk.views import Columns
 
 __all__ = [
     "MASKED",
@@ -66,6 +72,7 @@ __all__ = [
     "Corrupted",
     "CreateEvent",
     "Denied",
+    "DueTimer",
     "Enum",
     "Event",
     "Float",
@@ -91,16 +98,20 @@ __all__ = [
     "NotAStore",
     "NotFound",
     "NotPure",
+    "Page",
     "PlainReader",
     "Problem",
     "QueueFull",
     "ReadLockHeld",
+    "Readable",
     "Reader",
     "ReaderClosed",
     "Ref",
+    "RefusedTimer",
     "Rejected",
     "Result",
     "SchemaChanged",
+    "Snapshot",
     "State",
     "StorageError",
     "StoreFailed",
@@ -108,6 +119,11 @@ __all__ = [
     "Submission",
     "System",
     "Text",
+    "Timers",
+    "Token",
+    "UnsafeCreate",
+    "UnsafeDelete",
+    "UnsafeUpdate",
     "User",
     "View",
     "WrongState",

@@ -30,7 +30,12 @@ cpdef int64_t microseconds(object moment) except? -1:
 
 cpdef object moment_of(int64_t us):
     """Return microseconds since 1970 as an aware datetime in UTC; 0, which marks "never", as None."""
-    return None if us == 0 else EPOCH + timedelta(microseconds=us)
+    return None if us == 0 else moment_at(us)
+
+
+cpdef object moment_at(int64_t us):
+    """Return microseconds since 1970 as an aware datetime in UTC."""
+    return EPOCH + timedelta(microseconds=us)
 
 
 # --- models, values and what is asked of them ---------------------------------------------------------
@@ -204,7 +209,7 @@ cdef class RefField:
         self.model_class = model_class
         self.referrers = {}
 
-    cdef list targets(self, object model):
+    cpdef list targets(self, object model):
         """Return the ids that the field of this model refers to."""
         value = getattr(model, self.check.name)
         if value is None:
@@ -423,7 +428,7 @@ cdef class Call:
             f"the rule {described(self.function)} returned {type(verdict).__name__}, expected True or False"
         )
 
-    cdef bint holds_for(self, object model) except -1:
+    cpdef bint holds_for(self, object model) except -1:
         """Ask a rule of a class about a model."""
         try:
             verdict = self.function(model)
@@ -539,6 +544,7 @@ cdef class ClassPlan:
             for check in checks if (<Check>check).kind == REF or (<Check>check).nested is not None
         ]
         self.referenced_by = []
+        self.orders = []
 
     cdef StatePlan state_of_code(self, int code):
         """Return the plan of the state that a stored code means."""
@@ -566,6 +572,8 @@ cdef class ClassPlan:
                 state.ids.add(id)
         for field in self.references:
             (<RefField>field).publish(id, old, new)
+        for order in self.orders:
+            order.move(id, old, new)
         return 0
 
 

@@ -3,7 +3,6 @@ from typing import Any, Final
 
 from klerk._dispatch import ClassPlan
 from klerk._table import ModelTable
-from klerk.values import Model
 
 IMAGE_FORMAT: Final[int]
 
@@ -20,7 +19,7 @@ def load_models(
     progress: Callable[[int], object],
     refused: Callable[[int, Exception], object] | None = None,
 ) -> None: ...
-def model_of(plans: dict[int, ClassPlan | None], id: int, stored: bytes) -> Model | None: ...
+def model_of(plans: dict[int, ClassPlan | None], id: int, stored: bytes) -> Any: ...
 def outdated(
     table: ModelTable,
     rows: Iterable[tuple[bytes, bytes]],

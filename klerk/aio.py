@@ -15,6 +15,12 @@ from klerk.errors import ArgumentError
 from klerk.job_manager import JobManager
 from klerk.jobs import JobRecord
 from klerk.reader import Reader
+from klerk.snapshots import OpeningSnapshot, Snapshots
+from klerk.timer_work import DueTimer, RefusedTimer
+from klerk.timers import Timers
+from klerk.token_uses import TokenUses
+from klerk.tokens import Token
+from klerk.unsafe import AioUnsafe, Unsafe, UnsafeWork
 from klerk.values import Model
 
 M = TypeVar("M", bound=Model)
@@ -48,7 +54,11 @@ class Blocking(Protocol):
     """What `AioKlerk` offers in a thread, because it waits for more than a command."""
 
     jobs: JobManager
+    timers: Timers
+    unsafe: Unsafe
 
+    def token(self, *models: Model) -> Token: ...
+    def parse_token(self, text: str) -> Token: ...
     def close(self) -> None: ...
     def checkpoint(self, path: str | os.PathLike[str]) -> None: ...
     def storage_bytes(self) -> int: ...
@@ -62,52 +72,110 @@ class AioKlerk:
     Parameters:
         queue: where commands go.
         read: makes a reader for a context.
+        snapshots: opens snapshots.
+        tokens: which tokens were used.
         blocking: does the rest.
 
     Attributes:
         jobs: the asyncio face of the job manager.
+        timers: the asyncio face of `Klerk.timers`.
+        unsafe: changes that ask neither state machines nor rules.
     """
 
-    def __init__(self, queue: CommandQueue, read: Callable[[Context], Reader], blocking: Blocking) -> None:
+    def __init__(
+        self,
+        queue: CommandQueue,
+        read: Callable[[Context], Reader],
+        snapshots: Snapshots,
+        tokens: TokenUses,
+        blocking: Blocking,
+    ) -> None:
         self._push_soon = queue.push_soon
+        self._tokens = tokens
         self._read = read
+        self._snapshots = snapshots
         self._blocking = blocking
         self.jobs = AioJobs(blocking.jobs)
+        self.timers = AioTimers(blocking.timers)
+        self.unsafe = AioUnsafe(blocking.unsafe, self._run_unsafe)
 
-    async def handle(self, command: Command[M], context: Context, *, dry_run: bool = False) -> Result[M]:
+    async def handle(
+        self,
+        command: Command[M],
+        context: Context,
+        *,
+        token: Token | str | None = None,
+        dry_run: bool = False,
+    ) -> Result[M]:
         """See `Klerk.handle`. A cancelled task leaves the command in the queue."""
-        submission = Submission(one(command), context, dry_run)
+        work = one(command)
+        use = None if token is None else self._tokens.use(token, work, context)
+        submission = Submission(work, context, dry_run, use)
         room = self._push_soon(submission)
         if room is not None:
             await room
         result: Result[M] = await submission
         return result
 
-    async def submit(self, command: Command[M], context: Context) -> Submission[Result[M]]:
+    async def submit(
+        self, command: Command[M], context: Context, *, token: Token | str | None = None
+    ) -> Submission[Result[M]]:
         """See `Klerk.submit`: returns, once there is room in the queue, a future to be awaited.
 
         To wait for room only so long, use ``asyncio.timeout``: what is cancelled before that is withdrawn.
         """
-        return await self._push(Submission(one(command), context))
+        work = one(command)
+        use = None if token is None else self._tokens.use(token, work, context)
+        return await self._push(Submission(work, context, False, use))
 
     async def handle_all(
-        self, commands: Commands, context: Context, *, dry_run: bool = False
+        self,
+        commands: Commands,
+        context: Context,
+        *,
+        token: Token | str | None = None,
+        dry_run: bool = False,
     ) -> list[Result[Any]]:
         """See `Klerk.handle_all`."""
-        results: list[Result[Any]] = await (await self._push(Submission(several(commands), context, dry_run)))
+        work = several(commands)
+        use = None if token is None else self._tokens.use(token, work, context)
+        submission = Submission(work, context, dry_run, use)
+        results: list[Result[Any]] = await (await self._push(submission))
         return results
 
-    async def submit_all(self, commands: Commands, context: Context) -> Submission[list[Result[Any]]]:
+    async def submit_all(
+        self, commands: Commands, context: Context, *, token: Token | str | None = None
+    ) -> Submission[list[Result[Any]]]:
         """See `Klerk.submit_all`."""
-        return await self._push(Submission(several(commands), context))
+        work = several(commands)
+        use = None if token is None else self._tokens.use(token, work, context)
+        return await self._push(Submission(work, context, False, use))
 
-    async def check(self, command: Command[M], context: Context) -> Result[M]:
+    async def check(
+        self, command: Command[M], context: Context, *, token: Token | str | None = None
+    ) -> Result[M]:
         """See `Klerk.check`."""
-        return await self.handle(command, context, dry_run=True)
+        return await self.handle(command, context, token=token, dry_run=True)
+
+    def token(self, *models: Model) -> Token:
+        """See `Klerk.token`. It waits for nothing."""
+        return self._blocking.token(*models)
+
+    def parse_token(self, text: str) -> Token:
+        """See `Klerk.parse_token`. It waits for nothing."""
+        return self._blocking.parse_token(text)
+
+    async def _run_unsafe(self, work: UnsafeWork, context: Context) -> list[Result[Any]]:
+        results: list[Result[Any]] = await (await self._push(Submission(work, context)))
+        return results
 
     def read(self, context: Context) -> Reader:
         """Return a reader for ``async with``."""
         return self._read(context)
+
+    def snapshot(self, context: Context) -> OpeningSnapshot:
+        """Return a snapshot for ``async with``; see `Klerk.snapshot`."""
+        return OpeningSnapshot(self._snapshots, context)
 
     @property
     def sequence(self) -> int:
@@ -150,3 +218,44 @@ class AioJobs:
     async def wait_until_idle(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 (a thread waits)
         """See `JobManager.wait_until_idle`."""
         return await asyncio.to_thread(self._jobs.wait_until_idle, timeout)
+
+
+class AioTimers:
+    """The asyncio face of `Timers`; what does not wait is the same."""
+
+    def __init__(self, timers: Timers) -> None:
+        self._timers = timers
+
+    @property
+    def count(self) -> int:
+        """See `Timers.count`."""
+        return self._timers.count
+
+    @property
+    def next_due(self) -> datetime | None:
+        """See `Timers.next_due`."""
+        return self._timers.next_due
+
+    @property
+    def refused(self) -> tuple[RefusedTimer, ...]:
+        """See `Timers.refused`."""
+        return self._timers.refused
+
+    @property
+    def trouble(self) -> str:
+        """See `Timers.trouble`."""
+        return self._timers.trouble
+
+    async def due(self, limit: int = 100) -> tuple[DueTimer, ...]:
+        """See `Timers.due`."""
+        return await asyncio.to_thread(self._timers.due, limit)
+
+    async def fire_due(self) -> int:
+        """See `Timers.fire_due`."""
+        self._timers.refuse_waiting(False)
+        return await asyncio.to_thread(self._timers.fire_due)
+
+    async def wait_until_idle(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 (a thread waits)
+        """See `Timers.wait_until_idle`."""
+        self._timers.refuse_waiting(False)
+        return await asyncio.to_thread(self._timers.wait_until_idle, timeout)

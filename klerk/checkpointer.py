@@ -1,4 +1,4 @@
-"""Brings the families of models and jobs up to the commit log, behind the commits.
+"""Brings the families of models, jobs and tokens up to the commit log, behind the commits.
 
 A commit writes one record to the log and nothing else: the record holds every after-image and every job of
 the group. What a later version overtakes within a second is never written a second time. After a crash, the
@@ -13,7 +13,7 @@ from typing import Any
 from klerk import limits
 from klerk._core import Group
 from klerk._image import key_of, model_puts
-from klerk.codec import APPLIED_KEY, job_puts
+from klerk.codec import APPLIED_KEY, job_puts, token_puts
 from klerk.errors import StorageError
 from klerk.jobs import JobRecord
 from klerk.storage.contract import Family, Storage
@@ -22,13 +22,18 @@ LOG = logging.getLogger("klerk")
 
 
 def apply(
-    storage: Storage, images: dict[int, bytes | None], jobs: dict[int, tuple[JobRecord, bytes]], newest: int
+    storage: Storage,
+    images: dict[int, bytes | None],
+    jobs: dict[int, tuple[JobRecord, bytes]],
+    tokens: dict[int, bytes | None],
+    newest: int,
 ) -> None:
-    """Write models and jobs in small batches, and then mark the log record up to which they were applied.
+    """Write models, jobs and tokens in small batches, then mark the log record up to which they were applied.
 
     Parameters:
         images: stored models by id; None for a deleted one.
         jobs: record and stored record by id.
+        tokens: used tokens by sequence; None for one that expired.
         newest: the key of the log record.
     """
     puts, deletes = model_puts(Family.MODELS, images)
@@ -37,7 +42,17 @@ def apply(
         storage.write([], batch)
     for batch in _batches(puts + more_puts):
         storage.write(batch, [])
+    write_tokens(storage, tokens)
     storage.write([(Family.META, APPLIED_KEY, key_of(newest))], [])
+
+
+def write_tokens(storage: Storage, tokens: dict[int, bytes | None]) -> None:
+    """Write tokens in small batches, those that expired last: what was noted of them comes before."""
+    puts, deletes = token_puts(tokens)
+    for puts_batch in _batches(puts):
+        storage.write(puts_batch, [])
+    for deletes_batch in _batches(deletes):
+        storage.write([], deletes_batch)
 
 
 class Checkpointer:
@@ -52,6 +67,7 @@ class Checkpointer:
         self._changed = threading.Condition()
         self._images: dict[int, bytes | None] = {}
         self._jobs: dict[int, tuple[JobRecord, bytes]] = {}
+        self._tokens: dict[int, bytes | None] = {}
         self._newest = 0
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="klerk-checkpointer", daemon=True)
@@ -64,6 +80,7 @@ class Checkpointer:
             self._images.update(group.images)
             for record, encoded in group.notices:
                 self._jobs[record.id] = (record, encoded)
+            self._tokens.update(group.tokens)
             self._newest = group.first_sequence
             if was_empty or self._is_urgent():
                 self._changed.notify()
@@ -81,16 +98,17 @@ class Checkpointer:
                 return
 
     def _is_urgent(self) -> bool:
-        return self._closed or len(self._images) + len(self._jobs) >= limits.CHECKPOINT_RECORDS_MAX
+        collected = len(self._images) + len(self._jobs) + len(self._tokens)
+        return self._closed or collected >= limits.CHECKPOINT_RECORDS_MAX
 
     def write(self) -> None:
         """Write what was collected."""
         with self._changed:
-            images, jobs, newest = self._images, self._jobs, self._newest
-            self._images, self._jobs, self._newest = {}, {}, 0
+            images, jobs, tokens, newest = self._images, self._jobs, self._tokens, self._newest
+            self._images, self._jobs, self._tokens, self._newest = {}, {}, {}, 0
         if not newest:
             return
-        apply(self._storage, images, jobs, newest)
+        apply(self._storage, images, jobs, tokens, newest)
 
     def close(self) -> None:
         """Write the rest and stop."""

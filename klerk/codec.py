@@ -17,7 +17,13 @@ CATALOG_FORMAT: Final = 1
 CATALOG_KEY: Final = b"catalog"
 VERIFIED_KEY: Final = b"verified"
 APPLIED_KEY: Final = b"applied"
+TOKEN_SECRET_KEY: Final = b"token secret"
 GENESIS: Final = b"\0" * 32
+
+# What Klerk itself does stands in the commit log under event codes of its own; 0 is a timer.
+UNSAFE_CREATE: Final = -1
+UNSAFE_UPDATE: Final = -2
+UNSAFE_DELETE: Final = -3
 
 # Jobs that are still to run come first in their family, so that opening reads nothing else.
 LIVE_JOB: Final = b"a"
@@ -44,6 +50,7 @@ class TransactionHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
         targets: (event code, model id, depth) of every command, secondary ones with a depth over 0.
         digest: SHA-256 of the payload.
         behalf: kind and id of the actor on whose behalf the actor acted, if that was somebody else.
+        token: the token that it used, as it stands in its family.
     """
 
     sequence: int
@@ -52,6 +59,7 @@ class TransactionHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
     targets: tuple[tuple[int, int, int], ...]
     digest: bytes
     behalf: tuple[str, str] | None = None
+    token: bytes | None = None
 
 
 class Head(msgspec.Struct, frozen=True, array_like=True):
@@ -132,6 +140,15 @@ def job_puts(jobs: Iterable[tuple[JobRecord, bytes]]) -> tuple[list[Put], list[D
         else:
             puts.append((family, LIVE_JOB + key, encoded))
     return puts, deletes
+
+
+def token_puts(tokens: dict[int, bytes | None]) -> tuple[list[Put], list[Delete]]:
+    """Return what stores used tokens by the sequence of the transaction that used them; None deletes one."""
+    family = int(Family.TOKENS)
+    return (
+        [(family, key_of(sequence), row) for sequence, row in tokens.items() if row is not None],
+        [(family, key_of(sequence)) for sequence, row in tokens.items() if row is None],
+    )
 
 
 def read_record(key: bytes, value: bytes) -> tuple[Head, bytes, LogRecord]:
@@ -235,7 +252,8 @@ class Catalog(msgspec.Struct, frozen=True):
 
     Parameters:
         format: of the catalog.
-        classes, events, jobs: by code; event code 0 is a timer.
+        classes, events, jobs: by code; event code 0 is a timer, whose one parameter, if it has any, is why it
+            was refused.
         job_types: the parameters of each job kind.
         version: of the schema, which is the number of the newest migration that was run.
         rewritten: the version up to which stored models and jobs have been stored anew.

@@ -98,7 +98,7 @@ def rehearse(spec: Spec, store: str | os.PathLike[str], progress: Progress) -> s
     with twin_of(store, spec.name) as copy:
         storage = RocksStorage.open(copy, app=spec.name, durability="process", create=False)
         try:
-            recovered, _ = prepare(storage, spec, utc_now, ReadWriteLock(), progress)
+            recovered, *_ = prepare(storage, spec, utc_now, ReadWriteLock(), progress)
         finally:
             storage.close()
     counts = Counter({plan.name: len(plan.ids) for plan in recovered.program.plans})

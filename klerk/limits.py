@@ -54,6 +54,17 @@ COLLECTION_LENGTH_MAX: Final = 100_000
 # Nesting of types inside one field (tuple of struct of tuple ...), so that no check recurses without end.
 TYPE_DEPTH_MAX: Final = 16
 
+# Models on one page of a query, unless it says otherwise, and at most: what is read under the lock at once.
+PAGE_LENGTH: Final = 50
+PAGE_LENGTH_MAX: Final = 10_000
+
+# Orders by fields that are kept because a query asked for them, the one used last the longest. Each holds
+# about 80 bytes for every model of its state or class.
+ORDERS_KEPT_MAX: Final = 64
+
+# Snapshots open at once: reading an old one looks at what changed since each later one.
+SNAPSHOTS_MAX: Final = 100
+
 # How long the writer waits for readers before it logs who holds it up, in seconds.
 READ_LOCK_WARN_S: Final = 5.0
 
@@ -78,12 +89,52 @@ ERROR_LENGTH_MAX: Final = 2_000
 # Jobs that one transaction may create.
 TRANSACTION_JOBS_MAX: Final = 100_000
 
+# How long a used token is kept at least unless the app says otherwise, in days: a week covers whatever is
+# sent again after a weekend without a network. Ten years are as good as for ever.
+TOKEN_DAYS: Final = 7
+TOKEN_DAYS_MAX: Final = 3_650
+
+# Used tokens that are kept: 200 MB of memory, at about 200 bytes each. In a week, that is 1.6 a second.
+TOKENS_MAX: Final = 1_000_000
+
+# Expired tokens that are dropped with each new one: many more than come, so that they never pile up, and few
+# enough that no command waits for them.
+TOKENS_DROPPED_AT_ONCE: Final = 64
+
+# Models that one token may demand to be unchanged, and the characters of its text: 100 take 2,600 at most.
+TOKEN_DEMANDS_MAX: Final = 100
+TOKEN_TEXT_LENGTH_MAX: Final = 4_096
+
 # Unmanaged calls that wait to be run; more are refused and logged, since nothing promises that they run.
 UNMANAGED_QUEUE_LENGTH_MAX: Final = 10_000
 
 # How long after entering a state a timer may be due: a thousand years, where 64-bit microseconds are far from
 # their end.
 TIMER_DELAY_DAYS_MAX: Final = 365_250
+
+# How often timers may make each other due at once, without coming nearer to the present, before that is
+# taken for a loop: far more than any process has steps at one moment, and less than a second of work.
+TIMER_LOOP_FIRINGS_MAX: Final = 1_000
+
+# States named in the error about such a loop.
+TIMER_LOOP_STATES_SHOWN_MAX: Final = 8
+
+# Refused timers that are kept to be shown; all of them are in the commit log.
+TIMERS_REFUSED_KEPT_MAX: Final = 1_000
+
+# Timers listed at once, so that nobody holds up the others with a list of millions.
+TIMERS_LISTED_MAX: Final = 10_000
+
+# Moments that were put off stay in the queue of timers; as many at least gather before it is cleaned, and
+# never more than there are timers besides.
+TIMERS_LEFT_OVER_MIN: Final = 10_000
+
+# How long timers wait after the context provider failed: doubled each time, in seconds.
+TIMER_RETRY_BASE_S: Final = 1.0
+TIMER_RETRY_MAX_S: Final = 60.0
+
+# Timers whose functions fail for models of a changed design: as many are named when opening is refused.
+TIMER_FAILURES_SHOWN_MAX: Final = 10
 
 # Timers fired in one go after a long stop, so that commands get their turn in between.
 TIMERS_FIRED_AT_ONCE_MAX: Final = 500

@@ -30,6 +30,7 @@ from klerk.errors import Corrupted
 from klerk.jobs import JobRecord
 from klerk.migrating import Migrating, Progress
 from klerk.processing import Clock, Program
+from klerk.retiming import Retiming
 from klerk.schema import plan_of
 from klerk.storage.contract import Family, Storage
 
@@ -57,18 +58,20 @@ def recover(storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, pro
     Raises:
         SchemaChanged, NewerStore: the design does not fit what is stored.
         MigrationFailed: what is stored does not fit the design after its migrations.
+        FunctionFailed: a migration failed, or the context provider, which timers of a changed design need.
         Corrupted: something is damaged, or acknowledged commands are missing.
     """
-    recovered, migrating = prepare(storage, spec, clock, lock, progress)
+    recovered, migrating, retiming = prepare(storage, spec, clock, lock, progress)
     # Written last: a design that cannot be opened leaves the store to the one that can.
     migrating.commit(clock, progress)
+    retiming.write(progress)
     storage.write([(Family.META, VERIFIED_KEY, key_of(_newest(storage)))], [])
     return recovered
 
 
 def prepare(
     storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, progress: Progress
-) -> tuple[Recovered, Migrating]:
+) -> tuple[Recovered, Migrating, Retiming]:
     """Check and load a store, and leave what it knows of its design as it is.
 
     Raises:
@@ -84,7 +87,10 @@ def prepare(
         _load_models(storage, recovered.program, migrating if plan.is_migrating else None, progress)
     _load_jobs(storage, recovered, migrating, progress)
     migrating.check()
-    return recovered, migrating
+    retiming = Retiming(storage, recovered.program, since=plan.known.rewritten)
+    with _without_collection():
+        retiming.compute(clock, progress)
+    return recovered, migrating, retiming
 
 
 def _newest(storage: Storage) -> int:
@@ -99,10 +105,11 @@ def _marked(storage: Storage, mark: bytes) -> int:
 
 
 def _apply_tail(storage: Storage, progress: Progress) -> None:
-    """Bring models and jobs up to the end of the log, which they may be behind after a crash."""
+    """Bring models, jobs and tokens up to the end of the log, which they may be behind after a crash."""
     applied = _marked(storage, APPLIED_KEY)
     images: dict[int, bytes | None] = {}
     jobs: dict[int, tuple[JobRecord, bytes]] = {}
+    tokens: dict[int, bytes | None] = {}
     newest = 0
     for key, value in storage.scan(Family.LOG, key_of(applied + 1)):
         head, _, record = read_record(key, value)
@@ -113,13 +120,14 @@ def _apply_tail(storage: Storage, progress: Progress) -> None:
             images.update(done.images)
             images.update(dict.fromkeys(done.deleted))
             jobs.update((id, (read_job(id, encoded), encoded)) for id, encoded in done.jobs)
+        tokens.update((each.sequence, each.token) for each in head.transactions if each.token is not None)
         newest = head.first
         progress("applying the end of the log", head.last - applied, 0)
-        if len(images) + len(jobs) >= limits.CHECKPOINT_RECORDS_MAX:
-            apply(storage, images, jobs, newest)
-            images, jobs, newest = {}, {}, 0
+        if len(images) + len(jobs) + len(tokens) >= limits.CHECKPOINT_RECORDS_MAX:
+            apply(storage, images, jobs, tokens, newest)
+            images, jobs, tokens, newest = {}, {}, {}, 0
     if newest:
-        apply(storage, images, jobs, newest)
+        apply(storage, images, jobs, tokens, newest)
 
 
 def _read_head(storage: Storage, recovered: Recovered) -> None:
@@ -132,7 +140,7 @@ def _read_head(storage: Storage, recovered: Recovered) -> None:
     for key, value in storage.scan(Family.LOG, reverse=True):
         head, digest, _ = read_record(key, value)
         processor = recovered.program.processor
-        processor.sequence = head.last
+        processor.sequence = processor.published_sequence = head.last
         processor.next_id, processor.next_job_id = head.next_id, head.next_job_id
         recovered.digest, recovered.ended_jobs = digest, head.ended_jobs
         if witness is not None and witness.sequence > head.first:

@@ -925,6 +925,77 @@ def test_a_crash_before_the_models_were_written(tmp_path: Path) -> None:
     }
 
 
+# --- timers -------------------------------------------------------------------------------------------
+
+
+class Ticket(Model):
+    due: datetime
+
+
+def tickets(states: str, delay: timedelta, *migrations: Callable[[Migration], None]) -> tuple[App, Any, Any]:
+    """Tickets that come back when they are due, or some time after they were stopped."""
+    app = App("tickets")
+    permit_everything(app)
+    machine = app.machine(Ticket)
+    named = {state.name: state for state in machine.states(*states.split(), "back", final=("back",))}
+
+    @machine.create(into=named["open"])
+    def make(a: Args, due: datetime) -> Ticket:
+        return Ticket(due=due)
+
+    named["open"].at(lambda a: a.model.due).to(named["back"])
+    for name in states.split()[1:]:
+        named["open"].on(machine.event(named["open"])(go_to(name))).to(named[name])
+        named[name].after(delay).to(named["back"])
+    declare(app, *migrations)
+    return app, make, machine
+
+
+def go_to(name: str) -> Callable[[Args], None]:
+    def go(a: Args) -> None: ...
+
+    go.__name__ = f"go_{name}"
+    return go
+
+
+def due(app: App, machine: Any, path: Path) -> list[tuple[str, datetime | None]]:
+    with app.open(path, clock=Clock()) as k, k.read(TESTER) as r:
+        return [(str(each.meta.state), each.meta.due_at) for each in r.list(machine)]
+
+
+@pytest.mark.parametrize("interrupted", [None, 0, 1, 2, 3, 4, 5, 6])
+def test_timers_follow_what_migrations_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: int | None
+) -> None:
+    """The moment is computed of what the model holds now, and of the state that it is in now."""
+    hour = timedelta(hours=1)
+    app, make, machine = tickets("open held", 3 * hour)
+    with app.open(tmp_path / "store", clock=Clock()) as k:
+        k.handle_all([make(NOON + hour), make(NOON + hour)], TESTER)
+        k.handle(machine.events[-1](2), TESTER)
+
+    def later(fields: dict[str, Any]) -> dict[str, Any]:
+        return {"due": fields["due"] + hour}
+
+    def change(m: Migration) -> None:
+        m.transform("Ticket", later)
+        m.delete_state("Ticket", "held", into="stopped")
+
+    def opened() -> list[tuple[str, datetime | None]]:
+        app, _, machine = tickets("open stopped", 4 * hour, change)
+        return due(app, machine, tmp_path / "store")
+
+    if interrupted is not None:
+        monkeypatch.setattr(limits, "MIGRATION_BATCH_RECORDS", 1)
+        interruptions = Interruptions(monkeypatch)
+        interruptions.left = interrupted
+        with pytest.raises(StoreFailed):
+            opened()
+        interruptions.left = -1
+    assert opened() == [("open", NOON + 2 * hour), ("stopped", NOON + 4 * hour)]
+    assert opened() == [("open", NOON + 2 * hour), ("stopped", NOON + 4 * hour)]
+
+
 # --- what was before ----------------------------------------------------------------------------------
 
 
