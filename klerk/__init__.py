@@ -3,6 +3,10 @@
 from klerk._version import __version__
 from klerk._waiting import Submission
 from klerk.aio import AioKlerk
+from klerk.aio_blobs import AioBlobReader, AioBlobs
+from klerk.blob_streams import BlobInfo, BlobReader
+from klerk.blobs import Blobs
+from klerk.changes import Change, ChangeKind
 from klerk.columns import Columns
 from klerk.commands import Actor, Anonymous, Args, Command, Context, Result, System, User
 from klerk.errors import (
@@ -18,6 +22,7 @@ from klerk.errors import (
     JobCancelled,
     JobError,
     KlerkError,
+    Lagged,
     LimitExceeded,
     MigrationFailed,
     NewerStore,
@@ -38,6 +43,8 @@ from klerk.errors import (
 )
 from klerk.job_run import Completion, JobRun
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
+from klerk.keys import KeyPage
+from klerk.keyvalue import AioKeyValues, KeyValue, KeyValues
 from klerk.klerk import Klerk
 from klerk.machine import CreateEvent, Event, Machine, State
 from klerk.migrations import Migration
@@ -46,6 +53,7 @@ from klerk.paging import Page
 from klerk.reader import PlainReader, Readable, Reader
 from klerk.selections import Index, View
 from klerk.snapshots import Snapshot
+from klerk.subscriptions import AioChanges, Changes
 from klerk.timer_work import DueTimer, RefusedTimer
 from klerk.timers import Timers
 from klerk.tokens import Token
@@ -55,13 +63,23 @@ from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text
 __all__ = [
     "MASKED",
     "Actor",
+    "AioBlobReader",
+    "AioBlobs",
+    "AioChanges",
+    "AioKeyValues",
     "AioKlerk",
     "Anonymous",
     "App",
     "Args",
     "ArgumentError",
+    "BlobInfo",
+    "BlobReader",
+    "Blobs",
     "BrokenReference",
     "Bytes",
+    "Change",
+    "ChangeKind",
+    "Changes",
     "Closed",
     "Columns",
     "Command",
@@ -87,8 +105,12 @@ __all__ = [
     "JobRequest",
     "JobRun",
     "JobState",
+    "KeyPage",
+    "KeyValue",
+    "KeyValues",
     "Klerk",
     "KlerkError",
+    "Lagged",
     "LimitExceeded",
     "Machine",
     "Migration",

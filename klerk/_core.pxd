@@ -43,6 +43,7 @@ cdef class Group:
     cdef readonly list errors
     cdef readonly list heads
     cdef readonly list payloads
+    cdef readonly list changes
     cdef readonly dict changed
     cdef readonly dict images
     cdef readonly list index_operations

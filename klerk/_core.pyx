@@ -98,6 +98,9 @@ cdef class Group:
     Parameters:
         submissions: what is to be processed; those that do not fit are left out by `Processor.process`.
         first_sequence: the sequence that its first transaction gets.
+
+    Attributes:
+        changes: for each transaction, beside its head, the models it changed as (before, after).
     """
 
     def __init__(self, list submissions not None, int64_t first_sequence):
@@ -107,6 +110,7 @@ cdef class Group:
         self.errors = []
         self.heads = []
         self.payloads = []
+        self.changes = []
         self.changed = {}
         self.images = {}
         self.index_operations = []
@@ -764,6 +768,7 @@ cdef class Processor(WorkingState):
         self.sequence += 1
         group.heads.append(head)
         group.payloads.append(payload)
+        group.changes.append(changes)
         group.bytes_count += len(<bytes>payload) * 2
         for id, image in images:
             group.changed[id] = self.pending[id]

@@ -97,6 +97,8 @@ cdef class Args:
     cdef readonly object now
     cdef readonly object read
     cdef readonly object command
+    cdef readonly object key
+    cdef readonly object action
     cdef object current
     cdef object field_name
     cdef bint touched

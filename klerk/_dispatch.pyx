@@ -330,6 +330,8 @@ cdef class Args:
         read: reads the working state, the transaction's own changes included.
         command: the command at hand; `parameters` are its arguments by name.
         field: in a rule about fields, the name of the field.
+        key, action: in a rule about key-values or blobs, what is used and how: "read", "write", "delete" or,
+            with a prefix for a key, "list".
     """
 
     def __class_getitem__(cls, _):
@@ -353,13 +355,15 @@ cdef class Args:
         return f"<args of {self.command}>"
 
 
-def new_args(context, now, read, model=None):
+def new_args(context, now, read, model=None, key=None, action=None):
     """Return the arguments for a rule that is asked outside of a command."""
     cdef Args a = Args.__new__(Args)
     a.context = context
     a.now = now
     a.read = read
     a.current = model
+    a.key = key
+    a.action = action
     return a
 
 

@@ -268,6 +268,13 @@ cpdef bytes key_of(int64_t number):
     return key
 
 
+def version_of(bytes stored not None):
+    """Return the version in the header of a stored model, or raise `ValueError`."""
+    cdef Header header
+    _read_header(stored, &header)
+    return header.version
+
+
 def class_code_of(bytes stored not None):
     """Return the class code in the header of a stored model, or raise `ValueError`."""
     cdef Header header

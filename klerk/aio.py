@@ -1,21 +1,25 @@
-"""What an opened app offers to asyncio, and what counts as a command or several."""
+"""What an opened app offers to asyncio: `AioKlerk`."""
 
 import asyncio
-import inspect
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from klerk._dispatch import JobRequest
 from klerk._waiting import CommandQueue, Submission
-from klerk.commands import Args, Command, Context, Result
-from klerk.errors import ArgumentError
+from klerk.aio_blobs import AioBlobs
+from klerk.blobs import Blobs
+from klerk.commands import Command, Context, Result
+from klerk.feeds import Hub
 from klerk.job_manager import JobManager
 from klerk.jobs import JobRecord
+from klerk.keyvalue import AioKeyValues, KeyValues
 from klerk.reader import Reader
 from klerk.snapshots import OpeningSnapshot, Snapshots
+from klerk.submitting import Commands, one, several
+from klerk.subscriptions import AioSubscribable
 from klerk.timer_work import DueTimer, RefusedTimer
 from klerk.timers import Timers
 from klerk.token_uses import TokenUses
@@ -24,30 +28,6 @@ from klerk.unsafe import AioUnsafe, Unsafe, UnsafeWork
 from klerk.values import Model
 
 M = TypeVar("M", bound=Model)
-Commands: TypeAlias = (
-    Iterable[Command[Any]] | Callable[[Args[Any, Any]], Command[Any] | Iterable[Command[Any]] | None]
-)
-
-
-def one(command: Any) -> Any:
-    """Return a command to be submitted; refuse anything else."""
-    if type(command) is not Command:
-        raise ArgumentError(
-            f"expected a command, got {type(command).__name__}", hint="Call an event to make one: join(...)."
-        )
-    return command
-
-
-def several(commands: Commands) -> Any:
-    """Return commands to be submitted as one transaction: a list, or a function of the args."""
-    if inspect.isgenerator(commands):
-        return lambda _: commands
-    if callable(commands):
-        takes_args = bool(inspect.signature(commands).parameters)
-        return commands if takes_args else lambda _: commands()  # type: ignore[call-arg]
-    if isinstance(commands, Command):
-        raise ArgumentError("expected a list of commands, got one", hint="Use handle for a single command.")
-    return list(commands)
 
 
 class Blocking(Protocol):
@@ -56,6 +36,8 @@ class Blocking(Protocol):
     jobs: JobManager
     timers: Timers
     unsafe: Unsafe
+    kv: KeyValues
+    blobs: Blobs
 
     def token(self, *models: Model) -> Token: ...
     def parse_token(self, text: str) -> Token: ...
@@ -66,7 +48,7 @@ class Blocking(Protocol):
     def sequence(self) -> int: ...
 
 
-class AioKlerk:
+class AioKlerk(AioSubscribable):
     """The asyncio face of a `Klerk`: the same methods, to be awaited; nothing here blocks the loop.
 
     Parameters:
@@ -75,11 +57,13 @@ class AioKlerk:
         snapshots: opens snapshots.
         tokens: which tokens were used.
         blocking: does the rest.
+        hub: hands out what is published.
 
     Attributes:
         jobs: the asyncio face of the job manager.
         timers: the asyncio face of `Klerk.timers`.
         unsafe: changes that ask neither state machines nor rules.
+        kv, blobs: the asyncio faces of key-values and blobs.
     """
 
     def __init__(
@@ -89,15 +73,19 @@ class AioKlerk:
         snapshots: Snapshots,
         tokens: TokenUses,
         blocking: Blocking,
+        hub: Hub,
     ) -> None:
         self._push_soon = queue.push_soon
         self._tokens = tokens
         self._read = read
         self._snapshots = snapshots
         self._blocking = blocking
+        self._hub = hub
         self.jobs = AioJobs(blocking.jobs)
         self.timers = AioTimers(blocking.timers)
         self.unsafe = AioUnsafe(blocking.unsafe, self._run_unsafe)
+        self.kv = AioKeyValues(blocking.kv)
+        self.blobs = AioBlobs(blocking.blobs)
 
     async def handle(
         self,

@@ -101,5 +101,12 @@ a later migration; a new model needs another name than the one that was deleted.
 
 Names are texts as in the design; events are written as "Loan.give_back". Transforms are plain functions that
 take a dict of values by name and return one. A default must be a value that a field can have.""",
+    "K060": """A rule about key-values or blobs names something that is no prefix.
+
+Prefixes are texts that are not empty: `@app.allow.kv("session:", "cart:")`. Without any, the rule covers all
+keys.""",
+    "K061": """A rule about key-values or blobs names an action that there is not.
+
+The actions are "read", "write", "delete" and "list"; without `action=` the rule covers all four.""",
 }
 """The text for each code; its first paragraph says what is wrong, the rest how to mend it."""

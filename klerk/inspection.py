@@ -5,8 +5,10 @@ from pathlib import Path
 
 from klerk._dispatch import moment_of
 from klerk._image import class_code_of
+from klerk.blob_store import manifest_of
 from klerk.codec import CATALOG_KEY, GENESIS, number_of, read_catalog, read_job, read_record
 from klerk.errors import Corrupted
+from klerk.expiring import stored_entries
 from klerk.recovery import ProgressLine, verify_log
 from klerk.storage import Family, RocksStorage, Storage, app_of
 
@@ -26,6 +28,7 @@ def describe_store(path: Path) -> str:
         lines += _schema_lines(storage)
         lines += _model_lines(storage)
         lines += _job_lines(storage)
+        lines += _side_lines(storage)
     finally:
         progress.finish()
         storage.close()
@@ -73,3 +76,12 @@ def _job_lines(storage: Storage) -> list[str]:
         for job in (read_job(number_of(key[1:]), value) for key, value in storage.scan(Family.JOBS))
     )
     return ["jobs:"] + [f"  {kind}: {count:,}" for kind, count in sorted(counts.items())]
+
+
+def _side_lines(storage: Storage) -> list[str]:
+    values = [len(entry.value) for entry in stored_entries(storage, Family.KV)]
+    sizes = [manifest_of(entry).size for entry in stored_entries(storage, Family.BLOBS)]
+    return [
+        f"key-values: {len(values):,}, {sum(values):,} bytes",
+        f"blobs: {len(sizes):,}, {sum(sizes):,} bytes",
+    ]

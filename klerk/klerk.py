@@ -10,23 +10,30 @@ from typing import Any, Self, TypeVar
 from klerk import limits
 from klerk._core import Group, InternalWork
 from klerk._waiting import ReadWriteLock, Submission
-from klerk.aio import AioKlerk, Commands, one, several
+from klerk.aio import AioKlerk
 from klerk.app import Spec
+from klerk.blob_store import BlobStore
+from klerk.blobs import Blobs
 from klerk.commands import Actor, Command, Context, Result, System
 from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
+from klerk.expiring import Shelf
+from klerk.feeds import Hub
 from klerk.job_manager import JobManager
 from klerk.job_work import acting_as
 from klerk.jobs import JobRecord
+from klerk.keyvalue import KeyValues
 from klerk.processing import Program
 from klerk.reader import Reader
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
+from klerk.side_writer import SideWriter
 from klerk.snapshots import Snapshot, Snapshots
-from klerk.storage import Storage
+from klerk.storage import Family, Storage
+from klerk.submitting import Submitting
+from klerk.subscriptions import Subscribable
 from klerk.timers import Timers
 from klerk.token_uses import TokenUses
-from klerk.tokens import Token
 from klerk.unmanaged import UnmanagedCalls
 from klerk.unsafe import Unsafe, UnsafeWork
 from klerk.values import Model
@@ -34,7 +41,7 @@ from klerk.values import Model
 M = TypeVar("M", bound=Model)
 
 
-class Klerk:
+class Klerk(Submitting, Subscribable):
     """An opened app. Made by `App.open`; close it, or use it with ``with``.
 
     Every method can be called from any thread. `aio` offers the same to asyncio.
@@ -42,6 +49,8 @@ class Klerk:
     Attributes:
         jobs: the job manager.
         timers: what is due when, and what was refused.
+        kv: key-values.
+        blobs: files of any size.
         aio: the asyncio face of this object.
         unsafe: changes that ask neither state machines nor rules, when the app was opened with them.
     """
@@ -74,10 +83,17 @@ class Klerk:
         self._snapshots = Snapshots(self._program.processor, lock, self._sight)
         self._tokens = TokenUses(storage, self._program, clock, token_ttl)
         self.unsafe = Unsafe(self._run_unsafe, plan_of, is_on=unsafe)
+        self._side_writer = SideWriter(storage)
+        now_us, call_at = self._scheduler.now_us, self._scheduler.at
+        shelf = Shelf(Family.KV, self._side_writer, now_us, call_at)
+        self.kv = KeyValues(shelf, self._program.kv_access, self._require_beside)
+        store = BlobStore(self._side_writer, now_us, call_at)
+        self.blobs = Blobs(store, self._program.blob_access, self._require_beside)
         self._engine = Engine(
             storage, recovered, self._lock, queue_length_max=queue_length_max, published=self._published
         )
         self._push = self._engine.queue.push
+        self._hub = Hub(self._program, storage, self._lock, self._engine.queue)
         self.jobs = JobManager(
             spec,
             self,
@@ -95,146 +111,15 @@ class Klerk:
             submit=self._submit_in,
             refuse_waiting=self._refuse_waiting,
         )
-        self.aio = AioKlerk(self._engine.queue, self.read, self._snapshots, self._tokens, self)
+        self.aio = AioKlerk(self._engine.queue, self.read, self._snapshots, self._tokens, self, self._hub)
 
     def start(self) -> None:
         """Begin to fire timers and run jobs; `App.open` calls it."""
+        self.kv.shelf.start()
+        self.blobs.store.start()
         self._scheduler.start()
         self.timers.start()
         self.jobs.start()
-
-    # --- commands ---------------------------------------------------------------------------------
-
-    def handle(
-        self,
-        command: Command[M],
-        context: Context,
-        *,
-        token: Token | str | None = None,
-        dry_run: bool = False,
-    ) -> Result[M]:
-        """Handle a command and return what it did, once that is durable and visible.
-
-        Parameters:
-            token: lets the command take effect once: whoever sends it again with the same token gets the
-                first outcome (`Result.repeated`). A command that is refused or fails uses no token up.
-            dry_run: evaluate everything and keep nothing; the result shows what would be.
-
-        Raises:
-            Rejected, InvalidValue, WrongState, Conflict, NotFound: it was refused, with every problem found.
-            Denied: the context's actor may not do it.
-            Conflict: (``token_reused``) the token was used for another command, or by another actor;
-                (``token_expired``) it is too old; (``changed_meanwhile``) a model is not as it demands.
-            InvalidValue: (``bad_token``) the token is none that this store gave out.
-            FunctionFailed: a function of the application raised.
-            ReadLockHeld: this thread holds the read lock.
-            StoreFailed, Closed: nothing can be written any more.
-        """
-        work = one(command)
-        use = None if token is None else self._tokens.use(token, work, context)
-        submission = Submission(work, context, dry_run, use)
-        self._push(submission, True)
-        result: Result[M] = submission.result()
-        return result
-
-    def submit(
-        self,
-        command: Command[M],
-        context: Context,
-        *,
-        token: Token | str | None = None,
-        timeout: float | None = None,
-    ) -> "Submission[Result[M]]":
-        """Put a command into the queue and return the future of its result, so that many can be in flight.
-
-        Commands are handled in the order in which they were submitted. When the queue is full, this waits.
-
-        Parameters:
-            token: as for `handle`.
-            timeout: seconds to wait for room at most.
-
-        Raises:
-            QueueFull: there was no room in time.
-            ReadLockHeld, StoreFailed, Closed: as for `handle`.
-        """
-        work = one(command)
-        use = None if token is None else self._tokens.use(token, work, context)
-        submission = Submission(work, context, False, use)
-        self._push(submission, False, -1 if timeout is None else timeout)
-        return submission
-
-    def handle_all(
-        self,
-        commands: Commands,
-        context: Context,
-        *,
-        token: Token | str | None = None,
-        dry_run: bool = False,
-    ) -> list[Result[Any]]:
-        """Handle several commands as one transaction, all or none, and return the result of each.
-
-        Parameters:
-            commands: a list, or a function ``(a: Args)`` that returns commands or yields them one by one; a
-                generator function receives the result of each command that it yields.
-            token: as for `handle`. What a function gives is not compared: another function with the same
-                token gets the first outcome.
-            dry_run: as for `handle`.
-        """
-        work = several(commands)
-        use = None if token is None else self._tokens.use(token, work, context)
-        submission = Submission(work, context, dry_run, use)
-        self._push(submission, True)
-        results: list[Result[Any]] = submission.result()
-        return results
-
-    def submit_all(
-        self,
-        commands: Commands,
-        context: Context,
-        *,
-        token: Token | str | None = None,
-        timeout: float | None = None,
-    ) -> "Submission[list[Result[Any]]]":
-        """Put several commands into the queue as one transaction and return the future of their results.
-
-        Parameters:
-            commands, token: as for `handle_all`.
-            timeout: as for `submit`.
-        """
-        work = several(commands)
-        use = None if token is None else self._tokens.use(token, work, context)
-        submission = Submission(work, context, False, use)
-        self._push(submission, False, -1 if timeout is None else timeout)
-        return submission
-
-    def check(self, command: Command[M], context: Context, *, token: Token | str | None = None) -> Result[M]:
-        """Evaluate a command and keep nothing: return what it would do, or raise what `handle` would.
-
-        Parameters:
-            token: checked, and not used up.
-        """
-        return self.handle(command, context, token=token, dry_run=True)
-
-    def token(self, *models: Model) -> Token:
-        """Return a fresh token for one command, or for several as one transaction.
-
-        Parameters:
-            models: as they were read. The command is refused unless each of them still exists, in the same
-                version, when it is handled.
-
-        Raises:
-            LimitExceeded: more than `limits.TOKEN_DEMANDS_MAX` models.
-            ArgumentError: one of them is no model, or a draft.
-        """
-        return self._tokens.token(models)
-
-    def parse_token(self, text: str) -> Token:
-        """Return the token whose text this is. Commands take the text just as well.
-
-        Raises:
-            InvalidValue: (``bad_token``) it is not exactly the text of a token that this store gave out.
-        """
-        return self._tokens.parse(text)
 
     def _run_unsafe(self, work: UnsafeWork, context: Context) -> list[Result[Any]]:
         submission: Submission[list[Result[Any]]] = Submission(work, context)
@@ -317,6 +202,7 @@ class Klerk:
         self.timers.note(group.changed)
         if group.unmanaged:
             self._unmanaged.add(group.unmanaged)
+        self._hub.note(group)
 
     # --- the store --------------------------------------------------------------------------------
 
@@ -360,7 +246,10 @@ class Klerk:
             self.jobs.close(limits.CLOSE_WAIT_S)
             self._closed = True
             self._engine.close()
+            self._hub.close()
             self._unmanaged.close()
+            # Whoever still streams a blob is refused with its next chunk.
+            self._side_writer.close()
             self._storage.close()
 
     def _is_own_thread(self) -> bool:
@@ -376,11 +265,22 @@ class Klerk:
     def disown(self) -> None:
         """In a forked child, which has none of the threads: neither wait for them nor write."""
         self._engine.queue.leave()
+        self._side_writer.disown()
+        self._hub.disown()
         self._is_closing = self._closed = self._forked = True
 
     def _require_open(self) -> None:
         if self._closed:
             raise Closed("this Klerk is closed", hint="Open the app again.")
+
+    def _require_beside(self) -> None:
+        """Refuse key-values and blobs to what runs while a command is processed: it must be repeatable."""
+        self._require_open()
+        if self._engine.queue.is_committer():
+            raise NotPure(
+                "a function of the application used key-values or blobs while a command is processed",
+                hint="Do it before the command, or in a job.",
+            )
 
     def __enter__(self) -> Self:
         return self

@@ -24,7 +24,7 @@ from klerk._dispatch import (
 from klerk._table import ModelTable
 from klerk._waiting import ReadWriteLock
 from klerk.app import EventSpec, MachineSpec, Spec
-from klerk.authorization import Permit
+from klerk.authorization import BLOB, KV, Permit
 from klerk.blocks import Block as DeclaredBlock
 from klerk.codec import Catalog, ClassEntry, encode
 from klerk.commands import NOW, Actor, Context, Result, System
@@ -32,6 +32,7 @@ from klerk.declared import JOB, TO_WHEN, Executable
 from klerk.errors import ArgumentError, ConfigError
 from klerk.index_store import IndexStore
 from klerk.jobs import Job, JobRecord, JobState
+from klerk.key_access import KeyAccess
 from klerk.machine import CreateEvent
 from klerk.reader import ClassAccess, FieldAccess, PlainReader, Sight
 from klerk.selections import OrderedView
@@ -114,6 +115,8 @@ class Program:
             self.table,
             self._resolve_for_reading,
         )
+        self.kv_access = KeyAccess(spec, KV, self.resolve, self.sight.plain, lock)
+        self.blob_access = KeyAccess(spec, BLOB, self.resolve, self.sight.plain, lock)
         # The classes that migrations deleted have no plan.
         self.plan_of_code: dict[int, ClassPlan | None] = dict.fromkeys(range(len(catalog.classes)))
         self.plan_of_code.update((plan.code, plan) for plan in self.plans)

@@ -492,6 +492,16 @@ def tag_that_no_field_has(app: App) -> None:
     app.open()
 
 
+@mistake("K060")
+def rule_for_an_empty_prefix(app: App) -> None:
+    app.allow.kv("session:", "")  # here
+
+
+@mistake("K061")
+def rule_for_an_unknown_action(app: App) -> None:
+    app.deny.blob(action="steal")  # type: ignore[arg-type] # here
+
+
 @mistake("K017")
 def path_for_what_is_only_in_memory(app: App) -> None:
     items_of(app)

@@ -34,6 +34,7 @@ class Cursor:
         start: the smallest key wanted.
         lock: held while the iterator is used; whoever calls `drop` holds it too.
         failed: gives the error to raise for what the iterator raised, or for None when it was dropped.
+        options: of the iterator, which points into them without owning them.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class Cursor:
         start: bytes,
         lock: threading.Lock,
         failed: Callable[[Exception | None], KlerkError],
+        options: object,
     ) -> None:
         self._iterator: NativeIterator | None = iterator
         self._start = start
         self._lock = lock
         self._failed = failed
+        self._options = options
 
     def rows_up(self) -> Iterator[Row]:
         """Yield the rows from `start` on, in the order of their keys."""

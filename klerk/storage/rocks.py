@@ -11,7 +11,7 @@ their own). What rocksdict does unexpectedly, and what is done about it:
 - Iterators and handles keep RocksDB's lock, also those in the frames of a kept exception: `close` drops all.
 - After `fork` the child's copy writes into the parent's files, and crashes when it is freed: it is disowned.
 - Every error is a plain `Exception` with a text: `_translated` knows the texts.
-- `ReadOptions.set_iterate_lower_bound` sets the upper bound: it is not used.
+- `set_iterate_lower_bound` sets the upper bound; an iterator does not keep its options: `Cursor` does.
 """
 
 import contextlib
@@ -159,7 +159,8 @@ class RocksStorage(Storage):
             options.set_iterate_upper_bound(stop)
         with self._scan_lock:
             self._check_open()
-            cursor = Cursor(self._families[family].iter(options), start, self._scan_lock, self._scan_failed)
+            iterator = self._families[family].iter(options)
+            cursor = Cursor(iterator, start, self._scan_lock, self._scan_failed, options)
             self._cursors.add(cursor)
         return cursor.rows_down() if reverse else cursor.rows_up()
 
@@ -366,10 +367,9 @@ def _family_options() -> dict[str, Options]:
 
 
 def _table_options() -> Options:
-    """Return the options of one family.
+    """Return the options of one family; all are alike.
 
-    All are alike. No bloom filters and hardly a cache: the data is in Klerk's memory, and the store is read
-    at the start and for history.
+    No bloom filters and hardly a cache: models are in memory, and the system keeps pages of the files.
     """
     options = Options(raw_mode=True)
     options.set_compression_type(DBCompressionType.lz4())
