@@ -46,6 +46,7 @@ from klerk.jobs import Job, JobRecord, JobRequest, JobState
 from klerk.keys import KeyPage
 from klerk.keyvalue import AioKeyValues, KeyValue, KeyValues
 from klerk.klerk import Klerk
+from klerk.labels import label
 from klerk.machine import CreateEvent, Event, Machine, State
 from klerk.migrations import Migration
 from klerk.opening import App
@@ -57,6 +58,7 @@ from klerk.subscriptions import AioChanges, Changes
 from klerk.timer_work import DueTimer, RefusedTimer
 from klerk.timers import Timers
 from klerk.tokens import Token
+from klerk.translation import Translation
 from klerk.unsafe import UnsafeCreate, UnsafeDelete, UnsafeUpdate
 from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text
 
@@ -143,6 +145,7 @@ __all__ = [
     "Text",
     "Timers",
     "Token",
+    "Translation",
     "UnsafeCreate",
     "UnsafeDelete",
     "UnsafeUpdate",
@@ -151,4 +154,5 @@ __all__ = [
     "WrongState",
     "WrongStore",
     "__version__",
+    "label",
 ]

@@ -46,7 +46,9 @@ from klerk.errors import (
     NotFound,
     Problem,
     WrongState,
+    at_place,
 )
+from klerk.translation import translated
 
 
 cdef Py_ssize_t GROUP_BYTES_MAX = limits.GROUP_BYTES_MAX
@@ -117,6 +119,15 @@ cdef class Group:
         self.notices = []
         self.unmanaged = []
         self.tokens = {}
+
+
+cdef object in_language(object error, object context):
+    """Return an error as its receiver reads it; whatever happens, a refusal stays one."""
+    try:
+        # What was given as the context may be none.
+        return translated(error, getattr(context, "translation", None))
+    except BaseException:
+        return error
 
 
 cdef class Processor(WorkingState):
@@ -192,6 +203,8 @@ cdef class Processor(WorkingState):
                 self.rollback()
                 value, error = None, FunctionFailed(f"processing failed: {type(failure).__name__}: {failure}")
                 error.__cause__ = failure
+            if error is not None:
+                error = in_language(error, submission.context)
             group.values.append(value)
             group.errors.append(error)
         self.touched.clear()
@@ -283,7 +296,9 @@ cdef class Processor(WorkingState):
                 ids.append(self.apply(command, authorize, depth))
             except KlerkError as error:
                 error.add_note(f"in command {len(ids) + 1} of the list: {command}")
-                raise
+                if depth:
+                    raise
+                raise at_place(error, len(ids)) from error.__cause__
         return ids
 
     cdef list apply_generator(self, object generator, bint authorize, int depth):
@@ -352,6 +367,10 @@ cdef class Processor(WorkingState):
             # Rules must see what the event sees, not what it was made from.
             command = command.with_values(values)
         a = self.args(command)
+        if plan.demands is not None:
+            problems = plan.demands.invalid(values)
+            if problems:
+                self.refuse_values(plan, a, values, problems, authorize)
         if plan.create is None:
             a.current = self.found_target(plan, command.target)
         if authorize:
@@ -359,7 +378,7 @@ cdef class Processor(WorkingState):
         self.targets.append(None)
         self.parameters.append(values)
         if plan.create is not None:
-            self.obey(plan.rules, a, values)
+            self.obey_event(plan, a, values)
             id = self.create(plan, a, values, depth)
         else:
             id = (<Meta>a.current._meta).id
@@ -367,11 +386,12 @@ cdef class Processor(WorkingState):
             block = plan.blocks[state.index]
             if block is None:
                 text = f"{command.event} is not possible in state '{state}'"
+                about = {"event": str(command.event), "state": str(state), "model": plan.owner.name, "id": id}
                 raise WrongState(
                     f"{command.event} is not accepted in state '{state}' of {plan.owner.name} {id}",
-                    problems=[Problem(code="wrong_state", message=text)],
+                    problems=[Problem(code="wrong_state", message=text, values=about)],
                 )
-            self.obey(plan.rules, a, values)
+            self.obey_event(plan, a, values)
             self.run_block(plan.owner, block, a, values, id, depth)
         self.targets[at] = (plan.code, 0 if id is None else id, depth)
         return id
@@ -460,7 +480,11 @@ cdef class Processor(WorkingState):
         """Return the working version of a model that a block goes on with."""
         model = self.working(id)
         if model is None:
-            raise Conflict(f"{owner.name} {id} was deleted by a command of its own exit block")
+            raise Conflict(
+                f"{owner.name} {id} was deleted by a command of its own exit block",
+                key="deleted_meanwhile",
+                values={"model": owner.name, "id": id},
+            )
         return model
 
     cdef object chosen_state(self, Block block, Args a, tuple values):

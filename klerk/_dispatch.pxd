@@ -21,6 +21,7 @@ cdef enum:
     POSITIONAL = 1
     CHOSEN = 2
     KEYWORDS = 3
+    VALUES = 4
 
 
 cdef enum:
@@ -120,6 +121,21 @@ cdef class Rule:
     cdef readonly str code
     cdef readonly str message
     cdef readonly str path
+    cdef readonly str key
+    cdef object problem(self)
+
+
+cdef class Choice:
+    cdef readonly Py_ssize_t position
+    cdef readonly str name
+    cdef readonly Call call
+    cdef readonly object allowed
+    cdef readonly object judge
+
+
+cdef class Demands:
+    cdef readonly list validators
+    cdef readonly list choices
 
 
 cdef class Step:
@@ -180,6 +196,7 @@ cdef class EventPlan:
     cdef readonly tuple allow
     cdef readonly tuple deny
     cdef readonly list rules
+    cdef readonly Demands demands
     cdef readonly list blocks
     cdef readonly Call create
     cdef readonly object into

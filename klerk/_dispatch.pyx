@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t
 
 from klerk._table cimport IdSet
 
-from klerk.errors import ArgumentError, Conflict, Denied, FunctionFailed, NotFound, Rejected
+from klerk.errors import ArgumentError, Conflict, Denied, FunctionFailed, NotFound, Problem, Rejected
 
 cdef extern from "Python.h":
     bint PyUnicode_IS_ASCII(object text)
@@ -390,8 +390,8 @@ cdef class Call:
     Parameters:
         function: called with the `Args` first.
         mode: 0 the args alone, 1 all parameters in order, 2 the parameters at `names` (positions), 3 all as
-            keywords.
-        names: positions for mode 2, names for mode 3.
+            keywords, 4 the parameters at `names` without the args.
+        names: positions for modes 2 and 4, names for mode 3.
     """
 
     def __init__(self, function, int mode=0, tuple names=()):
@@ -407,6 +407,8 @@ cdef class Call:
                 return self.function(a, *values)
             if self.mode == CHOSEN:
                 return self.function(a, *[values[i] for i in self.names])
+            if self.mode == VALUES:
+                return self.function(*[values[i] for i in self.names])
             return self.function(a, **dict(zip(self.names, values)))
         except (Rejected, Denied, NotFound, Conflict, KeyboardInterrupt):
             # The function's own refusal; or an interrupt of the main thread, in which a read asks its rules.
@@ -456,13 +458,85 @@ def described(function):
 
 
 cdef class Rule:
-    """A condition of an event or class, with what people are told when it does not hold."""
+    """A condition of an event or class, with what people are told when it does not hold.
 
-    def __init__(self, Call call not None, str code, str message, str path=""):
+    Parameters:
+        path: of the parameter or field that it is about; empty for none.
+        key: what a translation finds the message under.
+    """
+
+    def __init__(self, Call call not None, str code, str message, str path="", str key=""):
         self.call = call
         self.code = code
         self.message = message
         self.path = path
+        self.key = key
+
+    cdef object problem(self):
+        return Problem(code=self.code, message=self.message, path=self.path, key=self.key)
+
+
+cdef class Choice:
+    """What a parameter of an event may be, beyond its type.
+
+    Parameters:
+        position, name: of the parameter.
+        allowed: a view of the models that a reference may point to, or a collection of values.
+        call: the function of the application that gives it instead, or None.
+        judge: ``judge.require(allowed, what)`` refuses what a function should not have given;
+            ``judge.problems(value, allowed, working)`` are those of a value.
+    """
+
+    def __init__(self, Py_ssize_t position, str name, judge, *, allowed=None, Call call=None):
+        self.position = position
+        self.name = name
+        self.judge = judge
+        self.allowed = allowed
+        self.call = call
+
+    def allowed_in(self, Args a not None):
+        """Return the view or collection, asked for where it depends on who wants what."""
+        if self.call is None:
+            return self.allowed
+        allowed = self.call.run(a, ())
+        self.judge.require(allowed, described(self.call.function))
+        return allowed
+
+
+cdef class Demands:
+    """What an event asks of its parameters beyond their types: of several together, and of single ones."""
+
+    def __init__(self, list validators not None, list choices not None):
+        self.validators = validators
+        self.choices = choices
+
+    def invalid(self, tuple values not None):
+        """Ask every validator and return the problems of those that are not content."""
+        cdef Rule rule
+        cdef list problems = []
+        for rule in self.validators:
+            try:
+                if not rule.call.decided(rule.call.run(None, values)):
+                    problems.append(rule.problem())
+            except Rejected as refusal:
+                # A value that it made of the parameters is refused by its type.
+                problems.extend(refusal.problems)
+            except FunctionFailed as failure:
+                if not isinstance(failure.__cause__, ValueError):
+                    raise
+                text = str(failure.__cause__) or rule.message
+                problems.append(Problem(code=rule.code, message=text, key=rule.key))
+        return problems
+
+    def not_chosen(self, Args a not None, tuple values not None, working):
+        """Return the problems of the values that may not be chosen; ``working(id)`` gives models."""
+        cdef Choice choice
+        cdef list problems = []
+        for choice in self.choices:
+            value = values[choice.position]
+            if value is not None:
+                problems.extend(choice.judge.problems(value, choice.allowed_in(a), working))
+        return problems
 
 
 cdef class Step:
@@ -586,7 +660,7 @@ cdef class EventPlan:
 
     def __init__(
         self, EventBase event not None, ClassPlan owner not None, int code, *, list checks, tuple allow,
-        tuple deny, list rules, list blocks, Call create, into,
+        tuple deny, list rules, list blocks, Call create, into, Demands demands=None,
     ):
         self.event = event
         self.owner = owner
@@ -595,6 +669,7 @@ cdef class EventPlan:
         self.allow = allow
         self.deny = deny
         self.rules = rules
+        self.demands = demands
         self.blocks = blocks
         self.create = create
         self.into = into

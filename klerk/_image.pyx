@@ -15,7 +15,6 @@ from klerk.errors import (
     InvalidValue,
     KlerkError,
     LimitExceeded,
-    Problem,
     Rejected,
     listed,
 )
@@ -137,7 +136,7 @@ cdef int _check(ClassPlan owner, object model) except -1:
             text = f"{error.message}, for {owner.name} {(<Meta>model._meta).id}"
             raise FunctionFailed(text) from error.__cause__
         if not holds:
-            problems.append(Problem(code=rule.code, message=rule.message, path=rule.path))
+            problems.append(rule.problem())
     if problems:
         raise Rejected(listed(problems), problems=problems)
     return 0

@@ -95,7 +95,8 @@ cdef class WorkingState:
     cdef object found_target(self, EventPlan plan, object target):
         model = self.working(id_or_zero(target))
         if model is None or type(model) is not plan.owner.model_class:
-            raise NotFound(f"there is no {plan.owner.name} {target!r}")
+            about = {"model": plan.owner.name, "id": target}
+            raise NotFound(f"there is no {plan.owner.name} {target!r}", values=about)
         return model
 
     cdef int authorize(self, EventPlan plan, Args a) except -1:
@@ -104,11 +105,14 @@ cdef class WorkingState:
             if (<Call>rule).permits(a):
                 break
         else:
-            raise Denied(f"{plan.event} is not allowed for {self.context.actor}")
+            raise self.denied(plan, f"{plan.event} is not allowed for {self.context.actor}")
         for rule in plan.deny:
             if (<Call>rule).permits(a):
-                raise Denied(f"{plan.event} is denied to {self.context.actor}")
+                raise self.denied(plan, f"{plan.event} is denied to {self.context.actor}")
         return 0
+
+    cdef object denied(self, EventPlan plan, str text):
+        return Denied(text, values={"event": str(plan.event), "actor": str(self.context.actor)})
 
     cdef tuple checked_values(self, list checks, tuple values, object what):
         """Return the values as their types want them, or raise an error with every problem found."""
@@ -151,8 +155,39 @@ cdef class WorkingState:
             model = self.working(id_or_zero(id))
             if model is None or type(model) is not target:
                 text = f"there is no {target.__name__} {id}"
-                problems.append(Problem(code="broken_reference", message=text, path=check.name))
+                about = {"model": target.__name__, "id": id}
+                problems.append(
+                    Problem(code="broken_reference", message=text, path=check.name, values=about)
+                )
         return 0
+
+    cdef int refuse_values(
+        self, EventPlan plan, Args a, tuple values, list problems, bint authorize
+    ) except -1:
+        """Refuse values with what validators found and, to those who may give the command, with what may
+        not be chosen."""
+        cdef bint is_accepted = True
+        try:
+            if plan.create is None:
+                a.current = self.found_target(plan, a.command.target)
+                is_accepted = plan.blocks[(<Meta>a.current._meta).state.index] is not None
+            if authorize:
+                self.authorize(plan, a)
+            if is_accepted:
+                problems.extend(plan.demands.not_chosen(a, values, self.working))
+        except (NotFound, Denied):
+            # The values are refused first, as those that have another type are.
+            pass
+        raise InvalidValue(f"{plan.event}: {listed(problems)}", problems=problems)
+
+    cdef int obey_event(self, EventPlan plan, Args a, tuple values) except -1:
+        """Refuse values that may not be chosen, and then what breaks a rule of the event."""
+        cdef list problems
+        if plan.demands is not None:
+            problems = plan.demands.not_chosen(a, values, self.working)
+            if problems:
+                raise InvalidValue(f"{plan.event}: {listed(problems)}", problems=problems)
+        return self.obey(plan.rules, a, values)
 
     cdef int obey(self, list rules, Args a, tuple values) except -1:
         """Ask every rule; refuse with all that do not hold."""
@@ -162,7 +197,7 @@ cdef class WorkingState:
             if not rule.call.decided(rule.call.run(a, values)):
                 if problems is None:
                     problems = []
-                problems.append(Problem(code=rule.code, message=rule.message, path=rule.path))
+                problems.append(rule.problem())
         if problems is not None:
             raise Rejected(listed(problems), problems=problems)
         return 0
@@ -181,7 +216,7 @@ cdef class WorkingState:
         self.check_fields(owner, draft, previous)
         for rule in owner.rules:
             if not (<Rule>rule).call.holds_for(draft):
-                problems.append(Problem(code=rule.code, message=rule.message, path=rule.path))
+                problems.append((<Rule>rule).problem())
         if problems:
             raise Rejected(listed(problems), problems=problems)
         return 0
@@ -251,6 +286,8 @@ cdef class WorkingState:
                         f"{owner.name} {id} cannot be deleted: a {field.model_class.__name__} refers to it"
                         f" in '{field.check.name}'",
                         hint="Delete or change whatever refers to it, in the same transaction or before.",
+                        key="still_referred",
+                        values={"model": owner.name, "id": id, "by": field.model_class.__name__},
                     )
         return 0
 

@@ -10,7 +10,9 @@ from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from klerk import checks, limits
+from klerk._dispatch import Demands
 from klerk.authorization import Permissions
+from klerk.choices import demands_of
 from klerk.commands import Actor, Context
 from klerk.errors import ConfigError, KlerkError
 from klerk.field_types import FieldType, Unsupported
@@ -18,6 +20,7 @@ from klerk.fields import Resolve, field_type, struct_fields
 from klerk.jobs import Job, Parameter, Retry
 from klerk.machine import CreateEvent, Event, Machine
 from klerk.migrations import Migration, check_names, declared_migration, in_order
+from klerk.parameters import Compiled
 from klerk.places import Place, here, place_of
 from klerk.values import Model, field_names
 
@@ -36,10 +39,11 @@ class MachineSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventSpec:
-    """An event with the compiled types of its parameters."""
+    """An event with the compiled types of its parameters, and what it asks of them beyond these."""
 
     event: CreateEvent[Any, Any] | Event[Any, Any]
     parameters: dict[str, FieldType]
+    demands: Demands | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +220,9 @@ class Design:
             for event in machine.events:
                 event.index = len(events)
                 parameters = self._parameters(f"event {event}", event.parameters, event.function, event.place)
-                events.append(EventSpec(event=event, parameters=parameters))
+                demands = demands_of(event, parameters, self.machines)
+                event.compiled = Compiled(types=parameters, demands=demands, machines=self.machines)
+                events.append(EventSpec(event=event, parameters=parameters, demands=demands))
         job_parameters = {
             job.name: self._parameters(f"job {job}", job.parameters, job.function, job.place)
             for job in self.jobs.values()

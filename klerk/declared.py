@@ -1,6 +1,7 @@
 """What the declarations of a machine consist of: executables, conditions and rules."""
 
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -56,22 +57,49 @@ class Executable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeclaredRule:
-    """A condition, its name as the code of the problem, and what people are told."""
+    """A condition, its name as the code of the problem, what people are told, and the field it is about."""
 
     function: Callable[..., bool]
     code: str
     message: str
     place: Place
+    path: str = ""
 
 
-def declared_rule(function: Callable[..., bool]) -> DeclaredRule:
-    """Return a rule named and explained as its function is."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredChoice:
+    """What a parameter of an event may be: a view, a collection of values, or a function that gives one."""
+
+    parameter: str
+    allowed: Any
+    place: Place
+
+
+def declared_rule(function: Callable[..., bool], path: str = "", names: Iterable[str] = ()) -> DeclaredRule:
+    """Return a rule named and explained as its function is.
+
+    Parameters:
+        path: the field or parameter that it is about, as in ``"address.lines[2]"``; empty for none.
+        names: of the fields or parameters that there are.
+
+    Raises:
+        ConfigError: K031.
+    """
+    known = list(names)
+    if path and re.split(r"[.\[]", path, maxsplit=1)[0] not in known:
+        raise ConfigError(
+            "K031",
+            f"the rule '{function.__name__}' is about {path!r}, which is not there.",
+            where=str(here()),
+            hint=f"Use one of: {', '.join(known) or 'none'}.",
+        )
     message = inspect.getdoc(function) or function.__name__.replace("_", " ")
     return DeclaredRule(
         function=function,
         code=function.__name__,
         message=" ".join(message.split("\n\n")[0].split()),
         place=place_of(function),
+        path=path,
     )
 
 

@@ -72,6 +72,27 @@ value.""",
 
 It would never be asked: an allow rule would allow nothing, and a deny rule deny nothing. Write the class, the
 field or the tag as it is declared.""",
+    "K030": """The parameters of an event were used before its app was opened.
+
+Their types are compiled when the design is checked: call `app.open(...)` before `event.from_json(...)` and
+the like, or `app.freeze()` in a program that opens nothing.""",
+    "K031": """A rule says that it is about a field or parameter that there is not.
+
+A rule of an event names one of its parameters (`@lend.rule(path="title")`), a rule of a machine a field of
+its models (`@loan.rule(path="due")`), or something inside of one, as in `path="address.lines[2]"`.""",
+    "K032": """What is valid was said for a parameter that the event does not have, or said twice.
+
+Name each parameter once: `lend.valid(member=active, shelf={1, 2})`. What depends on the actor or the model
+is a function: `lend.valid(member=lambda a: ...)`.""",
+    "K033": """What is valid for a parameter does not fit its type.
+
+For a reference give a view of the class that it refers to: its machine, a state, an index called with a key.
+For any other type give a collection of values of that type, or for either a function `(a) -> ...`.""",
+    "K034": """The function of a validator wants something else than parameters of its event.
+
+It takes any of the event's parameters, by name, and neither the args nor anything else:
+`def dates_in_order(start: datetime, end: datetime) -> bool`. What needs the context or the
+model is a rule.""",
     "K040": """The clock given to `app.open` fails, or returns something that is no moment.
 
 It is a function without parameters that returns an aware datetime: `lambda: datetime.now(UTC)`.""",

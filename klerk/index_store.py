@@ -74,6 +74,8 @@ class IndexStore:
                 raise Conflict(
                     f"another {self.index.machine.name} has {key!r} already: {other}",
                     hint=f"It would have to be unique in {self.index!r}.",
+                    key="taken",
+                    values={"model": self.index.machine.name, "key": key, "id": other},
                 )
 
     def _mark(self, key: Hashable, id: int, *, present: bool) -> tuple[int, bool] | None:

@@ -169,6 +169,10 @@ MIGRATION_BATCH_RECORDS: Final = 1_000
 # Characters of a name in a migration: an event's, which is two identifiers and a dot, is far below.
 NAME_LENGTH_MAX: Final = 500
 
+# The text of one JSON object that becomes a command, in bytes: the longest stored record with every byte
+# escaped, as in "\u00e9".
+JSON_BYTES_MAX: Final = 6 * RECORD_BYTES_MAX
+
 # Changes of key-values and blobs that wait for their writer; whoever comes then waits for room. Each belongs
 # to a thread or task that waits for it, so this is as many callers at once as the commit queue has room for.
 SIDE_WRITES_WAITING_MAX: Final = 10_000

@@ -3,9 +3,9 @@
 import inspect
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from klerk._dispatch import Args, Command, EventBase
+from klerk._dispatch import Args, Command
 from klerk.blocks import Block, TimeTrigger
 from klerk.declared import (
     Commanding,
@@ -20,9 +20,10 @@ from klerk.declared import (
 )
 from klerk.errors import ConfigError
 from klerk.jobs import Job, bind, parameters_of
+from klerk.parameters import CheckedEvent
 from klerk.places import Place, here, place_of
 from klerk.selections import Index, MachineBase, StateBase
-from klerk.values import Model, Ref
+from klerk.values import Model, Ref, field_names
 
 M = TypeVar("M", bound=Model)
 P = ParamSpec("P")
@@ -94,16 +95,16 @@ class State(StateBase[M]):
         return f"{self.machine.name}.{self.name}"
 
 
-class _Event(EventBase, Generic[M]):
+class _Event(CheckedEvent[M], Generic[M]):
     """What create events and events on models share."""
 
     def __init__(self, machine: "Machine[M]", function: Callable[..., Any]) -> None:
+        super().__init__()
         self.machine = machine
         self.function = function
         self.name = function.__name__
         self.place = place_of(function)
         self.label = (inspect.getdoc(function) or self.name.replace("_", " ")).splitlines()[0]
-        self.rules: list[DeclaredRule] = []
         try:
             self.parameters = parameters_of(function)
         except ValueError as error:
@@ -119,10 +120,6 @@ class _Event(EventBase, Generic[M]):
 
     def _bind(self, values: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, ...]:
         return bind(str(self), self.parameters, values, keywords)
-
-    def _add_rule(self, function: Callable[..., bool]) -> None:
-        self.machine.app_open_check()
-        self.rules.append(declared_rule(function))
 
     def __repr__(self) -> str:
         return f"{self.machine.name}.{self.name}"
@@ -141,16 +138,18 @@ class CreateEvent(_Event[M], Generic[M, P]):
 
         def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Command[M]: ...
 
-    def rule(
-        self, function: Callable[Concatenate[Args[Any, Any], Q], bool]
-    ) -> Callable[Concatenate[Args[Any, Any], Q], bool]:
+    @overload
+    def rule(self, function: "Condition[Any, Q]", /) -> "Condition[Any, Q]": ...
+    @overload
+    def rule(self, /, *, path: str) -> "Callable[[Condition[Any, Q]], Condition[Any, Q]]": ...
+    def rule(self, function: Any = None, /, *, path: str = "") -> Any:
         """Declare a condition: the command is refused, with the function's docstring, unless it returns True.
 
         Parameters:
             function: takes ``a: Args`` and any of the event's parameters, by name.
+            path: the parameter that it is about, as in ``@lend.rule(path="title")``.
         """
-        self._add_rule(function)
-        return function
+        return self.ruled(function, path)
 
     def commands(self, function: "Commanding[M, Q]", *, when: "Condition[M, W] | None" = None) -> Block[M]:
         """See `Block.commands`."""
@@ -191,16 +190,18 @@ class Event(_Event[M], Generic[M, P]):
 
         def __call__(self, target: Ref[M], /, *args: P.args, **kwargs: P.kwargs) -> Command[M]: ...
 
-    def rule(
-        self, function: Callable[Concatenate[Args[M, Any], Q], bool]
-    ) -> Callable[Concatenate[Args[M, Any], Q], bool]:
+    @overload
+    def rule(self, function: "Condition[M, Q]", /) -> "Condition[M, Q]": ...
+    @overload
+    def rule(self, /, *, path: str) -> "Callable[[Condition[M, Q]], Condition[M, Q]]": ...
+    def rule(self, function: Any = None, /, *, path: str = "") -> Any:
         """Declare a condition: the command is refused, with the function's docstring, unless it returns True.
 
         Parameters:
             function: takes ``a: Args`` and any of the event's parameters, by name.
+            path: the parameter that it is about, as in ``@lend.rule(path="title")``.
         """
-        self._add_rule(function)
-        return function
+        return self.ruled(function, path)
 
     def block_in(self, state: State[M]) -> Block[M]:
         """Return the block that runs when the event happens in a state."""
@@ -294,11 +295,23 @@ class Machine(MachineBase[M]):
 
         return declare
 
-    def rule(self, function: Callable[[M], bool]) -> Callable[[M], bool]:
-        """Declare a condition that every version of every model must fulfil: ``function(model) -> bool``."""
-        self.app_open_check()
-        self.rules.append(declared_rule(function))
-        return function
+    @overload
+    def rule(self, function: Callable[[M], bool], /) -> Callable[[M], bool]: ...
+    @overload
+    def rule(self, /, *, path: str) -> Callable[[Callable[[M], bool]], Callable[[M], bool]]: ...
+    def rule(self, function: Any = None, /, *, path: str = "") -> Any:
+        """Declare a condition that every version of every model must fulfil: ``function(model) -> bool``.
+
+        Parameters:
+            path: the field that it is about, as in ``@loan.rule(path="due")``.
+        """
+
+        def declare(function: Callable[[M], bool]) -> Callable[[M], bool]:
+            self.app_open_check()
+            self.rules.append(declared_rule(function, path, field_names(self.model_class)))
+            return function
+
+        return declare if function is None else declare(function)
 
     def index(self, key: Callable[[M], Any], *, unique: bool = False, each: bool = False) -> Index[M]:
         """Declare a lookup by key.

@@ -106,7 +106,7 @@ class Program:
             [store for store in stores if isinstance(store, IndexStore)],
             [store for store in stores if not isinstance(store, IndexStore)],
         )
-        self.processor.reader = PlainReader(WorkingSource(self.processor, self.views))
+        self.processor.reader = PlainReader(WorkingSource(self.processor, self.views), self.processor.args)
         published = PublishedSource(self.views, self.table.get)
         self.processor.published_reader = PlainReader(LockedSource(published, lock))
         self.sight = Sight(
@@ -204,7 +204,7 @@ def _class_plan(
         checks=[field.check(name) for name, field in each.fields.items()],
         states=states,
         indexes=indexes,
-        rules=[rule_of(rule, (), f"a rule of {machine.name}") for rule in machine.rules],
+        rules=[rule_of(rule, (), machine) for rule in machine.rules],
         decode=msgspec.msgpack.Decoder(machine.model_class).decode,
         schema=catalog.version,
         since=entry.since,
@@ -284,10 +284,11 @@ def _event_plan(spec: Spec, each: EventSpec, owner: ClassPlan, code: int) -> Eve
         checks=[field.check(name) for name, field in each.parameters.items()],
         allow=_calls(spec.allow.for_event(event)),
         deny=_calls(spec.deny.for_event(event)),
-        rules=[rule_of(rule, names, f"a rule of {event}") for rule in event.rules],
+        rules=[rule_of(rule, names, event) for rule in event.rules],
         blocks=blocks,
         create=create,
         into=into,
+        demands=each.demands,
     )
 
 

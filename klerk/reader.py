@@ -5,11 +5,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from klerk._dispatch import Call, ask, new_args
+from klerk._dispatch import Args, Call, ask, new_args
 from klerk._reading import ReaderBase
 from klerk._working import id_or_zero
 from klerk.commands import Context
-from klerk.errors import Denied
+from klerk.errors import ArgumentError, Denied
 from klerk.field_types import FieldType
 from klerk.reading import Reading, Verdict, not_found
 from klerk.values import MASKED, Model, Ref
@@ -23,10 +23,12 @@ class PlainReader(Reading):
 
     Parameters:
         source: the working state while a command is processed, the published one in rules about reading.
+        args: ``args(None)`` gives the args of the transaction at hand; None when there is none.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, args: Callable[[None], Args[Any, Any]] | None = None) -> None:
         self._source = source
+        self._args = args
 
     def get(self, ref: Ref[M]) -> M:
         """Return the model that a reference points to.
@@ -42,6 +44,12 @@ class PlainReader(Reading):
 
     def _open_source(self) -> Source:
         return self._source
+
+    def _args_about(self, model: Model | None) -> Args[Any, Any]:
+        if self._args is None:
+            raise ArgumentError("what is valid depends on the context, and this reader has none")
+        a = self._args(None)
+        return new_args(a.context, a.now, self, model)
 
     def _admit(self, model: M) -> M | None:
         return model
@@ -178,6 +186,9 @@ class AuthorizedReading(Reading):
             raise Denied(f"{self.context.actor} may not read {type(model).__name__}")
         return masked(model, verdict)
 
+    def _args_about(self, model: Model | None) -> Args[Any, Any]:
+        return new_args(self.context, self.context.now, self.sight.plain, model)
+
     def _admit(self, model: M) -> M | None:
         return self.show(model)
 
@@ -212,6 +223,9 @@ class Readable(Reading):
 
     def _open_source(self) -> Source:
         return self._reader._open_source()
+
+    def _args_about(self, model: Model | None) -> Args[Any, Any]:
+        return self._reader._args_about(model)
 
     def _admit(self, model: M) -> M | None:
         try:

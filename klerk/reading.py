@@ -8,12 +8,15 @@ from itertools import islice
 from typing import Any, TypeVar, overload
 
 from klerk import limits
+from klerk._dispatch import Args
 from klerk._order import id_in
 from klerk._working import id_or_zero
+from klerk.choices import valid_view
 from klerk.columns import META_COLUMNS, Columns, column, meta_column
 from klerk.cursors import entry_at
 from klerk.errors import ArgumentError, Denied, NotFound
 from klerk.paging import Page, Pager
+from klerk.parameters import CheckedEvent
 from klerk.selections import Index, OrderedView, View
 from klerk.values import MASKED, Model, Ref
 from klerk.views import Source
@@ -39,6 +42,10 @@ class Reading(abc.ABC):
     @abc.abstractmethod
     def _verdict(self, model_class: type[Model]) -> Verdict | None:
         """Return what holds for every model of a class; None when it has to be asked for each."""
+
+    @abc.abstractmethod
+    def _args_about(self, model: Model | None) -> Args[Any, Any]:
+        """Return what a function gets that says which models may be chosen."""
 
     def _denied(self, what: str) -> Denied:
         """Return the error for reading what may not be read."""
@@ -200,6 +207,21 @@ class Reading(abc.ABC):
     def _tells(self, shown: Model, name: str) -> bool:
         """Return whether a model shows by which field it refers; what is hidden finds nothing."""
         return getattr(shown, name) is not MASKED
+
+    def valid_references(
+        self, event: CheckedEvent[Any], name: str, model: Model | None = None
+    ) -> Sequence[Any]:
+        """Return the models that may be chosen for a parameter of an event; see `Event.valid`.
+
+        Parameters:
+            name: of a parameter that is a reference.
+            model: that the event would happen to, for choices that depend on it.
+
+        Raises:
+            ArgumentError: there is no such parameter.
+        """
+        self._open_source()
+        return self.list(valid_view(event, name, partial(self._args_about, model)))
 
     # --- columns ----------------------------------------------------------------------------------
 

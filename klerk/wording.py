@@ -112,6 +112,7 @@ def bounds_text(field: FieldType) -> str:
         return " ".join(
             [
                 *([f"{text} {unit}"] if (text := _range_text(low, high)) else []),
+                *([_lines_text(field.lines)] if field.lines else []),
                 *([f"of the form {pattern}"] if pattern else []),
             ]
         )
@@ -122,6 +123,10 @@ def bounds_text(field: FieldType) -> str:
     if plain == label or plain.startswith("ref "):
         return ""
     return label.replace(str(INT64_MIN), "").replace(str(INT64_MAX), "")
+
+
+def _lines_text(lines_max: int) -> str:
+    return "in one line" if lines_max == 1 else f"in at most {lines_max} lines"
 
 
 def _range_text(low: float | None, high: float | None) -> str:

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from designs import TESTER, Bank, python_environment
 
+import klerk
 from klerk import App, Args, ConfigError, JobRun, KlerkError, Migration, Model, Ref, User
 from klerk.explain import EXPLANATIONS
 
@@ -57,6 +58,17 @@ def items_of(app: App) -> tuple[Any, Any, Any]:
     def age(a: Args[Item]) -> None: ...
 
     return items, new, old
+
+
+def make_with_sizes(app: App) -> Any:
+    """Declare a machine without mistakes and return its create event, which has parameters."""
+    items, new, _ = items_of(app)
+
+    @items.create(into=new)
+    def make_one(a: Args, low: int = 0, high: int = 1, name: str = "", like: Ref[Item] | None = None) -> Item:
+        return Item(size=low)
+
+    return make_one
 
 
 @mistake("K001")
@@ -469,6 +481,126 @@ def permission_for_what_is_no_class(app: App) -> None:
 def unknown_durability(app: App) -> None:
     items_of(app)
     app.open(durability="maybe")  # type: ignore[arg-type] # here
+
+
+@mistake("K017")
+def text_without_a_line(app: App) -> None:
+    class Nothing(klerk.Text, lines=0): ...  # here
+
+
+@mistake("K030")
+def json_before_the_app_was_opened(app: App) -> None:
+    make_with_sizes(app).from_json({})  # here
+
+
+@mistake("K031")
+def rule_about_a_parameter_that_there_is_not(app: App) -> None:
+    make = make_with_sizes(app)
+
+    @make.rule(path="high.er")
+    @make.rule(path="hihg[1].x")  # here
+    def ordered(a: Args) -> bool:
+        return True
+
+
+@mistake("K031")
+def rule_about_a_field_that_there_is_not(app: App) -> None:
+    items, _, _ = items_of(app)
+    items.rule(path="sizes")(lambda item: True)  # here
+
+
+@mistake("K032")
+def valid_values_of_no_parameter(app: App) -> None:
+    make_with_sizes(app).valid(lwo={1})  # here
+
+
+@mistake("K032")
+def valid_values_said_twice(app: App) -> None:
+    make = make_with_sizes(app)
+    make.valid(low={1})
+    make.valid(low={2})  # here
+
+
+@mistake("K033")
+def valid_references_in_no_view(app: App) -> None:
+    make_with_sizes(app).valid(like={1, 2})  # here
+
+
+@mistake("K033")
+def valid_references_in_a_view_of_another_class(app: App) -> None:
+    others = app.machine(Other)
+    (there,) = others.states("there")
+    others.create(into=there)(lambda a: Other(size=1))
+    make_with_sizes(app).valid(like=there)  # here
+
+
+@mistake("K033")
+def valid_references_in_a_view_of_another_app(app: App) -> None:
+    _, _, old = items_of(App("another"))
+    make_with_sizes(app).valid(like=old)  # here
+
+
+@mistake("K033")
+def valid_references_in_an_index_without_a_key(app: App) -> None:
+    make = make_with_sizes(app)
+    make.valid(like=make.machine.index(lambda item: item.size))  # here
+
+
+@mistake("K033")
+def valid_references_in_a_view_without_its_parameter(app: App) -> None:
+    make = make_with_sizes(app)
+    make.valid(like=make.machine.where(lambda item, size: item.size > size))  # here
+
+
+@mistake("K033")
+def view_for_what_is_no_reference(app: App) -> None:
+    make = make_with_sizes(app)
+    make.valid(low=make.machine)  # here
+
+
+@mistake("K033")
+def valid_values_of_another_type(app: App) -> None:
+    make_with_sizes(app).valid(low=["one"])  # here
+
+
+@mistake("K033")
+def text_in_place_of_texts(app: App) -> None:
+    make_with_sizes(app).valid(name="abc")  # here
+
+
+@mistake("K008")
+def valid_values_by_a_function_of_parameters(app: App) -> None:
+    make_with_sizes(app).valid(low=lambda a, high: {high})  # here
+
+
+@mistake("K034")
+def validator_of_unknown_parameters(app: App) -> None:
+    make_with_sizes(app).validator(lambda low, hihg: low < hihg)  # here
+
+
+@mistake("K034")
+def validator_with_args(app: App) -> None:
+    make_with_sizes(app).validator(lambda a, low: low > 0)  # here
+
+
+@mistake("K034")
+def validator_of_nothing(app: App) -> None:
+    make_with_sizes(app).validator(lambda: True)  # here
+
+
+@mistake("K034")
+def validator_with_keywords(app: App) -> None:
+    make_with_sizes(app).validator(lambda *, low: low > 0)  # here
+
+
+@mistake("K034")
+def validator_that_is_awaited(app: App) -> None:
+    make = make_with_sizes(app)
+
+    async def later(low: int) -> bool:  # here
+        return True
+
+    make.validator(later)
 
 
 @mistake("K018")

@@ -3,8 +3,8 @@
 Every form in which users write functions, with the types that they get back.
 """
 
-from collections.abc import Generator, Iterator
-from datetime import datetime, timedelta
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 import klerk
@@ -25,7 +25,7 @@ from klerk import (
 )
 
 
-class Name(klerk.Text, min=1, max=80): ...
+class Name(klerk.Text, min=1, max=80, lines=1): ...
 
 
 class Cents(klerk.Int, ge=0): ...
@@ -133,6 +133,54 @@ def is_named(model: Account) -> bool:
     return bool(model.name)
 
 
+@deposit.rule(path="amount")
+def smaller(a: Args[Account, Ctx], amount: Cents) -> bool:
+    return a.model.balance > amount
+
+
+@book.rule(path="account")
+def any_context(a: Args) -> bool:
+    return a.now.year > 2000
+
+
+@account.rule(path="name")
+def is_short(model: Account) -> bool:
+    return len(model.name) < 9
+
+
+# --- parameters: validators, what may be chosen, JSON and forms ----------------------------------------
+
+
+@book.validator
+def not_both(account: Ref[Account], amount: Cents) -> bool:
+    return account > 0 and amount > 0
+
+
+assert_type(not_both(Ref[Account](1), Cents(1)), bool)
+book.valid(account=active, amount=[Cents(1)])
+deposit.valid(amount=lambda a: [a.model.balance])
+settle.valid()
+
+
+def convert(data: bytes, inputs: dict[str, list[str]], swedish: klerk.Translation) -> None:
+    assert_type(open_account.from_json(data), Command[Account])
+    assert_type(deposit.from_json({"amount": 1}, Ref[Account](1), translation=swedish), Command[Account])
+    assert_type(book.from_form(inputs, time_zone=UTC), Command[Entry])
+    assert_type(klerk.label(book, swedish, parameter="account"), str)
+    assert_type(klerk.label(Account.name), str)
+
+
+class Swedish(klerk.Translation):
+    def text(self, key: str, default: str, values: Mapping[str, Any]) -> str:
+        return {"too_long": "högst {max} tecken"}.get(key, default).format(**values)
+
+
+def swedish_desk(error: klerk.InvalidValue) -> Context:
+    for problem in error.problems:
+        assert_type(problem.values, Mapping[str, Any])
+    return Context(User("ada"), translation=Swedish())
+
+
 @app.allow.command(open_account, deposit)
 def same_tenant(a: Args[Any, Ctx]) -> bool:
     return a.context.tenant == "a"
@@ -234,6 +282,7 @@ def read(k: Klerk) -> None:
         assert_type(r.get(r.list(entry)[0].account).name, Name)
         assert_type(r.count(account), int)
         assert_type(r.columns(booked, "amount", "at"), Columns)
+        assert_type(r.valid_references(book, "account"), Sequence[Any])
 
 
 async def aio(k: Klerk, desk: Ctx) -> None:

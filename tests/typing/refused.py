@@ -120,6 +120,30 @@ def without_verdict(a: Args[Loan]) -> str:
     return ""
 
 
+@add_fee.rule(path="amount")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+def about_a_field_of_member(a: Args[Member], amount: Cents) -> bool:
+    return True
+
+
+@loan.rule(path="fee")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+def of_another_model(model: Member) -> bool:
+    return True
+
+
+@lend.validator  # type: ignore[type-var]  # pyright: ignore[reportArgumentType, reportUntypedFunctionDecorator]
+def says_nothing(title: Title) -> str:
+    return ""
+
+
+def parameters() -> None:
+    add_fee.rule(path=1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    lend.valid(member=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    add_fee.from_json(1, dune)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    add_fee.from_json({}, ada)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lend.from_form("title=Dune")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Context(User("ada"), translation="sv")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
 @app.allow.command(join)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType, reportUntypedFunctionDecorator]
 def with_parameters(a: Args, name: Name) -> bool:
     return True
