@@ -24,6 +24,7 @@ from klerk.errors import (
     KlerkError,
     Lagged,
     LimitExceeded,
+    MigrationFailed,
     NewerStore,
     NotAStore,
     NotFound,
@@ -47,6 +48,7 @@ from klerk.keyvalue import AioKeyValues, KeyValue, KeyValues
 from klerk.klerk import Klerk
 from klerk.labels import label
 from klerk.machine import CreateEvent, Event, Machine, State
+from klerk.migrations import Migration
 from klerk.opening import App
 from klerk.paging import Page
 from klerk.reader import PlainReader, Readable, Reader
@@ -114,6 +116,8 @@ __all__ = [
     "Lagged",
     "LimitExceeded",
     "Machine",
+    "Migration",
+    "MigrationFailed",
     "Model",
     "NewerStore",
     "NotAStore",

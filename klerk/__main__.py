@@ -7,14 +7,16 @@ from pathlib import Path
 
 from klerk import __version__
 from klerk.advice import design_advice
+from klerk.app import Spec
 from klerk.demo import command as demo
 from klerk.describe import describe, summary
-from klerk.design_check import additions, design_errors
+from klerk.design_check import described_fit, design_errors, rehearse
 from klerk.diagram import diagrams_document, state_diagram
 from klerk.errors import ConfigError, KlerkError
 from klerk.explain import EXPLANATIONS
 from klerk.inspection import describe_store
 from klerk.loading import load_app
+from klerk.recovery import ProgressLine
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,6 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="say what is wrong with a design, and whether it fits a store")
     _add_app(check)
     check.add_argument("--store", type=Path, metavar="PATH", help="that is to fit; it may be in use")
+    check.add_argument(
+        "--full", action="store_true", help="try migrations on all that is stored; it must not be in use"
+    )
     diagram = commands.add_parser("diagram", help="draw the state machines of a design in Mermaid")
     _add_app(diagram)
     diagram.add_argument("--model", help="draw only this one, as bare Mermaid text instead of Markdown")
@@ -77,7 +82,10 @@ def _diagram(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check(where: str, store: Path | None) -> int:
+def _check(where: str, store: Path | None, *, full: bool) -> int:
+    if full and store is None:
+        print("--full tries a store: name it with --store.", file=sys.stderr)
+        return 2
     app = load_app(where)
     if errors := design_errors(app):
         print("\n\n".join(map(_told, errors)), file=sys.stderr)
@@ -85,13 +93,20 @@ def _check(where: str, store: Path | None) -> int:
     spec = app.freeze()
     print(f"{app.name}: no errors in {summary(spec)}")
     if store is not None:
-        added = additions(spec, store)
-        print(f"It fits the store {store}" + ("; opening it adds:" if added else "."))
-        for each in added:
-            print(f"  {each}")
+        print("\n".join(described_fit(spec, store)))
+        if full:
+            print(_rehearsed(spec, store))
     for warning in design_advice(spec):
         print(f"warning: {warning}")
     return 0
+
+
+def _rehearsed(spec: Spec, store: Path) -> str:
+    line = ProgressLine()
+    try:
+        return rehearse(spec, store, line)
+    finally:
+        line.finish()
 
 
 def _told(error: KlerkError) -> str:
@@ -110,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "diagram":
             return _diagram(options)
         if options.command == "check":
-            return _check(options.app, options.store)
+            return _check(options.app, options.store, full=options.full)
         if options.command == "show":
             print(describe(load_app(options.app).freeze()))
         else:

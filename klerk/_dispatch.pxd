@@ -195,6 +195,9 @@ cdef class ClassPlan:
     cdef readonly IdSet ids
     cdef readonly object decode
     cdef readonly bint has_timers
+    cdef readonly int schema
+    cdef readonly int since
+    cdef readonly object upcaster
     cdef StatePlan state_of_code(self, int code)
     cdef int publish(self, object id, object old, object new) except -1
 

@@ -279,6 +279,12 @@ class ClassPlan:
     def ids(self) -> IdSet: ...
     @property
     def decode(self) -> Callable[[bytes], Model]: ...
+    @property
+    def schema(self) -> int: ...
+    @property
+    def since(self) -> int: ...
+    @property
+    def upcaster(self) -> Any: ...
     def __init__(
         self,
         model_class: type[Model],
@@ -290,6 +296,9 @@ class ClassPlan:
         indexes: Sequence[Any],
         rules: list[Rule],
         decode: Callable[[bytes], Any],
+        schema: int = 0,
+        since: int = 0,
+        upcaster: Any = None,
     ) -> None: ...
 
 class EventPlan:

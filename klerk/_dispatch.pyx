@@ -635,10 +635,16 @@ cdef class StatePlan:
 
 
 cdef class ClassPlan:
-    """One model class in the dispatch table, and the published models of it."""
+    """One model class in the dispatch table, and the published models of it.
+
+    Parameters:
+        schema: the version of the schema, which models are stored with.
+        since: models stored with an earlier one than this are brought up to date by the `upcaster`.
+    """
 
     def __init__(
-        self, model_class, str name, int code, *, list checks, list states, list indexes, list rules, decode
+        self, model_class, str name, int code, *, list checks, list states, list indexes, list rules, decode,
+        int schema=0, int since=0, upcaster=None,
     ):
         self.model_class = model_class
         self.name = name
@@ -648,6 +654,9 @@ cdef class ClassPlan:
         self.indexes = indexes
         self.rules = rules
         self.decode = decode
+        self.schema = schema
+        self.since = since
+        self.upcaster = upcaster
         self.has_timers = any([(<StatePlan>state).timers for state in states])
         self.ids = IdSet()
         self.references = [

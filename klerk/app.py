@@ -21,6 +21,7 @@ from klerk.field_types import FieldType, Unsupported
 from klerk.fields import Resolve, field_type, struct_fields
 from klerk.jobs import Job, Parameter, Retry
 from klerk.machine import CreateEvent, Event, Machine
+from klerk.migrations import Migration, check_names, declared_migration, in_order
 from klerk.parameters import Compiled
 from klerk.places import Place, here, place_of
 from klerk.values import Model, field_names
@@ -59,6 +60,7 @@ class Spec:
     allow: Permissions
     deny: Permissions
     context_provider: ContextProvider
+    migrations: tuple[Migration, ...] = ()
 
     def system_context(self, actor: Actor, now: datetime) -> Context:
         """Return the context in which a job or timer acts.
@@ -89,6 +91,7 @@ class Design:
         self.jobs: dict[str, Job[Any]] = {}
         self.allow = Permissions(self._require_unopened)
         self.deny = Permissions(self._require_unopened)
+        self.migrations: list[Migration] = []
         self._context_provider: ContextProvider = Context
         self._spec: Spec | None = None
 
@@ -155,6 +158,25 @@ class Design:
                 raise ConfigError("K004", f"there are two jobs named '{job.name}'.", where=str(place))
             self.jobs[job.name] = job
             return job
+
+        return declare
+
+    def migration(self, version: int) -> Callable[[Callable[[Migration], None]], Callable[[Migration], None]]:
+        """Declare, by decorating a function ``(m: klerk.Migration)``, what a version of the design changes of
+        what earlier ones have stored. A store that is opened with the design runs those that it has not run.
+
+        Parameters:
+            version: 1 for the first migration, and one more for each. Those that ever ran stay as they are.
+
+        Raises:
+            ConfigError: K050, K051.
+        """
+        place = here()
+
+        def declare(function: Callable[[Migration], None]) -> Callable[[Migration], None]:
+            self._require_unopened()
+            self.migrations.append(declared_migration(version, function, place))
+            return function
 
         return declare
 
@@ -238,7 +260,19 @@ class Design:
             allow=self.allow,
             deny=self.deny,
             context_provider=self._context_provider,
+            migrations=self._migrations(machines),
         )
+
+    def _migrations(self, machines: tuple[MachineSpec, ...]) -> tuple[Migration, ...]:
+        ordered = in_order(self.migrations)
+        for migration in ordered:
+            migration.record()
+        names = {
+            each.machine.name: (each.fields, [state.name for state in each.machine.all_states])
+            for each in machines
+        }
+        check_names(ordered, names)
+        return ordered
 
     def _resolver(self, module: str, place: Place) -> Resolve:
         """Return how names in annotations written as strings are looked up."""

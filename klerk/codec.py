@@ -1,6 +1,6 @@
 """Records and bytes: what stands in the store, and how it is read back. Every format carries its version."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from typing import Any, Final
 
@@ -8,12 +8,9 @@ import msgspec
 
 from klerk._core import Group
 from klerk._image import key_of, without_meta
-from klerk.app import Spec
-from klerk.errors import Corrupted, SchemaChanged
-from klerk.field_types import FieldType
+from klerk.errors import Corrupted
 from klerk.jobs import JobRecord
 from klerk.storage.contract import Delete, Family, Put
-from klerk.values import has_default
 
 LOG_FORMAT: Final = 1
 CATALOG_FORMAT: Final = 1
@@ -202,12 +199,52 @@ def read_job(job_id: int, value: bytes) -> JobRecord:
         raise Corrupted(f"job {job_id} cannot be read: {error}") from error
 
 
+Types = tuple[tuple[str, str], ...]
+"""Names, in order, each with what is stored under it."""
+
+
 class ClassEntry(msgspec.Struct, frozen=True):
-    """A model class in the catalog: its states by code, its fields in order with what is stored of them."""
+    """A model class in the catalog, or what it once was.
+
+    Parameters:
+        name: empty when a migration deleted the class, whose code stays taken.
+        states: by code; an empty name is a state that a migration deleted.
+        fields: name and what is stored of it, in order. Models stored before the last ones came lack them.
+        since: the schema version from which on models have been stored like this.
+        defaults: for fields that were added since then, what models that lack them have: MessagePack, in
+            hexadecimal.
+    """
 
     name: str
     states: tuple[str, ...]
-    fields: tuple[tuple[str, str], ...]
+    fields: Types
+    since: int = 0
+    defaults: dict[str, str] = {}
+
+
+class EarlierClass(msgspec.Struct, frozen=True):
+    """How the models of a class were stored up to a schema version: what is needed to read those again."""
+
+    code: int
+    until: int
+    entry: ClassEntry
+
+
+class EarlierJob(msgspec.Struct, frozen=True):
+    """With which parameters the jobs of a kind were stored up to a schema version."""
+
+    kind: str
+    until: int
+    parameters: Types
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """A migration that was run: which, and when, in microseconds since 1970 UTC."""
+
+    version: int
+    name: str
+    fingerprint: str
+    time_us: int
 
 
 class Catalog(msgspec.Struct, frozen=True):
@@ -217,12 +254,25 @@ class Catalog(msgspec.Struct, frozen=True):
         format: of the catalog.
         classes, events, jobs: by code; event code 0 is a timer, whose one parameter, if it has any, is why it
             was refused.
+        job_types: the parameters of each job kind.
+        version: of the schema, which is the number of the newest migration that was run.
+        rewritten: the version up to which stored models and jobs have been stored anew.
+        earlier, earlier_jobs: how models and jobs were stored before.
+        ran: the migrations that were run here, in order. A store that was made later has none of them.
+        fingerprint: of the design that opened the store last.
     """
 
     format: int
     classes: tuple[ClassEntry, ...] = ()
     events: tuple[str, ...] = ("timer",)
     jobs: tuple[str, ...] = ()
+    job_types: dict[str, Types] = {}
+    version: int = 0
+    rewritten: int = 0
+    earlier: tuple[EarlierClass, ...] = ()
+    earlier_jobs: tuple[EarlierJob, ...] = ()
+    ran: tuple[Ran, ...] = ()
+    fingerprint: str = ""
 
 
 def read_catalog(value: bytes | None) -> Catalog:
@@ -238,74 +288,3 @@ def read_catalog(value: bytes | None) -> Catalog:
 def write_catalog(catalog: Catalog) -> bytes:
     """Return a catalog as it is stored."""
     return msgspec.json.encode(catalog)
-
-
-def extended(catalog: Catalog, spec: Spec) -> Catalog:
-    """Return the catalog with what the design adds.
-
-    Raises:
-        SchemaChanged: the design contradicts what is stored; every difference is named.
-    """
-    differences: list[str] = []
-    known = {entry.name: entry for entry in catalog.classes}
-    declared = {each.machine.name: each for each in spec.machines}
-    classes = list(catalog.classes)
-    for i, entry in enumerate(classes):
-        if entry.name not in declared:
-            differences.append(f"the model {entry.name} is no longer declared")
-            continue
-        each = declared[entry.name]
-        states = [state.name for state in each.machine.all_states]
-        differences.extend(
-            f"the state {entry.name}.{name} is no longer declared"
-            for name in entry.states
-            if name not in states
-        )
-        fields = _stored_fields(each.fields)
-        required = {name for name in each.fields if not has_default(each.machine.model_class, name)}
-        differences.extend(_field_differences(entry, fields, required))
-        added = tuple(name for name in states if name not in entry.states)
-        classes[i] = ClassEntry(entry.name, entry.states + added, fields)
-    if differences:
-        raise SchemaChanged(
-            "the design does not fit the store:\n  - " + "\n  - ".join(differences),
-            hint="Undo these changes, or open another store. New models, states, events, jobs and new last"
-            " fields with a default need nothing.",
-        )
-    for name, each in declared.items():
-        if name not in known:
-            states_now = tuple(state.name for state in each.machine.all_states)
-            classes.append(ClassEntry(name, states_now, _stored_fields(each.fields)))
-    return Catalog(
-        CATALOG_FORMAT,
-        tuple(classes),
-        _grown(catalog.events, [str(each.event) for each in spec.events]),
-        _grown(catalog.jobs, list(spec.jobs)),
-    )
-
-
-def _stored_fields(fields: dict[str, FieldType]) -> tuple[tuple[str, str], ...]:
-    return tuple((name, field.stored) for name, field in fields.items())
-
-
-def _grown(known: Sequence[str], declared: Sequence[str]) -> tuple[str, ...]:
-    return (*known, *(name for name in declared if name not in known))
-
-
-def _field_differences(
-    entry: ClassEntry, fields: tuple[tuple[str, str], ...], required: set[str]
-) -> list[str]:
-    """Return how the declared fields contradict the stored ones, which they may only follow."""
-    differences = []
-    now = dict(fields)
-    for i, (name, stored) in enumerate(entry.fields):
-        if name not in now:
-            differences.append(f"the field {entry.name}.{name} is no longer declared")
-        elif now[name] not in (stored, f"{stored}?"):
-            differences.append(f"the field {entry.name}.{name} was {stored} and is {now[name]}")
-        elif i < len(fields) and fields[i][0] != name:
-            differences.append(f"the field {entry.name}.{name} is no longer number {i + 1}")
-    for name, _ in fields[len(entry.fields) :]:
-        if name not in dict(entry.fields) and name in required:
-            differences.append(f"the new field {entry.name}.{name} has no default")
-    return differences

@@ -269,7 +269,7 @@ class WrongStore(StorageError, ValueError):
 
 
 class NewerStore(StorageError, ValueError):
-    """The store was written by a newer version of Klerk's format."""
+    """The store was written by a newer version of Klerk's format, or of the application's design."""
 
     code = "newer_store"
 
@@ -278,6 +278,12 @@ class SchemaChanged(StorageError, ValueError):
     """The design differs from the one that the store was written with, and no migration covers that."""
 
     code = "schema_changed"
+
+
+class MigrationFailed(StorageError, ValueError):
+    """Models or jobs do not fit the design as migrations leave them. The store was left as it was."""
+
+    code = "migration_failed"
 
 
 class Corrupted(StorageError):

@@ -101,6 +101,28 @@ It is a function without parameters that returns an aware datetime: `lambda: dat
 
 It is an actor, as in `run_as=User("billing")`, or a function `(a) -> Actor`. The timers that one state
 declares with `at` act as one actor, because the moment alone does not say which of them has come.""",
+    "K050": """The numbers of the migrations are not 1, 2, 3 and so on.
+
+Give each migration the next number. Those that ever ran in a store are kept, however old: history is read
+with them, and a store may be many versions behind.""",
+    "K051": """The function of a migration cannot be called.
+
+Declare it as `@app.migration(1)` and `def people_are_members(m: klerk.Migration) -> None: ...`. It says what
+to do by calling methods of `m` and returns nothing.""",
+    "K052": """A migration leads to a model, field or state that there is not.
+
+After all migrations the names must be those of the declared design. Inside a migration the operations are run
+one after the other, on the names that those before have left: once a model is renamed, its fields are renamed
+under the new name.""",
+    "K053": """A migration contradicts itself or the design.
+
+Two operations are about the same thing, one changes nothing, or something is deleted that is still declared.
+Deleting would lose what is stored. If a field was deleted once and is new again, say so with `m.add_field` in
+a later migration; a new model needs another name than the one that was deleted.""",
+    "K054": """An operation of a migration has an argument that it cannot have.
+
+Names are texts as in the design; events are written as "Loan.give_back". Transforms are plain functions that
+take a dict of values by name and return one. A default must be a value that a field can have.""",
     "K060": """A rule about key-values or blobs names something that is no prefix.
 
 Prefixes are texts that are not empty: `@app.allow.kv("session:", "cart:")`. Without any, the rule covers all

@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+from klerk._dispatch import moment_of
 from klerk._image import class_code_of
 from klerk.blob_store import manifest_of
 from klerk.codec import CATALOG_KEY, GENESIS, number_of, read_catalog, read_job, read_record
@@ -24,6 +25,7 @@ def describe_store(path: Path) -> str:
     try:
         records = verify_log(storage, 0, progress)
         lines = [f"store of '{app}', {storage.size_bytes():,} bytes", *_log_lines(storage, records)]
+        lines += _schema_lines(storage)
         lines += _model_lines(storage)
         lines += _job_lines(storage)
         lines += _side_lines(storage)
@@ -45,6 +47,7 @@ def _log_lines(storage: Storage, records: int) -> list[str]:
 
 def _model_lines(storage: Storage) -> list[str]:
     catalog = read_catalog(storage.get(Family.META, CATALOG_KEY))
+    codes = {code: entry for code, entry in enumerate(catalog.classes) if entry.name}
     counts: Counter[int] = Counter()
     for key, stored in storage.scan(Family.MODELS):
         try:
@@ -52,9 +55,19 @@ def _model_lines(storage: Storage) -> list[str]:
         except ValueError as error:
             raise Corrupted(f"model {number_of(key)} cannot be read: {error}") from error
     return ["models:"] + [
-        f"  {entry.name}: {counts[code]:,} ({', '.join(entry.states)})"
-        for code, entry in enumerate(catalog.classes)
+        f"  {entry.name}: {counts[code]:,} ({', '.join(filter(None, entry.states))})"
+        for code, entry in codes.items()
     ]
+
+
+def _schema_lines(storage: Storage) -> list[str]:
+    catalog = read_catalog(storage.get(Family.META, CATALOG_KEY))
+    behind = "" if catalog.rewritten == catalog.version else "; not everything is stored anew yet"
+    lines = [f"schema: version {catalog.version}, fingerprint {catalog.fingerprint}{behind}"]
+    for ran in catalog.ran:
+        time = moment_of(ran.time_us)
+        lines.append(f"  migration {ran.version} {ran.name}, run at {time:%Y-%m-%d %H:%M:%S} UTC")
+    return lines
 
 
 def _job_lines(storage: Storage) -> list[str]:

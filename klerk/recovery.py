@@ -3,7 +3,7 @@
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -20,22 +20,19 @@ from klerk.codec import (
     LIVE_JOB,
     VERIFIED_KEY,
     check_payloads,
-    extended,
     number_of,
     read_catalog,
     read_job,
     read_payload,
     read_record,
-    write_catalog,
 )
 from klerk.errors import Corrupted
 from klerk.jobs import JobRecord
+from klerk.migrating import Migrating, Progress
 from klerk.processing import Clock, Program
-from klerk.retiming import retime
+from klerk.retiming import Retiming
+from klerk.schema import plan_of
 from klerk.storage.contract import Family, Storage
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much is done and how much there is (0: not known)."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,27 +56,41 @@ def recover(storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, pro
     """Check and load a store.
 
     Raises:
-        SchemaChanged: the design does not fit what is stored.
-        FunctionFailed: the context provider failed, which timers of a changed design need.
+        SchemaChanged, NewerStore: the design does not fit what is stored.
+        MigrationFailed: what is stored does not fit the design after its migrations.
+        FunctionFailed: a migration failed, or the context provider, which timers of a changed design need.
         Corrupted: something is damaged, or acknowledged commands are missing.
     """
-    stored = storage.get(Family.META, CATALOG_KEY)
-    known = read_catalog(stored)
-    catalog = extended(known, spec)
-    recovered = Recovered(program=Program(spec, catalog, clock, lock))
+    recovered, migrating, retiming = prepare(storage, spec, clock, lock, progress)
+    # Written last: a design that cannot be opened leaves the store to the one that can.
+    migrating.commit(clock, progress)
+    retiming.write(progress)
+    storage.write([(Family.META, VERIFIED_KEY, key_of(_newest(storage)))], [])
+    return recovered
+
+
+def prepare(
+    storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, progress: Progress
+) -> tuple[Recovered, Migrating, Retiming]:
+    """Check and load a store, and leave what it knows of its design as it is.
+
+    Raises:
+        As `recover`.
+    """
+    plan = plan_of(read_catalog(storage.get(Family.META, CATALOG_KEY)), spec)
+    recovered = Recovered(program=Program(spec, plan.catalog, clock, lock))
     _read_head(storage, recovered)
     verify_log(storage, _marked(storage, VERIFIED_KEY), progress)
     _apply_tail(storage, progress)
+    migrating = Migrating(storage, recovered.program, plan)
     with _without_collection():
-        _load_models(storage, recovered.program, progress)
-        retime(storage, recovered.program, clock, progress)
-    _load_jobs(storage, recovered, progress)
-    if catalog != known:
-        # Written last: a design that cannot be opened leaves the store to the one that can.
-        storage.write([(Family.META, CATALOG_KEY, write_catalog(catalog))], [])
-        storage.sync()
-    storage.write([(Family.META, VERIFIED_KEY, key_of(_newest(storage)))], [])
-    return recovered
+        _load_models(storage, recovered.program, migrating if plan.is_migrating else None, progress)
+    _load_jobs(storage, recovered, migrating, progress)
+    migrating.check()
+    retiming = Retiming(storage, recovered.program, since=plan.known.rewritten)
+    with _without_collection():
+        retiming.compute(clock, progress)
+    return recovered, migrating, retiming
 
 
 def _newest(storage: Storage) -> int:
@@ -196,18 +207,23 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _load_models(storage: Storage, program: Program, progress: Progress) -> None:
+def _load_models(storage: Storage, program: Program, migrating: Migrating | None, progress: Progress) -> None:
     total = storage.estimated_count(Family.MODELS)
+    what, refused = "loading models", None
+    if migrating is not None:
+        what, refused = "migrating models", migrating.refuse
 
     def tell(count: int) -> None:
-        progress("loading models", count, total)
+        progress(what, count, total)
 
-    load_models(program.table, storage.scan(Family.MODELS), program.plan_of_code, tell)
+    load_models(program.table, storage.scan(Family.MODELS), program.plan_of_code, tell, refused)
 
 
-def _load_jobs(storage: Storage, recovered: Recovered, progress: Progress) -> None:
+def _load_jobs(storage: Storage, recovered: Recovered, migrating: Migrating, progress: Progress) -> None:
     for count, (key, stored) in enumerate(storage.scan(Family.JOBS, LIVE_JOB, ENDED_JOB)):
-        recovered.jobs.append(read_job(number_of(key[1:]), stored))
+        record = migrating.up_to_date(read_job(number_of(key[1:]), stored))
+        if record is not None:
+            recovered.jobs.append(record)
         if count % 4096 == 0:
             progress("loading jobs", count, 0)
 

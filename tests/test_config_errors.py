@@ -17,7 +17,7 @@ import pytest
 from designs import NOON, TESTER, Bank, python_environment
 
 import klerk
-from klerk import App, Args, ConfigError, Context, JobRun, KlerkError, Model, Ref, User
+from klerk import App, Args, ConfigError, Context, JobRun, KlerkError, Migration, Model, Ref, User
 from klerk.explain import EXPLANATIONS
 
 CASES: dict[str, list[Callable[[App], object]]] = {}
@@ -907,6 +907,162 @@ def state_that_only_comes_back_to_itself(app: App) -> None:
     (stuck,) = items.states("stuck")  # here
     new.after(timedelta(1)).to(stuck)
     stuck.after(timedelta(1)).to(stuck, when=lambda a: True)
+
+
+@mistake("K050")
+def missing_migration(app: App) -> None:
+    items_of(app)
+
+    @app.migration(2)  # here
+    def second(m: Migration) -> None: ...
+
+
+@mistake("K050")
+def two_migrations_of_one_number(app: App) -> None:
+    items_of(app)
+
+    @app.migration(1)
+    def first(m: Migration) -> None: ...
+
+    @app.migration(1)  # here
+    def second(m: Migration) -> None: ...
+
+
+@mistake("K050")
+def migration_zero(app: App) -> None:
+    app.migration(0)(lambda m: None)  # here
+
+
+@mistake("K051")
+def migration_without_parameter(app: App) -> None:
+    @app.migration(1)  # type: ignore[arg-type] # here
+    def first() -> None: ...
+
+
+@mistake("K051")
+def coroutine_as_migration(app: App) -> None:
+    async def first(m: Migration) -> None: ...
+
+    app.migration(1)(first)  # type: ignore[arg-type] # here
+
+
+@mistake("K051")
+def migration_that_returns_something(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m)  # type: ignore[arg-type, return-value] # here
+
+
+@mistake("K052")
+def renaming_to_a_model_that_there_is_not(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.rename_model("Thing", "Itme"))  # here
+
+
+@mistake("K052")
+def renaming_a_field_of_a_model_under_its_old_name(app: App) -> None:
+    items_of(app)
+
+    @app.migration(1)  # here
+    def first(m: Migration) -> None:
+        m.rename_model("Thing", "Item")
+        m.rename_field("Thing", "title", "size")
+
+
+@mistake("K052")
+def renaming_to_a_field_that_there_is_not(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.rename_field("Item", "title", "sise"))  # here
+
+
+@mistake("K052")
+def a_default_for_a_field_that_there_is_not(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.add_field("Item", "sise", default=""))  # here
+
+
+@mistake("K052")
+def models_into_a_state_that_there_is_not(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.delete_state("Item", "lost", into="nwe"))  # here
+
+
+@mistake("K052")
+def renaming_to_a_state_that_there_is_not(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.rename_state("Item", "lost", "nwe"))  # here
+
+
+@mistake("K052")
+def renaming_an_event_of_a_model_that_there_is_not(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.rename_event("Thing.make", "Thing.build"))  # here
+
+
+@mistake("K053")
+def deleting_a_model_that_is_declared(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.delete_model("Item"))  # here
+
+
+@mistake("K053")
+def deleting_a_field_that_is_declared(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.delete_field("Item", "size"))  # here
+
+
+@mistake("K053")
+def renaming_one_field_twice(app: App) -> None:
+    items_of(app)
+
+    @app.migration(1)
+    def first(m: Migration) -> None:
+        m.rename_field("Item", "title", "size")
+        m.rename_field("Item", "title", "text")  # here
+
+
+@mistake("K053")
+def renaming_to_the_same_name(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.rename_state("Item", "new", "new"))  # here
+
+
+@mistake("K053")
+def deleting_a_state_into_itself(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.delete_state("Item", "lost", into="lost"))  # here
+
+
+@mistake("K054")
+def event_without_its_model(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.rename_event("make", "build"))  # here
+
+
+@mistake("K054")
+def name_that_is_no_text(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.delete_model(ANY))  # here
+
+
+@mistake("K054")
+def transform_that_is_no_function(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.transform("Item", ANY))  # here
+
+
+@mistake("K054")
+def default_that_cannot_be_stored(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.add_field("Item", "size", default=object()))  # here
+
+
+@mistake("K015")
+def migration_said_later(app: App) -> None:
+    items_of(app)
+    kept: list[Migration] = []
+    app.migration(1)(kept.append)
+    app.freeze()
+    kept[0].delete_job("old")  # here
 
 
 def marked_line(function: Callable[[App], object]) -> int:

@@ -1102,15 +1102,20 @@ class Design:
         def plan_next(a: Args[Case], next: datetime | None) -> Case:
             return a.model.replace(next=next)
 
-        @self.cases.event(*self.states, to=self.states[0])
+        a, b, c = self.states
+
+        @self.cases.event(b, c, to=a)
         def to_a(a: Args[Case]) -> None: ...
 
-        @self.cases.event(*self.states, to=self.states[1])
+        @self.cases.event(a, c, to=b)
         def to_b(a: Args[Case]) -> None: ...
 
-        @self.cases.event(*self.states, to=self.states[2])
+        @self.cases.event(a, b, to=c)
         def to_c(a: Args[Case]) -> None: ...
 
+        for state, move in ((a, to_a), (b, to_b), (c, to_c)):
+            # Accepted where it leads, too, and without effect.
+            state.on(move)
         self.record, self.enter, self.plan_next, self.moves = record, enter, plan_next, (to_a, to_b, to_c)
         for state, of_state in zip(self.states, plans, strict=True):
             for plan in of_state:
