@@ -55,6 +55,7 @@ LAYERS = [
     "storage/cursor",
     "storage/probe",
     "storage/trial",
+    "storage/tuning",
     "storage/rocks",
     "storage/__init__",
     "commit_log",
