@@ -5,6 +5,7 @@ from klerk._waiting import Submission
 from klerk.aio import AioKlerk
 from klerk.commands import Actor, Anonymous, Args, Command, Context, Result, System, User
 from klerk.declared import Index, View
+from klerk.erasure import Erasure
 from klerk.errors import (
     ArgumentError,
     BrokenReference,
@@ -13,6 +14,7 @@ from klerk.errors import (
     Conflict,
     Corrupted,
     Denied,
+    Erased,
     FunctionFailed,
     InvalidValue,
     JobCancelled,
@@ -38,6 +40,7 @@ from klerk.errors import (
 from klerk.job_run import Completion, JobRun
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
 from klerk.klerk import Klerk
+from klerk.log_entries import ActorName, LogEntry, LogFilter, LoggedCommand, LogPage, Version
 from klerk.machine import CreateEvent, Event, Machine, State
 from klerk.opening import App
 from klerk.reader import PlainReader, Reader
@@ -47,6 +50,7 @@ from klerk.views import Columns
 __all__ = [
     "MASKED",
     "Actor",
+    "ActorName",
     "AioKlerk",
     "Anonymous",
     "App",
@@ -65,6 +69,8 @@ __all__ = [
     "CreateEvent",
     "Denied",
     "Enum",
+    "Erased",
+    "Erasure",
     "Event",
     "Float",
     "FunctionFailed",
@@ -81,6 +87,10 @@ __all__ = [
     "Klerk",
     "KlerkError",
     "LimitExceeded",
+    "LogEntry",
+    "LogFilter",
+    "LogPage",
+    "LoggedCommand",
     "Machine",
     "Model",
     "NewerStore",
@@ -105,6 +115,7 @@ __all__ = [
     "System",
     "Text",
     "User",
+    "Version",
     "View",
     "WrongState",
     "WrongStore",

@@ -5,15 +5,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from klerk import __version__
+from klerk import __version__, limits
 from klerk.demo import command as demo
 from klerk.describe import describe, summary
 from klerk.design_check import additions, design_errors
 from klerk.diagram import diagrams_document, state_diagram
 from klerk.errors import ConfigError, KlerkError
 from klerk.explain import EXPLANATIONS
-from klerk.inspection import describe_store
+from klerk.inspection import describe_store, verified_store
 from klerk.loading import load_app
+from klerk.log_command import actor_named, printed_log
+from klerk.log_entries import LogFilter
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,6 +41,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect = commands.add_parser("inspect", help="say what a store holds, and verify its commit log")
     inspect.add_argument("path", type=Path, help="of the store, a directory")
+    verify = commands.add_parser("verify", help="check every hash of a store's commit log")
+    verify.add_argument("path", type=Path, help="of the store, a directory")
+    log = commands.add_parser("log", help="print a store's commit log, the newest transactions first")
+    log.add_argument("path", type=Path, help="of the store, a directory")
+    log.add_argument("--model", type=int, metavar="ID", help="only what touched this model")
+    log.add_argument("--actor", help="only what this user did, or KIND:ID as in system:timer")
+    log.add_argument("--event", help="only what holds this event, as in Loan.lend")
+    log.add_argument("--limit", type=int, default=limits.LOG_PAGE, help="transactions at most (%(default)s)")
+    log.add_argument("--oldest-first", action="store_true")
     return parser
 
 
@@ -91,6 +102,20 @@ def _check(where: str, store: Path | None) -> int:
     return 0
 
 
+def _log(options: argparse.Namespace) -> int:
+    actor = None if options.actor is None else actor_named(options.actor)
+    which = LogFilter(
+        model=options.model,
+        actor=actor,
+        event=options.event,
+        limit=options.limit,
+        newest_first=not options.oldest_first,
+    )
+    for line in printed_log(options.path, which):
+        print(line)
+    return 0
+
+
 def _told(error: KlerkError) -> str:
     name = f"klerk.{type(error).__name__}"
     return f"{name} {error}" if isinstance(error, ConfigError) else f"{name}: {error}"
@@ -108,7 +133,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _diagram(options)
         if options.command == "check":
             return _check(options.app, options.store)
-        if options.command == "show":
+        if options.command == "log":
+            return _log(options)
+        if options.command == "verify":
+            print(verified_store(options.path))
+        elif options.command == "show":
             print(describe(load_app(options.app).freeze()))
         else:
             print(describe_store(options.path))

@@ -53,6 +53,7 @@ cdef class Processor(WorkingState):
     cdef public int64_t next_id
     cdef public int64_t next_job_id
     cdef public int64_t sequence
+    cdef public int64_t published_sequence
     cdef object encode
     cdef object sha256
     cdef object outcome_class

@@ -551,6 +551,23 @@ cdef class Processor(WorkingState):
         """Write a job's record with the transaction at hand, and tell the job manager once it is durable."""
         self.notices.append((record, encoded))
 
+    def log_unchecked(self, int code, int64_t id, tuple parameters=()):
+        """Name what was done to a model without a command in the commit log, under a code of Klerk's own."""
+        if len(self.targets) >= TRANSACTION_COMMANDS_MAX:
+            raise LimitExceeded(f"more than {TRANSACTION_COMMANDS_MAX} changes in one transaction")
+        self.targets.append((code, id, 0))
+        self.parameters.append(parameters)
+
+    def renew(self, int code, int64_t id):
+        """Log the newest version of a model once more, unchanged, under a code; nothing if it is gone."""
+        model = self.working(id)
+        if model is None:
+            return
+        self.log_unchecked(code, id)
+        if id not in self.touched:
+            self.touched[id] = model
+        self.pending[id] = model
+
     def fire(self, ClassPlan owner not None, int64_t id, int64_t due_us):
         """Run the timers of a model that are due; False when they are no longer."""
         cdef Timer timer
@@ -669,3 +686,4 @@ cdef class Processor(WorkingState):
                 del self.pending[id]
         for index, operation in group.index_operations:
             index.publish(operation)
+        self.published_sequence = group.heads[len(group.heads) - 1][0]

@@ -86,17 +86,49 @@ cdef int _load(ModelTable table, dict plans, bytes key, bytes stored) except -1:
     cdef Header header
     cdef ClassPlan owner
     cdef StatePlan state
-    cdef Meta meta = Meta.__new__(Meta)
+    cdef int64_t id = _id_of(key)
     _read_header(stored, &header)
     owner = plans[header.class_code]
     state = owner.state_of_code(header.state_code)
+    model = _model(owner, state, &header, id, stored)
+    table.put(id, model)
+    owner.ids.add(id)
+    state.ids.add(id)
+    for field in owner.references:
+        (<RefField>field).publish(id, None, model)
+    for index in owner.indexes:
+        index.load(id, model)
+    return 0
+
+
+def model_of(dict plans not None, int64_t id, bytes stored not None):
+    """Return a model from how it is stored, whatever became of it since.
+
+    Parameters:
+        plans: class plans by their code.
+
+    Raises:
+        Corrupted: it cannot be read.
+    """
+    cdef Header header
+    cdef ClassPlan owner
+    try:
+        _read_header(stored, &header)
+        owner = plans[header.class_code]
+        return _model(owner, owner.state_of_code(header.state_code), &header, id, stored)
+    except Exception as error:
+        raise Corrupted(f"a version of model {id} cannot be read: {error!r}") from error
+
+
+cdef object _model(ClassPlan owner, StatePlan state, Header* header, int64_t id, bytes stored):
+    cdef Meta meta = Meta.__new__(Meta)
     model = owner.decode(
         PyBytes_FromStringAndSize(
             PyBytes_AS_STRING(stored) + sizeof(Header),
             PyBytes_GET_SIZE(stored) - <Py_ssize_t>sizeof(Header),
         )
     )
-    meta.id = _id_of(key)
+    meta.id = id
     meta.state = state.state
     meta.version = header.version
     meta.created_us = header.created_us
@@ -105,14 +137,7 @@ cdef int _load(ModelTable table, dict plans, bytes key, bytes stored) except -1:
     meta.due_us = header.due_us
     meta.fired_us = header.fired_us
     PyObject_GenericSetAttr(model, "_meta", meta)
-    table.put(meta.id, model)
-    owner.ids.add(meta.id)
-    state.ids.add(meta.id)
-    for field in owner.references:
-        (<RefField>field).publish(meta.id, None, model)
-    for index in owner.indexes:
-        index.load(meta.id, model)
-    return 0
+    return model
 
 
 cdef int _read_header(bytes stored, Header* header) except -1:
@@ -164,6 +189,13 @@ cpdef bytes key_of(int64_t number):
         at[7 - i] = number & 0xFF
         number >>= 8
     return key
+
+
+def version_of(bytes stored not None):
+    """Return the version in the header of a stored model, or raise `ValueError`."""
+    cdef Header header
+    _read_header(stored, &header)
+    return header.version
 
 
 def class_code_of(bytes stored not None):

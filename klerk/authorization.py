@@ -18,6 +18,8 @@ AnyEvent = CreateEvent[Any, Any] | Event[Any, Any]
 COMMAND: Final = "command"
 READ: Final = "read"
 FIELD: Final = "field"
+LOG: Final = "log"
+ERASURE: Final = "erasure"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +28,7 @@ class Permission:
 
     Parameters:
         function: ``function(a) -> bool``.
-        subject: commands, models or fields.
+        subject: commands, models, fields, the commit log or erasures.
         targets: the events or model classes meant; empty for all.
         names: the fields meant; empty for all.
         tag: only fields whose type has this tag.
@@ -53,7 +55,8 @@ class Permission:
 class Permissions:
     """What ``app.allow`` and ``app.deny`` are: decorators for functions ``(a: Args) -> bool``.
 
-    A command, model or field is permitted when an allow rule that covers it says yes and no deny rule does.
+    A command, model or field, the commit log or an erasure is permitted when an allow rule that covers it
+    says yes and no deny rule does.
     """
 
     def __init__(self, app_open_check: Callable[[], None]) -> None:
@@ -90,6 +93,14 @@ class Permissions:
         self._require_classes(classes)
         return self._declare(FIELD, classes, (names,) if isinstance(names, str) else tuple(names), tag)
 
+    def log(self) -> Callable[[F], F]:
+        """Cover reading the commit log. Values in it are masked as fields are."""
+        return self._declare(LOG, ())
+
+    def erasure(self) -> Callable[[F], F]:
+        """Cover erasing what the commit log says of a model."""
+        return self._declare(ERASURE, ())
+
     def _require_classes(self, classes: tuple[Any, ...]) -> None:
         for cls in classes:
             if not (isinstance(cls, type) and issubclass(cls, Model)):
@@ -123,6 +134,10 @@ class Permissions:
     def for_class(self, model_class: type[Model]) -> list[Permit]:
         """Return the rules about reading models of a class."""
         return [p.function for p in self.all if p.subject == READ and p.covers(model_class)]
+
+    def for_subject(self, subject: str) -> list[Permit]:
+        """Return the rules about a subject that has no targets."""
+        return [p.function for p in self.all if p.subject == subject]
 
     def for_field(self, model_class: type[Model], name: str, tags: frozenset[str]) -> list[Permit]:
         """Return the rules about reading one field."""

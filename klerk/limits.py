@@ -107,3 +107,8 @@ PROBE_S_PER_GIB: Final = 60.0
 
 # Progress is shown for whatever takes longer than this, in seconds.
 PROGRESS_AFTER_S: Final = 1.0
+
+# Entries of the commit log in one page unless it is asked for more or fewer, and at most: 1,000 transactions
+# are 1 MB or so, and reading them from as many log records takes about a second.
+LOG_PAGE: Final = 50
+LOG_PAGE_MAX: Final = 1_000
