@@ -103,6 +103,17 @@ def test_long_scans_are_complete_in_both_directions(store: Storage) -> None:
     assert list(store.scan(LOG, expected[7][0], expected[4_000][0], reverse=True)) == expected[7:4_000][::-1]
 
 
+@pytest.mark.parametrize("size", [0, 24, 200, 5_000])
+def test_scans_that_are_open_at_once_keep_their_bounds(store: Storage, size: int) -> None:
+    """The store is given each bound once; what happens to that memory later must not matter."""
+    expected = [(number.to_bytes(8, "big"), b"") for number in range(40)]
+    store.write([(LOG, key, value) for key, value in expected], [])
+    for reverse in (False, True):
+        scans = [store.scan(LOG, b"", key + bytes(size), reverse=reverse) for key, _ in expected]
+        for number, scan in enumerate(scans):
+            assert len(list(scan)) == number + (size > 0)
+
+
 def test_deletes_come_before_puts_and_the_last_put_wins(store: Storage) -> None:
     store.write([(LOG, b"gone", b"1"), (LOG, b"stays", b"1")], [])
     store.write(

@@ -31,6 +31,8 @@ class Cursor:
 
     Parameters:
         iterator: bounded above already.
+        options: that it was made with. RocksDB reads the bound from their memory, which rocksdict frees with
+            them, so they live as long as this.
         start: the smallest key wanted.
         lock: held while the iterator is used; whoever calls `drop` holds it too.
         failed: gives the error to raise for what the iterator raised, or for None when it was dropped.
@@ -39,11 +41,13 @@ class Cursor:
     def __init__(
         self,
         iterator: NativeIterator,
+        options: object,
         start: bytes,
         lock: threading.Lock,
         failed: Callable[[Exception | None], KlerkError],
     ) -> None:
         self._iterator: NativeIterator | None = iterator
+        self._options = options
         self._start = start
         self._lock = lock
         self._failed = failed

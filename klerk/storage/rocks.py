@@ -12,6 +12,7 @@ of their own). What rocksdict does unexpectedly, and what is done about it:
 - After `fork` the child's copy writes into the parent's files, and crashes when it is freed: it is disowned.
 - Every error is a plain `Exception` with a text: `_translated` knows the texts.
 - `ReadOptions.set_iterate_lower_bound` sets the upper bound: it is not used.
+- An iterator's bound is in the memory of its `ReadOptions`: `Cursor` keeps them.
 """
 
 import contextlib
@@ -147,7 +148,8 @@ class RocksStorage(Storage):
             options.set_iterate_upper_bound(stop)
         with self._scan_lock:
             self._check_open()
-            cursor = Cursor(self._families[family].iter(options), start, self._scan_lock, self._scan_failed)
+            iterator = self._families[family].iter(options)
+            cursor = Cursor(iterator, options, start, self._scan_lock, self._scan_failed)
             self._cursors.add(cursor)
         return cursor.rows_down() if reverse else cursor.rows_up()
 
