@@ -8,8 +8,8 @@ sequence of a value after the mark is the same each time.
 """
 
 import threading
-from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
@@ -33,7 +33,9 @@ class Facets:
 
     def __init__(self) -> None:
         self.count = 0
-        self.models: defaultdict[int, list[int]] = defaultdict(list)
+        # Most models have only one sequence, and one alone stands for itself: 100,000 lists would keep the
+        # garbage collector busy.
+        self.models: dict[int, int | list[int]] = {}
         self.actors: defaultdict[_Actor, list[int]] = defaultdict(list)
         self.events: defaultdict[int, list[int]] = defaultdict(list)
         self.hours: defaultdict[int, list[int]] = defaultdict(list)
@@ -62,17 +64,17 @@ class Facets:
                 code, id, _ = targets[0]
                 events[code].append(sequence)
                 if id:
-                    models[id].append(sequence)
+                    _add(models, id, sequence)
             else:
                 for code in {code for code, _, _ in targets}:
                     events[code].append(sequence)
                 for id in {id for _, id, _ in targets if id}:
-                    models[id].append(sequence)
+                    _add(models, id, sequence)
 
     def rows(self) -> Iterator[tuple[bytes, list[int]]]:
         """Yield the prefix of each facet's value with its sequences."""
-        for id, sequences in self.models.items():
-            yield _model_prefix(id), sequences
+        for id, found in self.models.items():
+            yield _model_prefix(id), _listed(found)
         for actor, sequences in self.actors.items():
             yield _actor_prefix(actor), sequences
         for code, sequences in self.events.items():
@@ -92,7 +94,6 @@ class History:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._noted: deque[tuple[Sequence[Sequence[Any]], int]] = deque()
         # What is in neither of these is in the store; while it is written it is in both.
         self._fresh = Facets()
         self._being_written = Facets()
@@ -108,13 +109,15 @@ class History:
         Parameters:
             record: its key.
         """
-        self._noted.append((heads, record))
+        # At once: heads that are kept until they are written keep the garbage collector busy.
+        with self._lock:
+            self._fresh.add(heads)
+            self._newest = record
 
     def write(self) -> None:
         """Write what was noted, in small batches, and then mark how far that reaches."""
         with self._writing:
             with self._lock:
-                self._sort_in()
                 if not self._fresh.count:
                     return
                 facets, newest = self._fresh, self._newest
@@ -122,13 +125,6 @@ class History:
             self._write(facets, newest)
             with self._lock:
                 self._being_written = Facets()
-
-    def _sort_in(self) -> None:
-        """Sort what was noted by facet; the lock is held."""
-        while self._noted:
-            heads, record = self._noted.popleft()
-            self._fresh.add(heads)
-            self._newest = record
 
     def _write(self, facets: Facets, newest: int) -> None:
         puts: list[Put] = []
@@ -144,11 +140,11 @@ class History:
             puts.append((Family.HISTORY, _span_key(hour), key_of(first) + key_of(last)))
         self._storage.write([*puts, (Family.META, INDEXED_KEY, key_of(newest))], [])
 
-    def catch_up(self, progress: Any) -> None:
+    def catch_up(self, progress: Callable[[str, int, int], None]) -> None:
         """Index the log records that are newer than the mark; all of them when there is none.
 
         Parameters:
-            progress: called as ``progress(what, done, total)``.
+            progress: called as ``progress(what, done, total)``, with a total of 0 where it is not known.
 
         Raises:
             Corrupted: a record cannot be read.
@@ -157,14 +153,12 @@ class History:
         indexed = 0 if mark is None else number_of(mark)
         if mark is None:
             self._clear()
-        total = 0
-        for key, value in self._storage.scan(Family.LOG, key_of(indexed + 1)):
+        total = 0 if indexed else self._storage.estimated_count(Family.LOG)
+        for done, (key, value) in enumerate(self._storage.scan(Family.LOG, key_of(indexed + 1))):
             head = read_record(key, value)[0]
-            total = total or self._storage.estimated_count(Family.LOG)
             self.note([msgspec.structs.astuple(each) for each in head.transactions], head.first)
-            with self._lock:
-                self._sort_in()
-            progress("indexing the commit log", self._fresh.count, 0)
+            if done % 256 == 0:
+                progress("indexing the commit log", done, total)
             if self._fresh.count >= limits.CHECKPOINT_RECORDS_MAX:
                 self.write()
         self.write()
@@ -198,7 +192,6 @@ class History:
         low = -_OFFSET if first is None else first
         high = _OFFSET if last is None else last
         with self._lock:
-            self._sort_in()
             known = {*self._being_written.hours, *self._fresh.hours}
             recent = {hour: self._recent_of("hours", hour) for hour in known if low <= hour <= high}
         spans = {
@@ -217,13 +210,29 @@ class History:
 
     def _recent(self, facet: str, value: Any) -> list[int]:
         with self._lock:
-            self._sort_in()
             return self._recent_of(facet, value)
 
     def _recent_of(self, facet: str, value: Any) -> list[int]:
         """Return a copy of the sequences in memory; the lock is held."""
-        both = (getattr(each, facet).get(value, ()) for each in (self._being_written, self._fresh))
-        return [sequence for sequences in both for sequence in sequences]
+        older, newer = (getattr(each, facet).get(value) for each in (self._being_written, self._fresh))
+        return [*_listed(older), *_listed(newer)]
+
+
+def _add(found: dict[int, int | list[int]], value: int, sequence: int) -> None:
+    before = found.get(value)
+    if before is None:
+        found[value] = sequence
+    elif isinstance(before, int):
+        found[value] = [before, sequence]
+    else:
+        before.append(sequence)
+
+
+def _listed(sequences: int | list[int] | None) -> list[int]:
+    """Return sequences as a list; one alone stands for itself, and None for none."""
+    if sequences is None:
+        return []
+    return [sequences] if isinstance(sequences, int) else sequences
 
 
 def _model_prefix(id: int) -> bytes:

@@ -1048,7 +1048,7 @@ def test_verify_says_that_every_hash_fits(tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("record", [1, 2, 3])
-@pytest.mark.parametrize("damage", ["payload", "head", "missing"])
+@pytest.mark.parametrize("damage", ["payload", "previous", "actor", "missing"])
 def test_verify_names_the_first_bad_record(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], record: int, damage: str
 ) -> None:
@@ -1056,15 +1056,27 @@ def test_verify_names_the_first_bad_record(
     with raw(tmp_path / "store") as storage:
         key = record.to_bytes(8, "big")
         value = bytearray(storage.get(Family.LOG, key) or b"")
-        value[-3 if damage == "payload" else 40] ^= 1
+        place = {"payload": -3, "previous": 40, "actor": value.index(b"user"), "missing": 0}[damage]
+        value[place] ^= 1
         if damage == "missing":
             storage.write([], [(Family.LOG, key)])
         else:
             storage.write([(Family.LOG, key, bytes(value))], [])
     assert main(["verify", str(tmp_path / "store")]) == 1
     told = capsys.readouterr().err
-    assert "Corrupted" in told
-    assert str(record) in told or str(record + 1) in told
+    assert told.startswith("klerk.Corrupted: ")
+    if damage == "payload":
+        assert f"the payload of transaction {record} was changed" in told
+    elif damage == "previous":
+        assert f"log record {record} does not follow the one before it" in told
+    elif record == 3:
+        # No record follows it, so only the witness tells.
+        missing = "commands up to 3 at least were acknowledged, and the log ends at 2"
+        assert (missing if damage == "missing" else "log record 3 is not the one that was") in told
+    elif damage == "missing":
+        assert f"the log records {record} to {record} are missing" in told
+    else:
+        assert f"log record {record + 1} does not follow the one before it" in told
 
 
 def test_log_prints_what_a_store_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ Every form in which users write functions, with the types that they get back.
 """
 
 from collections.abc import Generator, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 import klerk
@@ -17,11 +17,14 @@ from klerk import (
     JobRequest,
     JobRun,
     Klerk,
+    LogEntry,
+    LogPage,
     Model,
     Ref,
     Result,
     State,
     User,
+    Version,
 )
 
 
@@ -234,6 +237,9 @@ def read(k: Klerk) -> None:
         assert_type(r.get(r.list(entry)[0].account).name, Name)
         assert_type(r.count(account), int)
         assert_type(r.columns(booked, "amount", "at"), Columns)
+        assert_type(r.log(actor=User("ada"), event=open_account, limit=3).entries, tuple[LogEntry, ...])
+        assert_type(r.history(r.list(entry)[0].account)[0], Version[Account])
+        assert_type(r.as_of(r.list(entry)[0].account, 7), Account)
 
 
 async def aio(k: Klerk, desk: Ctx) -> None:
@@ -242,4 +248,5 @@ async def aio(k: Klerk, desk: Ctx) -> None:
     assert_type(await future, Result[Account])
     async with k.aio.read(desk) as r:
         assert_type(r.find(by_name, Name("Ada")), Account | None)
+    assert_type(await k.aio.log(desk, since=datetime.now(UTC)), LogPage)
     assert_type(await k.aio.handle_all(transfer, desk), list[Result[Any]])
