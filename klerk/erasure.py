@@ -29,7 +29,7 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
 
     Parameters:
         sequence: of the transaction that it is itself.
-        transactions: how many payloads were replaced by nothing.
+        transactions: how many lost what was known of them.
     """
 
     sequence: int
@@ -43,12 +43,14 @@ class EraseModel(InternalWork):
         id: of the model.
         until: the sequence of the newest transaction that is erased.
         renewed: the ids of the models whose newest versions are to be stored once more.
+        transactions: how many are there to be erased.
     """
 
-    def __init__(self, id: int, until: int, renewed: set[int]) -> None:
+    def __init__(self, id: int, until: int, renewed: set[int], transactions: int) -> None:
         self.id = id
         self.until = until
         self.renewed = renewed
+        self.transactions = transactions
 
     def perform(self, processor: Any) -> int:
         processor.log_unchecked(ERASURE, self.id, (self.until,))
@@ -88,11 +90,12 @@ class Eraser:
         """
         lookup = Lookup(self._storage)
         renewed: set[int] = {id}
-        known = False
+        known, transactions = False, 0
         for sequence in oldest_first([self._history.of_model(id)], 1, until):
             known = True
             payload = lookup.payload(sequence)
             if payload is not None:
+                transactions += 1
                 renewed.update(each for each, image in payload.images if self._is_newest(each, image))
         if not known:
             raise NotFound(f"there is no model {id!r} and never was one")
@@ -102,24 +105,20 @@ class Eraser:
                 f" {limits.TRANSACTION_COMMANDS_MAX}",
                 hint="It was changed together with them, in transactions that are still their newest.",
             )
-        return EraseModel(id, until, renewed)
+        return EraseModel(id, until, renewed, transactions)
 
     def _is_newest(self, id: int, image: bytes) -> bool:
         model = self._table.get(id)
         return model is not None and model.meta.version == version_of(image)
 
-    def finish(self, sequence: int) -> int:
-        """Erase what durable erasures decided on, up to the one with a sequence.
-
-        Returns:
-            How many payloads that one replaced; 0 when another thread did.
-        """
+    def finish(self, sequence: int) -> None:
+        """Erase what durable erasures decided on, up to the one with a sequence."""
         with self._lock:
             self._bring_up_to_date()
-            return finish_erasures(self._storage, self._history, sequence).get(sequence, 0)
+            finish_erasures(self._storage, self._history, sequence)
 
 
-def finish_erasures(storage: Storage, history: History, newest: int) -> dict[int, int]:
+def finish_erasures(storage: Storage, history: History, newest: int) -> None:
     """Do what erasures in the commit log decided on, and is not known to be done.
 
     Everything in the log must have been applied to the other families, and indexed.
@@ -127,52 +126,37 @@ def finish_erasures(storage: Storage, history: History, newest: int) -> dict[int
     Parameters:
         newest: the sequence of the last erasure wanted.
 
-    Returns:
-        How many payloads each erasure replaced, by its sequence.
-
     Raises:
         StorageError: it could not be done; the next start tries again.
     """
     mark = storage.get(Family.META, ERASED_KEY)
-    done: dict[int, int] = {}
     first = 1 if mark is None else number_of(mark) + 1
     for sequence in oldest_first([history.of_event(ERASURE)], first, newest):
-        done[sequence] = _finish(storage, history, sequence)
+        _finish(storage, history, sequence)
         storage.write([(Family.META, ERASED_KEY, key_of(sequence))], [])
         storage.sync()
-    return done
 
 
-def _finish(storage: Storage, history: History, sequence: int) -> int:
+def _finish(storage: Storage, history: History, sequence: int) -> None:
     lookup = Lookup(storage)
     head, payload = lookup.head(sequence), lookup.payload(sequence)
     if payload is None:
         raise Corrupted(f"the erasure {sequence} was erased before it was finished")
-    count = 0
     for (code, id, _), values in zip(head.targets, payload.parameters, strict=True):
         if code != ERASURE:
             continue
         (until,) = values
         sequences = list(oldest_first([history.of_model(id)], 1, until))
-        count += _replace(storage, sequences)
+        for put in _without(storage, sequences):
+            storage.write([put], [])
         if sequences:
             storage.sync()
             # Those records, and the versions of the model that they overtook, are gone from the files, too.
             storage.compact(Family.LOG, _key(storage, sequences[0]), key_of(sequences[-1] + 1))
             storage.compact(Family.MODELS, key_of(id), key_of(id) + b"\0")
-    return count
 
 
-def _replace(storage: Storage, sequences: list[int]) -> int:
-    """Replace the payloads of transactions by nothing; return how many there still were."""
-    count = 0
-    for put, replaced in _without(storage, sequences):
-        storage.write([put], [])
-        count += replaced
-    return count
-
-
-def _without(storage: Storage, sequences: list[int]) -> Iterator[tuple[Put, int]]:
+def _without(storage: Storage, sequences: list[int]) -> Iterator[Put]:
     """Yield the puts of the log records that hold some ascending transactions, without their payloads."""
     at = 0
     while at < len(sequences):
@@ -181,14 +165,11 @@ def _without(storage: Storage, sequences: list[int]) -> Iterator[tuple[Put, int]
             raise Corrupted(f"transaction {sequences[at]} is missing in the commit log")
         first, record = found
         payloads = list(record.payloads)
-        replaced = 0
         while at < len(sequences) and sequences[at] < first + len(payloads):
-            place = sequences[at] - first
-            replaced += payloads[place] is not None
-            payloads[place] = None
+            payloads[sequences[at] - first] = None
             at += 1
-        if replaced:
-            yield (Family.LOG, key_of(first), encode(LogRecord(record.head, tuple(payloads)))), replaced
+        if payloads != list(record.payloads):
+            yield Family.LOG, key_of(first), encode(LogRecord(record.head, tuple(payloads)))
 
 
 def _key(storage: Storage, sequence: int) -> bytes:

@@ -214,10 +214,12 @@ class Klerk:
         with self.read(context) as reader:
             self._audit.require(reader, ERASURE, "erase what the commit log says")
             id, until = id_of(ref), self._program.processor.published_sequence
-        submission: Submission[int] = Submission(self._eraser.prepare(id, until), context)
+        work = self._eraser.prepare(id, until)
+        submission: Submission[int] = Submission(work, context)
         self._push(submission, True)
         sequence = submission.result()
-        return Erasure(sequence=sequence, transactions=self._eraser.finish(sequence))
+        self._eraser.finish(sequence)
+        return Erasure(sequence=sequence, transactions=work.transactions)
 
     # --- jobs and timers --------------------------------------------------------------------------
 

@@ -947,6 +947,45 @@ def test_a_failed_erasure_is_tried_again(tmp_path: Path, monkeypatch: pytest.Mon
         assert not files_with(path, SECRET)
 
 
+def test_an_erasure_changes_no_model_index_timer_or_reference(where: Path | None) -> None:
+    bank, clock = AuditedBank(), Clock()
+    bank.active.after(timedelta(hours=1)).to(bank.closed)
+    with bank.app.open(where, clock=clock) as k:
+        ada = k.handle(bank.enter("Ada", 5), ADA).id
+        bob = k.handle(bank.enter("Bob", 5, ada), ADA).id
+        with k.read(TESTER) as r:
+            before = [(r.get(id), r.get(id).meta) for id in (ada, bob)]
+        assert k.erase(ada, ADA).transactions == 1
+        with k.read(TESTER) as r:
+            assert [(r.get(id), r.get(id).meta) for id in (ada, bob)] == before
+            assert r.find(bank.by_owner, "Ada") == r.get(ada)
+            assert r.count(bank.active) == r.count(bank.accounts) == 2
+        with pytest.raises(klerk.Conflict):
+            k.handle(bank.enter("Ada"), ADA)
+        with pytest.raises(klerk.KlerkError):
+            # Bob still refers to her.
+            k.handle(bank.remove(ada), ADA)
+        clock.advance(timedelta(hours=2))
+        k.handle(bank.enter("Eve"), ADA)
+        eventually(lambda: len(k.log(TESTER, event="timer").entries) == 2)
+        assert [str(k.as_of(id, k.sequence, TESTER).meta.state) for id in (ada, bob)] == ["closed"] * 2
+
+
+def test_several_erase_at_once(where: Path | None) -> None:
+    bank = AuditedBank()
+    with bank.app.open(where) as k:
+        ids = [each.id for each in k.handle_all([bank.enter(f"{SECRET} {i}") for i in range(8)], ADA)]
+        for id in ids:
+            k.handle(bank.rename(id, f"n{id}"), ADA)
+        threads = [Spawned(k.erase, id, ADA) for id in ids]
+        replaced = sum(thread.end(60).transactions for thread in threads)
+        assert replaced >= sum(entry.erased for entry in all_pages(k)) >= 9
+        if where is not None:
+            assert not files_with(where, SECRET)
+    if where is not None:
+        assert newest_in_log(where).keys() == set(ids)
+
+
 # --- all at once --------------------------------------------------------------------------------------
 
 
