@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from benches import floors, jobs, klerk_contenders, peers
+from benches import floors, growth, jobs, klerk_contenders, peers
 from benches.harness import (
     FLOOR,
     JOBS_PER_SECOND,
@@ -25,7 +25,7 @@ NOT_DURABLE = "none (in memory)"
 
 def benchmarks(models: int) -> list[Benchmark]:
     """All benchmarks in the order they run; `models` is the size of the store that is opened."""
-    return [*_submits(), *_handles(), *_reads(), _opening(models), _jobs()]
+    return [*_submits(), *_handles(), *_reads(), *_growth(models), _opening(models), _jobs()]
 
 
 def _submits() -> Iterator[Benchmark]:
@@ -117,6 +117,36 @@ def _reads() -> Iterator[Benchmark]:
             "sqlite3": peers.sqlite_get,
         },
     )
+
+
+def _growth(models: int) -> Iterator[Benchmark]:
+    """The same work among few and among many models: the figures of one benchmark should be alike."""
+    sizes = [size for size in (1_000, 100_000, MODELS_FULL) if size <= models]
+    for name, of, unit, workload in (
+        (
+            "command",
+            growth.command,
+            MICROSECONDS,
+            "change a box in two indexes and views",
+        ),
+        (
+            "page",
+            growth.page,
+            MICROSECONDS,
+            f"a page of {growth.PAGE_LENGTH}, and related boxes",
+        ),
+    ):
+        yield Benchmark(
+            name=f"{name}_growth",
+            unit=unit,
+            workload=f"{workload}; klerk: of {sizes[-1]:,}, others: of as many as they say",
+            durability=NOT_DURABLE,
+            group_size=growth.GROUP_SIZE if name == "command" else None,
+            operations_step=growth.GROUP_SIZE if name == "command" else 1,
+            contenders={
+                KLERK if size == sizes[-1] else f"klerk_{size // 1_000}k": of(size) for size in sizes
+            },
+        )
 
 
 def _opening(models: int) -> Benchmark:

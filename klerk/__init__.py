@@ -3,8 +3,12 @@
 from klerk._version import __version__
 from klerk._waiting import Submission
 from klerk.aio import AioKlerk
+from klerk.aio_blobs import AioBlobReader, AioBlobs
+from klerk.blob_streams import BlobInfo, BlobReader
+from klerk.blobs import Blobs
+from klerk.changes import Change, ChangeKind
+from klerk.columns import Columns
 from klerk.commands import Actor, Anonymous, Args, Command, Context, Result, System, User
-from klerk.declared import Index, View
 from klerk.erasure import Erasure
 from klerk.errors import (
     ArgumentError,
@@ -20,6 +24,7 @@ from klerk.errors import (
     JobCancelled,
     JobError,
     KlerkError,
+    Lagged,
     LimitExceeded,
     NewerStore,
     NotAStore,
@@ -39,25 +44,44 @@ from klerk.errors import (
 )
 from klerk.job_run import Completion, JobRun
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
+from klerk.keys import KeyPage
+from klerk.keyvalue import AioKeyValues, KeyValue, KeyValues
 from klerk.klerk import Klerk
 from klerk.log_entries import ActorName, LogEntry, LogFilter, LoggedCommand, LogPage, Version
 from klerk.machine import CreateEvent, Event, Machine, State
 from klerk.opening import App
-from klerk.reader import PlainReader, Reader
+from klerk.paging import Page
+from klerk.reader import PlainReader, Readable, Reader
+from klerk.selections import Index, View
+from klerk.snapshots import Snapshot
+from klerk.subscriptions import AioChanges, Changes
+from klerk.timer_work import DueTimer, RefusedTimer
+from klerk.timers import Timers
+from klerk.tokens import Token
+from klerk.unsafe import UnsafeCreate, UnsafeDelete, UnsafeUpdate
 from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text
-from klerk.views import Columns
 
 __all__ = [
     "MASKED",
     "Actor",
     "ActorName",
+    "AioBlobReader",
+    "AioBlobs",
+    "AioChanges",
+    "AioKeyValues",
     "AioKlerk",
     "Anonymous",
     "App",
     "Args",
     "ArgumentError",
+    "BlobInfo",
+    "BlobReader",
+    "Blobs",
     "BrokenReference",
     "Bytes",
+    "Change",
+    "ChangeKind",
+    "Changes",
     "Closed",
     "Columns",
     "Command",
@@ -68,6 +92,7 @@ __all__ = [
     "Corrupted",
     "CreateEvent",
     "Denied",
+    "DueTimer",
     "Enum",
     "Erased",
     "Erasure",
@@ -84,8 +109,12 @@ __all__ = [
     "JobRequest",
     "JobRun",
     "JobState",
+    "KeyPage",
+    "KeyValue",
+    "KeyValues",
     "Klerk",
     "KlerkError",
+    "Lagged",
     "LimitExceeded",
     "LogEntry",
     "LogFilter",
@@ -97,16 +126,20 @@ __all__ = [
     "NotAStore",
     "NotFound",
     "NotPure",
+    "Page",
     "PlainReader",
     "Problem",
     "QueueFull",
     "ReadLockHeld",
+    "Readable",
     "Reader",
     "ReaderClosed",
     "Ref",
+    "RefusedTimer",
     "Rejected",
     "Result",
     "SchemaChanged",
+    "Snapshot",
     "State",
     "StorageError",
     "StoreFailed",
@@ -114,6 +147,11 @@ __all__ = [
     "Submission",
     "System",
     "Text",
+    "Timers",
+    "Token",
+    "UnsafeCreate",
+    "UnsafeDelete",
+    "UnsafeUpdate",
     "User",
     "Version",
     "View",

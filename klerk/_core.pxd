@@ -33,17 +33,23 @@ cdef class InternalWork:
     pass
 
 
+cdef class ResultWork(InternalWork):
+    pass
+
+
 cdef class Group:
     cdef readonly list submissions
     cdef readonly list values
     cdef readonly list errors
     cdef readonly list heads
     cdef readonly list payloads
+    cdef readonly list changes
     cdef readonly dict changed
     cdef readonly dict images
     cdef readonly list index_operations
     cdef readonly list notices
     cdef readonly list unmanaged
+    cdef readonly dict tokens
     cdef readonly int64_t first_sequence
     cdef readonly int64_t bytes_count
 
@@ -59,9 +65,12 @@ cdef class Processor(WorkingState):
     cdef object outcome_class
     cdef object resolve_context
     cdef object make_job
+    cdef public object timed
     cdef public object reader
     cdef public object published_reader
     cdef public object shown_by
+    cdef public dict noted
+    cdef public object tokens
     # The transaction at hand; empty between transactions.
     cdef dict touched
     cdef list targets
@@ -70,8 +79,9 @@ cdef class Processor(WorkingState):
     cdef list jobs
     cdef list notices
     cdef list unmanaged
-    cdef int64_t now_us
+    cdef readonly int64_t now_us
     cdef bint trusted
+    cdef bint without_timers
     cdef tuple actor
     cdef object behalf
     cdef int64_t first_id
@@ -80,6 +90,7 @@ cdef class Processor(WorkingState):
     cdef object context_given
     cdef tuple context_known
     cdef int begin(self, Submission submission) except -1
+    cdef int clear(self) except -1
     cdef int rollback(self) except -1
     cdef object perform(self, Submission submission)
     cdef list apply_list(self, object commands, bint authorize, int depth)
@@ -102,6 +113,10 @@ cdef class Processor(WorkingState):
         self, ClassPlan owner, int64_t id, object draft, object state, Args a, int depth
     ) except -1
     cdef int delete(self, ClassPlan owner, object id, Args a, int depth) except -1
+    cdef object timed_model(self, int64_t id, int64_t due_us)
+    cdef list due_at_once(self, int64_t fired)
+    cdef Args args_of_change(self, object model, object context)
+    cdef int remove(self, ClassPlan owner, object id, object model) except -1
     cdef object close_transaction(self, Group group, Submission submission, object concerned)
     cdef object encoded_jobs(self)
     cdef object results(self, Submission submission, object concerned, list changes, int64_t sequence)

@@ -29,6 +29,7 @@ from klerk._dispatch cimport (
     StatePlan,
     Step,
     Timer,
+    moment_at,
 )
 from klerk._image cimport image_of
 from klerk._table cimport ModelTable
@@ -87,12 +88,19 @@ cdef class InternalWork:
         raise NotImplementedError
 
 
+cdef class ResultWork(InternalWork):
+    """Internal work with a result for each of the models whose ids `perform` returns in a list."""
+
+
 cdef class Group:
     """Transactions that are written, synced and published together.
 
     Parameters:
         submissions: what is to be processed; those that do not fit are left out by `Processor.process`.
         first_sequence: the sequence that its first transaction gets.
+
+    Attributes:
+        changes: for each transaction, beside its head, the models it changed as (before, after).
     """
 
     def __init__(self, list submissions not None, int64_t first_sequence):
@@ -102,11 +110,13 @@ cdef class Group:
         self.errors = []
         self.heads = []
         self.payloads = []
+        self.changes = []
         self.changed = {}
         self.images = {}
         self.index_operations = []
         self.notices = []
         self.unmanaged = []
+        self.tokens = {}
 
 
 cdef class Processor(WorkingState):
@@ -121,6 +131,10 @@ cdef class Processor(WorkingState):
         resolve_context: context -> (context with its time, microseconds, trusted, (kind, id, cause), on whose
             behalf as (kind, id) or None).
         make_job: (request, job id, args, sequence) -> (record, encoded record).
+
+    Attributes:
+        timed: called with the (due_us, id, sequence) of models whose timers a transaction set; None: nobody
+            wants to know. It must not fail.
     """
 
     def __init__(
@@ -134,6 +148,7 @@ cdef class Processor(WorkingState):
         self.outcome_class = outcome_class
         self.resolve_context = resolve_context
         self.make_job = make_job
+        self.timed = None
         self.next_id = 1
         self.next_job_id = 1
         self.touched = {}
@@ -161,12 +176,15 @@ cdef class Processor(WorkingState):
             value = error = None
             try:
                 self.begin(submission)
-                value = self.perform(submission)
-                if submission.dry_run:
-                    value = self.close_transaction(None, submission, value)
-                    self.rollback()
-                else:
-                    value = self.close_transaction(group, submission, value)
+                if submission.token_use is not None:
+                    value = self.tokens.first_outcome(submission.token_use, self.context)
+                if value is None:
+                    value = self.perform(submission)
+                    if submission.dry_run:
+                        value = self.close_transaction(None, submission, value)
+                        self.rollback()
+                    else:
+                        value = self.close_transaction(group, submission, value)
             except KlerkError as refusal:
                 self.rollback()
                 value, error = None, refusal
@@ -180,6 +198,18 @@ cdef class Processor(WorkingState):
         return []
 
     cdef int begin(self, Submission submission) except -1:
+        self.clear()
+        self.first_id = self.next_id
+        self.first_job_id = self.next_job_id
+        if submission.context is not self.context_given or self.context_given is None:
+            self.context_known = self.resolve_context(submission.context)
+            self.context_given = submission.context
+        self.context, now_us, trusted, self.actor, self.behalf = self.context_known
+        self.now_us = now_us
+        self.trusted = trusted
+        return 0
+
+    cdef int clear(self) except -1:
         # What the last transaction left empty is used again: most have no jobs, deletions or indexes.
         self.touched.clear()
         self.parameters.clear()
@@ -193,14 +223,6 @@ cdef class Processor(WorkingState):
             self.notices = []
         if self.unmanaged:
             self.unmanaged = []
-        self.first_id = self.next_id
-        self.first_job_id = self.next_job_id
-        if submission.context is not self.context_given or self.context_given is None:
-            self.context_known = self.resolve_context(submission.context)
-            self.context_given = submission.context
-        self.context, now_us, trusted, self.actor, self.behalf = self.context_known
-        self.now_us = now_us
-        self.trusted = trusted
         return 0
 
     cdef int rollback(self) except -1:
@@ -482,7 +504,7 @@ cdef class Processor(WorkingState):
                 meta.entered_us = self.now_us
         PyObject_GenericSetAttr(draft, "_meta", meta)
         a.current = draft
-        if plan.timers:
+        if plan.timers and not self.without_timers:
             meta.due_us = self.next_due(plan, a, meta)
         if owner.indexes:
             self.reindex(owner, id, previous, draft)
@@ -512,10 +534,14 @@ cdef class Processor(WorkingState):
         if plan.exit is not None:
             self.run_block(owner, plan.exit, a, (), id, depth + 1)
             a.current = self.existing(owner, id)
+        return self.remove(owner, id, a.current)
+
+    cdef int remove(self, ClassPlan owner, object id, object model) except -1:
+        """Make a model gone from the working state."""
         if owner.indexes:
-            self.reindex(owner, id, a.current, None)
+            self.reindex(owner, id, model, None)
         if id not in self.touched:
-            self.touched[id] = a.current
+            self.touched[id] = model
         self.pending[id] = None
         self.deleted.append((id, owner))
         return 0
@@ -569,23 +595,26 @@ cdef class Processor(WorkingState):
         self.pending[id] = model
 
     def fire(self, ClassPlan owner not None, int64_t id, int64_t due_us):
-        """Run the timers of a model that are due; False when they are no longer."""
+        """Run the timers of a model that are due.
+
+        Returns:
+            (id, due_us) of every model that this made due at once; None when the model has moved on.
+        """
         cdef Timer timer
         cdef Meta meta
-        cdef Args a = self.args(None)
+        cdef Args a
         cdef int64_t due
-        model = self.working(id)
+        model = self.timed_model(id, due_us)
         if model is None:
-            return False
+            return None
         meta = model._meta
-        if meta.due_us != due_us:
-            return False
-        a.current = model
         fired = []
+        a = self.args_of_change(model, self.context)
         for timer in (<StatePlan>owner.states[meta.state.index]).timers:
             due = self.due_of(timer, a, meta)
             if meta.fired_us < due <= due_us:
                 fired.append(timer)
+        a = self.args(None)
         self.put(owner, id, model.__copy__(), meta.state, model, a, due_us)
         self.targets.append((0, id, 0))
         self.parameters.append(())
@@ -595,20 +624,136 @@ cdef class Processor(WorkingState):
                 break
             a.current = model
             self.run_block(owner, timer.block, a, (), id, 0)
+        # Here it refuses the timer alone; when the transaction is closed it would be too late for that.
+        self.check_end()
+        return self.due_at_once(id)
+
+    def refuse_timer(
+        self, ClassPlan owner not None, int64_t id, int64_t due_us, int64_t until_us, str error not None
+    ):
+        """Undo what the transaction at hand did, and let it record instead that a timer was refused.
+
+        Parameters:
+            until_us: the model's timers up to this moment count as fired.
+            error: why; kept with the transaction as its parameter.
+
+        Returns:
+            As `fire` does.
+        """
+        self.rollback()
+        self.clear()
+        model = self.timed_model(id, due_us)
+        if model is None:
+            return None
+        state = (<Meta>model._meta).state
+        try:
+            self.put(owner, id, model.__copy__(), state, model, self.args(None), until_us)
+        except KlerkError:
+            # The function that tells the next moment fails, too: the model waits for its next change.
+            self.rollback()
+            self.clear()
+            self.without_timers = True
+            try:
+                self.put(owner, id, model.__copy__(), state, model, self.args(None), until_us)
+            finally:
+                self.without_timers = False
+        self.targets.append((0, id, 0))
+        self.parameters.append((error,))
+        return self.due_at_once(id)
+
+    cdef object timed_model(self, int64_t id, int64_t due_us):
+        """Return the working version of a model whose next timer is due at a moment, or None."""
+        model = self.working(id)
+        return None if model is None or (<Meta>model._meta).due_us != due_us else model
+
+    cdef list due_at_once(self, int64_t fired):
+        """Return (id, due_us) of the models whose timers the transaction at hand made due already."""
+        cdef list found = []
+        cdef int64_t due
+        for id, before in self.touched.items():
+            after = self.pending[id]
+            if after is None:
+                continue
+            due = (<Meta>after._meta).due_us
+            if due != 0 and due <= self.now_us:
+                if id == fired or before is None or (<Meta>before._meta).due_us != due:
+                    found.append((id, due))
+        return found
+
+    def retime(self, ClassPlan owner not None, int64_t id, context not None):
+        """Compute anew when a model's next timer is due, before anyone reads it; return whether it changed.
+
+        Parameters:
+            context: for the functions that tell the moment.
+        """
+        model = self.table.get(id)
+        cdef Meta meta = model._meta
+        cdef StatePlan plan = owner.states[meta.state.index]
+        cdef int64_t due = 0
+        if plan.timers:
+            due = self.next_due(plan, self.args_of_change(model, context), meta)
+        if due == meta.due_us:
+            return False
+        meta.due_us = due
         return True
+
+    def stored_image(self, int64_t id):
+        """Return a published model as it is stored."""
+        model = self.table.get(id)
+        return image_of(self.classes[type(model)], model, self.encode)
+
+    cdef Args args_of_change(self, object model, object context):
+        """Return arguments as they were when a model changed last: its timers were computed with these."""
+        cdef Args a = Args.__new__(Args)
+        a.now = moment_at((<Meta>model._meta).updated_us)
+        a.context = context.at(a.now)
+        a.read = self.reader
+        a.current = model
+        return a
+
+    def put_unchecked(self, ClassPlan owner not None, int64_t id, model, state):
+        """Create a model (id 0) or replace one, whatever its machine and rules say; return its id.
+
+        Its values, references and unique keys are checked all the same.
+        """
+        cdef Args a = self.args(None)
+        cdef bint is_new = id == 0
+        previous = None if is_new else self.working(id)
+        draft = model.__copy__()
+        self.check_fields(owner, draft, previous)
+        if is_new:
+            id = self.next_id
+            self.next_id += 1
+        self.put(owner, id, draft, (<Meta>previous._meta).state if state is None else state, previous, a)
+        return id
+
+    def delete_unchecked(self, ClassPlan owner not None, int64_t id):
+        """Delete a model without its exit block; refused at the end if something still refers to it."""
+        self.remove(owner, id, self.working(id))
 
     cdef object close_transaction(self, Group group, Submission submission, object concerned):
         """Turn what the transaction did into its log record and images; nothing can fail after the first line
         that changes the group. Without a group (a dry run) nothing is kept."""
         cdef list changes = [], images = self.images
-        cdef list deleted = None
+        cdef list deleted = None, timed = None
         cdef bint has_ghosts = False
+        cdef ClassPlan owner
+        cdef bint is_internal = isinstance(submission.work, InternalWork)
         images.clear()
-        self.check_deleted()
+        self.check_end()
         for id, before in self.touched.items():
             after = self.pending[id]
             if after is not None:
-                images.append((id, image_of(self.classes[type(after)], after, self.encode)))
+                owner = self.classes[type(after)]
+                images.append((id, image_of(owner, after, self.encode)))
+                if owner.has_timers and (<Meta>after._meta).due_us and (
+                    # A timer's own transaction may set the moment that it came from once more.
+                    is_internal or before is None
+                    or (<Meta>before._meta).due_us != (<Meta>after._meta).due_us
+                ):
+                    if timed is None:
+                        timed = []
+                    timed.append(((<Meta>after._meta).due_us, id, self.sequence + 1))
             elif before is not None:
                 if deleted is None:
                     deleted = []
@@ -620,13 +765,20 @@ cdef class Processor(WorkingState):
             changes.append((before, after))
         payload = self.encode((self.parameters, images, deleted or (), self.encoded_jobs()))
         value = self.results(submission, concerned, changes, 0 if group is None else self.sequence + 1)
-        if group is None or not (changes or self.targets or self.notices or self.unmanaged):
+        use = submission.token_use
+        if group is None or (
+            use is None and not (changes or self.targets or self.notices or self.unmanaged)
+        ):
             # A dry run, or a timer that came too late: there is nothing to keep.
             return value
         digest = self.sha256(payload).digest()
+        head = (self.sequence + 1, self.now_us, self.actor, self.targets, digest, self.behalf)
+        if use is not None:
+            head = (*head, self.tokens.keep(group, use, self.sequence + 1, concerned))
         self.sequence += 1
-        group.heads.append((self.sequence, self.now_us, self.actor, self.targets, digest, self.behalf))
+        group.heads.append(head)
         group.payloads.append(payload)
+        group.changes.append(changes)
         group.bytes_count += len(<bytes>payload) * 2
         for id, image in images:
             group.changed[id] = self.pending[id]
@@ -644,6 +796,8 @@ cdef class Processor(WorkingState):
             for id, before in self.touched.items():
                 if before is None and self.pending[id] is None:
                     del self.pending[id]
+        if timed is not None and self.timed is not None:
+            self.timed(timed)
         return value
 
     cdef object encoded_jobs(self):
@@ -653,7 +807,7 @@ cdef class Processor(WorkingState):
         """Return the outcome of a single command, or a list with one for each command of a list."""
         if type(submission.work) is Command:
             return self.outcome(concerned, changes, sequence)
-        if isinstance(submission.work, InternalWork):
+        if isinstance(submission.work, InternalWork) and not isinstance(submission.work, ResultWork):
             return concerned
         return [self.outcome(id, changes, sequence) for id in concerned]
 
@@ -674,6 +828,11 @@ cdef class Processor(WorkingState):
 
     def publish(self, Group group not None):
         """Make a durable group visible. The write lock is held; no function of the application is run."""
+        if self.noted is not None:
+            # Before anything changes: a snapshot reads without the lock.
+            for id in group.changed:
+                if id not in self.noted:
+                    self.noted[id] = self.table.get(id)
         for id, model in group.changed.items():
             old = self.table.get(id)
             if old is not None or model is not None:

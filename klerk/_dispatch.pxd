@@ -35,6 +35,7 @@ cdef enum:
 
 cpdef int64_t microseconds(object moment) except? -1
 cpdef object moment_of(int64_t us)
+cpdef object moment_at(int64_t us)
 
 
 cdef class Meta:
@@ -67,7 +68,7 @@ cdef class RefField:
     cdef readonly Check check
     cdef readonly object model_class
     cdef readonly dict referrers
-    cdef list targets(self, object model)
+    cpdef list targets(self, object model)
     cdef int publish(self, object id, object old, object new) except -1
 
 
@@ -96,6 +97,8 @@ cdef class Args:
     cdef readonly object now
     cdef readonly object read
     cdef readonly object command
+    cdef readonly object key
+    cdef readonly object action
     cdef object current
     cdef object field_name
     cdef bint touched
@@ -109,7 +112,7 @@ cdef class Call:
     cdef object run(self, Args a, tuple values)
     cdef bint permits(self, Args a) except -1
     cdef bint decided(self, object verdict) except -1
-    cdef bint holds_for(self, object model) except -1
+    cpdef bint holds_for(self, object model) except -1
 
 
 cdef class Rule:
@@ -158,6 +161,7 @@ cdef class ClassPlan:
     cdef readonly list rules
     cdef readonly list references
     cdef public list referenced_by
+    cdef readonly list orders
     cdef readonly IdSet ids
     cdef readonly object decode
     cdef readonly bint has_timers

@@ -30,7 +30,12 @@ cpdef int64_t microseconds(object moment) except? -1:
 
 cpdef object moment_of(int64_t us):
     """Return microseconds since 1970 as an aware datetime in UTC; 0, which marks "never", as None."""
-    return None if us == 0 else EPOCH + timedelta(microseconds=us)
+    return None if us == 0 else moment_at(us)
+
+
+cpdef object moment_at(int64_t us):
+    """Return microseconds since 1970 as an aware datetime in UTC."""
+    return EPOCH + timedelta(microseconds=us)
 
 
 # --- models, values and what is asked of them ---------------------------------------------------------
@@ -204,7 +209,7 @@ cdef class RefField:
         self.model_class = model_class
         self.referrers = {}
 
-    cdef list targets(self, object model):
+    cpdef list targets(self, object model):
         """Return the ids that the field of this model refers to."""
         value = getattr(model, self.check.name)
         if value is None:
@@ -325,6 +330,8 @@ cdef class Args:
         read: reads the working state, the transaction's own changes included.
         command: the command at hand; `parameters` are its arguments by name.
         field: in a rule about fields, the name of the field.
+        key, action: in a rule about key-values or blobs, what is used and how: "read", "write", "delete" or,
+            with a prefix for a key, "list".
     """
 
     def __class_getitem__(cls, _):
@@ -348,13 +355,15 @@ cdef class Args:
         return f"<args of {self.command}>"
 
 
-def new_args(context, now, read, model=None):
+def new_args(context, now, read, model=None, key=None, action=None):
     """Return the arguments for a rule that is asked outside of a command."""
     cdef Args a = Args.__new__(Args)
     a.context = context
     a.now = now
     a.read = read
     a.current = model
+    a.key = key
+    a.action = action
     return a
 
 
@@ -423,7 +432,7 @@ cdef class Call:
             f"the rule {described(self.function)} returned {type(verdict).__name__}, expected True or False"
         )
 
-    cdef bint holds_for(self, object model) except -1:
+    cpdef bint holds_for(self, object model) except -1:
         """Ask a rule of a class about a model."""
         try:
             verdict = self.function(model)
@@ -530,6 +539,7 @@ cdef class ClassPlan:
             for check in checks if (<Check>check).kind == REF or (<Check>check).nested is not None
         ]
         self.referenced_by = []
+        self.orders = []
 
     cdef StatePlan state_of_code(self, int code):
         """Return the plan of the state that a stored code means."""
@@ -557,6 +567,8 @@ cdef class ClassPlan:
                 state.ids.add(id)
         for field in self.references:
             (<RefField>field).publish(id, old, new)
+        for order in self.orders:
+            order.move(id, old, new)
         return 0
 
 

@@ -48,6 +48,7 @@ cdef class Submission:
     cdef readonly object work
     cdef readonly object context
     cdef readonly bint dry_run
+    cdef readonly object token_use
     cdef object value
     cdef object error
     cdef bint is_done

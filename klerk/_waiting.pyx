@@ -376,15 +376,17 @@ cdef class Submission:
         work: a command, or whatever else the processor takes.
         context: on whose behalf.
         dry_run: evaluate everything and keep nothing.
+        token_use: the token it carries, as `klerk.token_uses` made it ready; None for none.
     """
 
     def __class_getitem__(cls, _):
         return cls
 
-    def __init__(self, work, context, bint dry_run=False):
+    def __init__(self, work, context, bint dry_run=False, token_use=None):
         self.work = work
         self.context = context
         self.dry_run = dry_run
+        self.token_use = token_use
 
     def done(self):
         """Return whether the outcome is known: durable and visible, or refused."""

@@ -35,6 +35,9 @@ from klerk.errors import (
     listed,
 )
 
+# The end of the year 9999, the last that a datetime has: no clock ever shows what lies beyond.
+cdef int64_t LAST_US = 253_402_300_799_999_999
+
 
 cdef class WorkingState:
     """The published table overlaid by `pending`: every version not yet published, of the group at hand and of
@@ -76,6 +79,18 @@ cdef class WorkingState:
             if type(model) is model_class:
                 changed.append(model)
         return unchanged, changed
+
+    def changed(self, model_class):
+        """Return the unpublished models of a class, and their ids with those of deleted models."""
+        cdef list models = []
+        cdef set ids = set()
+        for id, model in self.pending.items():
+            if model is None:
+                ids.add(id)
+            elif type(model) is model_class:
+                ids.add(id)
+                models.append(model)
+        return models, ids
 
     cdef object found_target(self, EventPlan plan, object target):
         model = self.working(id_or_zero(target))
@@ -162,6 +177,17 @@ cdef class WorkingState:
 
     cdef int check_draft(self, ClassPlan owner, object draft, object previous) except -1:
         """Check the fields that changed, their references, and the rules of the class."""
+        cdef list problems = []
+        self.check_fields(owner, draft, previous)
+        for rule in owner.rules:
+            if not (<Rule>rule).call.holds_for(draft):
+                problems.append(Problem(code=rule.code, message=rule.message, path=rule.path))
+        if problems:
+            raise Rejected(listed(problems), problems=problems)
+        return 0
+
+    cdef int check_fields(self, ClassPlan owner, object draft, object previous) except -1:
+        """Check the fields that changed, and their references."""
         cdef Check check
         cdef list problems = []
         cdef bint broken = False
@@ -181,11 +207,6 @@ cdef class WorkingState:
         if problems:
             kind = BrokenReference if broken else InvalidValue
             raise kind(f"{owner.name}: {listed(problems)}", problems=problems)
-        for rule in owner.rules:
-            if not (<Rule>rule).call.holds_for(draft):
-                problems.append(Problem(code=rule.code, message=rule.message, path=rule.path))
-        if problems:
-            raise Rejected(listed(problems), problems=problems)
         return 0
 
     cdef int64_t next_due(self, StatePlan plan, Args a, Meta meta) except? -1:
@@ -199,16 +220,19 @@ cdef class WorkingState:
 
     cdef int64_t due_of(self, Timer timer, Args a, Meta meta) except? -1:
         """Return when a timer is due, in microseconds, at least 1 however long ago; 0 for never."""
+        cdef int64_t due
         if timer.due is None:
-            return meta.entered_us + timer.delay_us
-        moment = timer.due.run(a, ())
-        if moment is None:
-            return 0
-        if not isinstance(moment, datetime) or moment.tzinfo is None:
-            raise FunctionFailed(
-                f"{described(timer.due.function)} returned {moment!r}, expected an aware datetime or None"
-            )
-        return max(1, microseconds(moment))
+            due = meta.entered_us + timer.delay_us
+        else:
+            moment = timer.due.run(a, ())
+            if moment is None:
+                return 0
+            if not isinstance(moment, datetime) or not _is_aware(moment):
+                raise FunctionFailed(
+                    f"{described(timer.due.function)} returned {moment!r}, expected an aware datetime or None"
+                )
+            due = microseconds(moment)
+        return 0 if due > LAST_US else max(1, due)
 
     cdef int reindex(self, ClassPlan owner, object id, object old, object new) except -1:
         for index in owner.indexes:
@@ -230,6 +254,13 @@ cdef class WorkingState:
                     )
         return 0
 
+    cdef int check_end(self) except -1:
+        """Refuse what no transaction may leave behind: broken references, unique keys held twice."""
+        self.check_deleted()
+        for index, operation in self.index_operations:
+            index.check(operation)
+        return 0
+
     cdef int is_referenced(self, object id, RefField field) except -1:
         cdef IdSet ids
         # Pending models first: what is published meanwhile moves from there to the referrers.
@@ -243,6 +274,14 @@ cdef class WorkingState:
                 if model is not None and id in field.targets(model):
                     return 1
         return 0
+
+
+cdef bint _is_aware(object moment) except -1:
+    """Return whether a datetime has a zone that knows its offset."""
+    try:
+        return moment.utcoffset() is not None
+    except Exception:
+        return False
 
 
 cdef bint _has_problem(list problems, str name) except -1:

@@ -1,57 +1,49 @@
-"""What an opened app offers to asyncio, and what counts as a command or several."""
+"""What an opened app offers to asyncio: `AioKlerk`."""
 
 import asyncio
-import inspect
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
-from typing import Any, Protocol, TypeAlias, TypeVar, Unpack
+from typing import Any, Protocol, TypeVar, Unpack
 
 from klerk import limits
 from klerk._dispatch import JobRequest
 from klerk._waiting import CommandQueue, Submission
-from klerk.commands import Args, Command, Context, Result
+from klerk.aio_blobs import AioBlobs
+from klerk.blobs import Blobs
+from klerk.commands import Command, Context, Result
 from klerk.erasure import Erasure
-from klerk.errors import ArgumentError
+from klerk.feeds import Hub
 from klerk.job_manager import JobManager
 from klerk.jobs import JobRecord
+from klerk.keyvalue import AioKeyValues, KeyValues
 from klerk.log_entries import LogFilter, LogPage, Version
 from klerk.reader import Reader
+from klerk.snapshots import OpeningSnapshot, Snapshots
+from klerk.submitting import Commands, one, several
+from klerk.subscriptions import AioSubscribable
+from klerk.timer_work import DueTimer, RefusedTimer
+from klerk.timers import Timers
+from klerk.token_uses import TokenUses
+from klerk.tokens import Token
+from klerk.unsafe import AioUnsafe, Unsafe, UnsafeWork
 from klerk.values import Model, Ref
 
 M = TypeVar("M", bound=Model)
-Commands: TypeAlias = (
-    Iterable[Command[Any]] | Callable[[Args[Any, Any]], Command[Any] | Iterable[Command[Any]] | None]
-)
-
-
-def one(command: Any) -> Any:
-    """Return a command to be submitted; refuse anything else."""
-    if type(command) is not Command:
-        raise ArgumentError(
-            f"expected a command, got {type(command).__name__}", hint="Call an event to make one: join(...)."
-        )
-    return command
-
-
-def several(commands: Commands) -> Any:
-    """Return commands to be submitted as one transaction: a list, or a function of the args."""
-    if inspect.isgenerator(commands):
-        return lambda _: commands
-    if callable(commands):
-        takes_args = bool(inspect.signature(commands).parameters)
-        return commands if takes_args else lambda _: commands()  # type: ignore[call-arg]
-    if isinstance(commands, Command):
-        raise ArgumentError("expected a list of commands, got one", hint="Use handle for a single command.")
-    return list(commands)
 
 
 class Blocking(Protocol):
     """What `AioKlerk` offers in a thread, because it waits for more than a command."""
 
     jobs: JobManager
+    timers: Timers
+    unsafe: Unsafe
+    kv: KeyValues
+    blobs: Blobs
 
+    def token(self, *models: Model) -> Token: ...
+    def parse_token(self, text: str) -> Token: ...
     def close(self) -> None: ...
     def checkpoint(self, path: str | os.PathLike[str]) -> None: ...
     def storage_bytes(self) -> int: ...
@@ -63,54 +55,114 @@ class Blocking(Protocol):
     def sequence(self) -> int: ...
 
 
-class AioKlerk:
+class AioKlerk(AioSubscribable):
     """The asyncio face of a `Klerk`: the same methods, to be awaited; nothing here blocks the loop.
 
     Parameters:
         queue: where commands go.
         read: makes a reader for a context.
+        snapshots: opens snapshots.
+        tokens: which tokens were used.
         blocking: does the rest.
+        hub: hands out what is published.
 
     Attributes:
         jobs: the asyncio face of the job manager.
+        timers: the asyncio face of `Klerk.timers`.
+        unsafe: changes that ask neither state machines nor rules.
+        kv, blobs: the asyncio faces of key-values and blobs.
     """
 
-    def __init__(self, queue: CommandQueue, read: Callable[[Context], Reader], blocking: Blocking) -> None:
+    def __init__(
+        self,
+        queue: CommandQueue,
+        read: Callable[[Context], Reader],
+        snapshots: Snapshots,
+        tokens: TokenUses,
+        blocking: Blocking,
+        hub: Hub,
+    ) -> None:
         self._push_soon = queue.push_soon
+        self._tokens = tokens
         self._read = read
+        self._snapshots = snapshots
         self._blocking = blocking
+        self._hub = hub
         self.jobs = AioJobs(blocking.jobs)
+        self.timers = AioTimers(blocking.timers)
+        self.unsafe = AioUnsafe(blocking.unsafe, self._run_unsafe)
+        self.kv = AioKeyValues(blocking.kv)
+        self.blobs = AioBlobs(blocking.blobs)
 
-    async def handle(self, command: Command[M], context: Context, *, dry_run: bool = False) -> Result[M]:
+    async def handle(
+        self,
+        command: Command[M],
+        context: Context,
+        *,
+        token: Token | str | None = None,
+        dry_run: bool = False,
+    ) -> Result[M]:
         """See `Klerk.handle`. A cancelled task leaves the command in the queue."""
-        submission = Submission(one(command), context, dry_run)
+        work = one(command)
+        use = None if token is None else self._tokens.use(token, work, context)
+        submission = Submission(work, context, dry_run, use)
         room = self._push_soon(submission)
         if room is not None:
             await room
         result: Result[M] = await submission
         return result
 
-    async def submit(self, command: Command[M], context: Context) -> Submission[Result[M]]:
+    async def submit(
+        self, command: Command[M], context: Context, *, token: Token | str | None = None
+    ) -> Submission[Result[M]]:
         """See `Klerk.submit`: returns, once there is room in the queue, a future to be awaited.
 
         To wait for room only so long, use ``asyncio.timeout``: what is cancelled before that is withdrawn.
         """
-        return await self._push(Submission(one(command), context))
+        work = one(command)
+        use = None if token is None else self._tokens.use(token, work, context)
+        return await self._push(Submission(work, context, False, use))
 
     async def handle_all(
-        self, commands: Commands, context: Context, *, dry_run: bool = False
+        self,
+        commands: Commands,
+        context: Context,
+        *,
+        token: Token | str | None = None,
+        dry_run: bool = False,
     ) -> list[Result[Any]]:
         """See `Klerk.handle_all`."""
-        results: list[Result[Any]] = await (await self._push(Submission(several(commands), context, dry_run)))
+        work = several(commands)
+        use = None if token is None else self._tokens.use(token, work, context)
+        submission = Submission(work, context, dry_run, use)
+        results: list[Result[Any]] = await (await self._push(submission))
         return results
 
-    async def submit_all(self, commands: Commands, context: Context) -> Submission[list[Result[Any]]]:
+    async def submit_all(
+        self, commands: Commands, context: Context, *, token: Token | str | None = None
+    ) -> Submission[list[Result[Any]]]:
         """See `Klerk.submit_all`."""
-        return await self._push(Submission(several(commands), context))
+        work = several(commands)
+        use = None if token is None else self._tokens.use(token, work, context)
+        return await self._push(Submission(work, context, False, use))
 
-    async def check(self, command: Command[M], context: Context) -> Result[M]:
+    async def check(
+        self, command: Command[M], context: Context, *, token: Token | str | None = None
+    ) -> Result[M]:
         """See `Klerk.check`."""
-        return await self.handle(command, context, dry_run=True)
+        return await self.handle(command, context, token=token, dry_run=True)
+
+    def token(self, *models: Model) -> Token:
+        """See `Klerk.token`. It waits for nothing."""
+        return self._blocking.token(*models)
+
+    def parse_token(self, text: str) -> Token:
+        """See `Klerk.parse_token`. It waits for nothing."""
+        return self._blocking.parse_token(text)
+
+    async def _run_unsafe(self, work: UnsafeWork, context: Context) -> list[Result[Any]]:
+        results: list[Result[Any]] = await (await self._push(Submission(work, context)))
+        return results
 
     def read(self, context: Context) -> Reader:
         """Return a reader for ``async with``."""
@@ -135,6 +187,10 @@ class AioKlerk:
     async def erase(self, ref: Ref[Any], context: Context) -> Erasure:
         """See `Klerk.erase`."""
         return await asyncio.to_thread(self._blocking.erase, ref, context)
+
+    def snapshot(self, context: Context) -> OpeningSnapshot:
+        """Return a snapshot for ``async with``; see `Klerk.snapshot`."""
+        return OpeningSnapshot(self._snapshots, context)
 
     @property
     def sequence(self) -> int:
@@ -177,3 +233,44 @@ class AioJobs:
     async def wait_until_idle(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 (a thread waits)
         """See `JobManager.wait_until_idle`."""
         return await asyncio.to_thread(self._jobs.wait_until_idle, timeout)
+
+
+class AioTimers:
+    """The asyncio face of `Timers`; what does not wait is the same."""
+
+    def __init__(self, timers: Timers) -> None:
+        self._timers = timers
+
+    @property
+    def count(self) -> int:
+        """See `Timers.count`."""
+        return self._timers.count
+
+    @property
+    def next_due(self) -> datetime | None:
+        """See `Timers.next_due`."""
+        return self._timers.next_due
+
+    @property
+    def refused(self) -> tuple[RefusedTimer, ...]:
+        """See `Timers.refused`."""
+        return self._timers.refused
+
+    @property
+    def trouble(self) -> str:
+        """See `Timers.trouble`."""
+        return self._timers.trouble
+
+    async def due(self, limit: int = 100) -> tuple[DueTimer, ...]:
+        """See `Timers.due`."""
+        return await asyncio.to_thread(self._timers.due, limit)
+
+    async def fire_due(self) -> int:
+        """See `Timers.fire_due`."""
+        self._timers.refuse_waiting(False)
+        return await asyncio.to_thread(self._timers.fire_due)
+
+    async def wait_until_idle(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 (a thread waits)
+        """See `Timers.wait_until_idle`."""
+        self._timers.refuse_waiting(False)
+        return await asyncio.to_thread(self._timers.wait_until_idle, timeout)

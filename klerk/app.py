@@ -11,7 +11,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from klerk import checks, limits
 from klerk.authorization import Permissions
-from klerk.commands import Actor, Context, System
+from klerk.commands import Actor, Context
 from klerk.errors import ConfigError, KlerkError
 from klerk.field_types import FieldType, Unsupported
 from klerk.fields import Resolve, field_type, struct_fields
@@ -54,7 +54,7 @@ class Spec:
     deny: Permissions
     context_provider: ContextProvider
 
-    def system_context(self, actor: System, now: datetime) -> Context:
+    def system_context(self, actor: Actor, now: datetime) -> Context:
         """Return the context in which a job or timer acts.
 
         Raises:
@@ -109,7 +109,7 @@ class Design:
                     where=str(here()),
                     hint="Use the machine made first, or rename the class.",
                 )
-        machine = Machine(model_class, self._require_unopened)
+        machine = Machine(model_class, self._require_unopened, self._is_frozen)
         self.machines[model_class] = machine
         return machine
 
@@ -172,6 +172,9 @@ class Design:
             self.deny.check_fields(fields)
             self._spec = spec
         return self._spec
+
+    def _is_frozen(self) -> bool:
+        return self._spec is not None
 
     def _require_unopened(self) -> None:
         if self._spec is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar, get_args
 
 from klerk._dispatch import Args
 from klerk.errors import ConfigError
@@ -20,6 +20,10 @@ READ: Final = "read"
 FIELD: Final = "field"
 LOG: Final = "log"
 ERASURE: Final = "erasure"
+KV: Final = "kv"
+BLOB: Final = "blob"
+
+KeyAction = Literal["read", "write", "delete", "list"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +32,12 @@ class Permission:
 
     Parameters:
         function: ``function(a) -> bool``.
-        subject: commands, models, fields, the commit log or erasures.
+        subject: commands, models, fields, key-values, blobs, the commit log or erasures.
         targets: the events or model classes meant; empty for all.
         names: the fields meant; empty for all.
         tag: only fields whose type has this tag.
+        prefixes: of the keys meant; empty for all.
+        action: only this use of a key; None for all.
     """
 
     function: Permit
@@ -39,6 +45,8 @@ class Permission:
     targets: tuple[Any, ...] = ()
     names: tuple[str, ...] = ()
     tag: str | None = None
+    prefixes: tuple[str, ...] = ()
+    action: KeyAction | None = None
     place: Place
 
     def covers(self, target: Any) -> bool:
@@ -55,8 +63,8 @@ class Permission:
 class Permissions:
     """What ``app.allow`` and ``app.deny`` are: decorators for functions ``(a: Args) -> bool``.
 
-    A command, model or field, the commit log or an erasure is permitted when an allow rule that covers it
-    says yes and no deny rule does.
+    A command, model, field or key, the commit log or an erasure is permitted when an allow rule that covers
+    it says yes and no deny rule does.
     """
 
     def __init__(self, app_open_check: Callable[[], None]) -> None:
@@ -101,6 +109,45 @@ class Permissions:
         """Cover erasing what the commit log says of a model."""
         return self._declare(ERASURE, ())
 
+    def kv(self, *prefixes: str, action: KeyAction | None = None) -> Callable[[F], F]:
+        """Cover key-values, which the rule knows as ``a.key`` and ``a.action``.
+
+        Listing asks about the prefix that is to be listed, and then about each key: those that may not be
+        listed are left out.
+
+        Parameters:
+            prefixes: of keys; all keys when none is given.
+            action: only "read", "write", "delete" or "list"; None for all of them.
+
+        Raises:
+            ConfigError: K060, K061.
+        """
+        return self._declare_keys(KV, prefixes, action)
+
+    def blob(self, *prefixes: str, action: KeyAction | None = None) -> Callable[[F], F]:
+        """Cover blobs, as `kv` covers key-values."""
+        return self._declare_keys(BLOB, prefixes, action)
+
+    def _declare_keys(
+        self, subject: str, prefixes: tuple[str, ...], action: KeyAction | None
+    ) -> Callable[[F], F]:
+        for prefix in prefixes:
+            if type(prefix) is not str or not prefix:
+                raise ConfigError(
+                    "K060",
+                    f"{prefix!r} is no prefix of keys.",
+                    where=str(here()),
+                    hint='Name texts, as in app.allow.kv("session:").',
+                )
+        if action is not None and action not in get_args(KeyAction):
+            raise ConfigError(
+                "K061",
+                f"keys cannot be used as in action={action!r}.",
+                where=str(here()),
+                hint=f"The actions are {', '.join(get_args(KeyAction))}.",
+            )
+        return self._declare(subject, (), prefixes=prefixes, action=action)
+
     def _require_classes(self, classes: tuple[Any, ...]) -> None:
         for cls in classes:
             if not (isinstance(cls, type) and issubclass(cls, Model)):
@@ -112,7 +159,13 @@ class Permissions:
                 )
 
     def _declare(
-        self, subject: str, targets: tuple[Any, ...], names: tuple[str, ...] = (), tag: str | None = None
+        self,
+        subject: str,
+        targets: tuple[Any, ...],
+        names: tuple[str, ...] = (),
+        tag: str | None = None,
+        prefixes: tuple[str, ...] = (),
+        action: KeyAction | None = None,
     ) -> Callable[[F], F]:
         self._app_open_check()
         place = here()
@@ -120,7 +173,14 @@ class Permissions:
         def declare(function: F) -> F:
             self.all.append(
                 Permission(
-                    function=function, subject=subject, targets=targets, names=names, tag=tag, place=place
+                    function=function,
+                    subject=subject,
+                    targets=targets,
+                    names=names,
+                    tag=tag,
+                    prefixes=prefixes,
+                    action=action,
+                    place=place,
                 )
             )
             return function
@@ -144,6 +204,10 @@ class Permissions:
         return [
             p.function for p in self.all if p.subject == FIELD and p.covers_field(model_class, name, tags)
         ]
+
+    def for_keys(self, subject: str) -> list[Permission]:
+        """Return the rules about key-values or about blobs."""
+        return [p for p in self.all if p.subject == subject]
 
     def check_fields(self, fields: Mapping[type[Model], Mapping[str, FieldType]]) -> None:
         """Refuse rules about fields that there are not: a misspelt deny rule would deny nothing.

@@ -18,13 +18,13 @@ from klerk.declared import (
     Condition,
     Due,
     Executable,
-    MachineBase,
     Requesting,
-    StateBase,
+    RunAs,
     Updating,
 )
 from klerk.jobs import Job
 from klerk.places import here
+from klerk.selections import MachineBase, StateBase
 from klerk.values import Model, Ref
 
 M = TypeVar("M", bound=Model)
@@ -109,8 +109,10 @@ class TimeTrigger(Generic[M]):
     Parameters:
         due: gives the moment, or None for never.
         delay: after the model came into the state; when there is no `due`.
+        run_as: the actor that the block acts as, or a function that gives it; None: the system.
     """
 
     block: Block[M]
     due: "Due[M] | None" = None
     delay: timedelta | None = None
+    run_as: "RunAs[M] | None" = None

@@ -1,4 +1,4 @@
-"""Brings the families of models, jobs and history up to the commit log, behind the commits.
+"""Brings the families of models, jobs, tokens and history up to the commit log, behind the commits.
 
 A commit writes one record to the log and nothing else: the record holds every after-image and every job of
 the group. What a later version overtakes within a second is never written a second time. After a crash, the
@@ -13,7 +13,7 @@ from typing import Any
 from klerk import limits
 from klerk._core import Group
 from klerk._image import key_of, model_puts
-from klerk.codec import APPLIED_KEY, job_puts
+from klerk.codec import APPLIED_KEY, job_puts, token_puts
 from klerk.errors import StorageError
 from klerk.history import History
 from klerk.jobs import JobRecord
@@ -23,13 +23,18 @@ LOG = logging.getLogger("klerk")
 
 
 def apply(
-    storage: Storage, images: dict[int, bytes | None], jobs: dict[int, tuple[JobRecord, bytes]], newest: int
+    storage: Storage,
+    images: dict[int, bytes | None],
+    jobs: dict[int, tuple[JobRecord, bytes]],
+    tokens: dict[int, bytes | None],
+    newest: int,
 ) -> None:
-    """Write models and jobs in small batches, and then mark the log record up to which they were applied.
+    """Write models, jobs and tokens in small batches, then mark the log record up to which they were applied.
 
     Parameters:
         images: stored models by id; None for a deleted one.
         jobs: record and stored record by id.
+        tokens: used tokens by sequence; None for one that expired.
         newest: the key of the log record.
     """
     puts, deletes = model_puts(Family.MODELS, images)
@@ -38,7 +43,17 @@ def apply(
         storage.write([], batch)
     for batch in _batches(puts + more_puts):
         storage.write(batch, [])
+    write_tokens(storage, tokens)
     storage.write([(Family.META, APPLIED_KEY, key_of(newest))], [])
+
+
+def write_tokens(storage: Storage, tokens: dict[int, bytes | None]) -> None:
+    """Write tokens in small batches, those that expired last: what was noted of them comes before."""
+    puts, deletes = token_puts(tokens)
+    for puts_batch in _batches(puts):
+        storage.write(puts_batch, [])
+    for deletes_batch in _batches(deletes):
+        storage.write([], deletes_batch)
 
 
 class Checkpointer:
@@ -57,6 +72,7 @@ class Checkpointer:
         self._changed = threading.Condition()
         self._images: dict[int, bytes | None] = {}
         self._jobs: dict[int, tuple[JobRecord, bytes]] = {}
+        self._tokens: dict[int, bytes | None] = {}
         self._newest = 0
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="klerk-checkpointer", daemon=True)
@@ -70,6 +86,7 @@ class Checkpointer:
             self._images.update(group.images)
             for record, encoded in group.notices:
                 self._jobs[record.id] = (record, encoded)
+            self._tokens.update(group.tokens)
             self._newest = group.first_sequence
             self._transactions += len(group.heads)
             if was_empty or self._is_urgent():
@@ -88,7 +105,7 @@ class Checkpointer:
                 return
 
     def _is_urgent(self) -> bool:
-        collected = max(len(self._images) + len(self._jobs), self._transactions)
+        collected = max(len(self._images) + len(self._jobs) + len(self._tokens), self._transactions)
         return self._closed or collected >= limits.CHECKPOINT_RECORDS_MAX
 
     def write(self) -> None:
@@ -96,10 +113,11 @@ class Checkpointer:
         # One at a time: what is older must not be written over what is newer.
         with self._writing:
             with self._changed:
-                images, jobs, newest = self._images, self._jobs, self._newest
-                self._images, self._jobs, self._newest, self._transactions = {}, {}, 0, 0
+                images, jobs, tokens, newest = self._images, self._jobs, self._tokens, self._newest
+                self._images, self._jobs, self._tokens, self._newest = {}, {}, {}, 0
+                self._transactions = 0
             if newest:
-                apply(self._storage, images, jobs, newest)
+                apply(self._storage, images, jobs, tokens, newest)
                 self._history.write()
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ VERIFIED_KEY: Final = b"verified"
 APPLIED_KEY: Final = b"applied"
 INDEXED_KEY: Final = b"indexed"
 ERASED_KEY: Final = b"erased"
+TOKEN_SECRET_KEY: Final = b"token secret"
 GENESIS: Final = b"\0" * 32
 
 # What Klerk itself does stands in the commit log under event codes of its own; 0 is a timer.
@@ -68,6 +69,7 @@ class TransactionHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
             model that the transaction touched is among them: its history is found by that.
         digest: SHA-256 of the payload.
         behalf: kind and id of the actor on whose behalf the actor acted, if that was somebody else.
+        token: the token that it used, as it stands in its family.
     """
 
     sequence: int
@@ -76,6 +78,7 @@ class TransactionHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
     targets: tuple[tuple[int, int, int], ...]
     digest: bytes
     behalf: tuple[str, str] | None = None
+    token: bytes | None = None
 
 
 class Head(msgspec.Struct, frozen=True, array_like=True):
@@ -158,6 +161,15 @@ def job_puts(jobs: Iterable[tuple[JobRecord, bytes]]) -> tuple[list[Put], list[D
     return puts, deletes
 
 
+def token_puts(tokens: dict[int, bytes | None]) -> tuple[list[Put], list[Delete]]:
+    """Return what stores used tokens by the sequence of the transaction that used them; None deletes one."""
+    family = int(Family.TOKENS)
+    return (
+        [(family, key_of(sequence), row) for sequence, row in tokens.items() if row is not None],
+        [(family, key_of(sequence)) for sequence, row in tokens.items() if row is None],
+    )
+
+
 def read_record(key: bytes, value: bytes) -> tuple[Head, bytes, LogRecord]:
     """Return a log record's head, the head's digest, and the record, its format and key checked.
 
@@ -219,7 +231,8 @@ class Catalog(msgspec.Struct, frozen=True):
 
     Parameters:
         format: of the catalog.
-        classes, events, jobs: by code; event code 0 is a timer.
+        classes, events, jobs: by code; event code 0 is a timer, whose one parameter, if it has any, is why it
+            was refused.
     """
 
     format: int

@@ -110,6 +110,11 @@ class Result(Outcome[M]):
     __slots__ = ()
 
     @property
+    def repeated(self) -> bool:
+        """Whether the command's token was used before, so that this is the outcome of its first use."""
+        return False
+
+    @property
     def model(self) -> M:
         """The model that the command is about, as the transaction left it and its actor may see it.
 

@@ -1,13 +1,14 @@
-"""What the declarations of a machine consist of: executables, conditions, views and lookups by key."""
+"""What the declarations of a machine consist of: executables, conditions and rules."""
 
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
 from klerk import limits
 from klerk._dispatch import Args, Command, JobRequest
+from klerk.commands import Actor
 from klerk.errors import ConfigError
 from klerk.places import Place, here, place_of
 from klerk.values import Model
@@ -22,6 +23,7 @@ Commanding: TypeAlias = "Callable[Concatenate[Args[M, Any], P], Command[Any] | I
 Requesting: TypeAlias = "Callable[Concatenate[Args[M, Any], P], JobRequest | Iterable[JobRequest] | None]"
 Condition: TypeAlias = "Callable[Concatenate[Args[M, Any], P], bool]"
 Due: TypeAlias = "Callable[[Args[M, Any]], datetime | None]"
+RunAs: TypeAlias = "Actor | Callable[[Args[M, Any]], Actor]"
 
 # The kinds of executables; the numbers are those of `klerk._dispatch.Step`.
 UPDATE: Final = 0
@@ -73,90 +75,20 @@ def declared_rule(function: Callable[..., bool]) -> DeclaredRule:
     )
 
 
-class View(Generic[M]):
-    """A maintained selection of one class's models; states and machines are views, too.
+def required_run_as(run_as: "RunAs[M] | None") -> "RunAs[M] | None":
+    """Return what a timer acts as; refuse what is neither an actor nor a function.
 
-    Attributes:
-        machine: of the class that is selected from.
-        by_key: whether models are selected by what their fields hold, which may be hidden from an actor.
+    Raises:
+        ConfigError: K041.
     """
-
-    machine: "MachineBase[M]"
-    by_key: bool = False
-
-    def contains(self, model: M) -> bool:
-        """Return whether a model of the class belongs to the view."""
-        raise NotImplementedError
-
-
-class MachineBase(View[M]):
-    """What everything that is declared on a machine needs of it.
-
-    Attributes:
-        model_class: whose machine it is.
-        name: of the class.
-        app_open_check: raises when the app was opened, because its design is frozen then.
-        all_states, events: as declared, in order.
-    """
-
-    all_states: list[Any]
-    events: list[Any]
-
-    def __init__(self, model_class: type[M], app_open_check: Callable[[], None]) -> None:
-        self.machine = self
-        self.model_class = model_class
-        self.name = model_class.__name__
-        self.app_open_check = app_open_check
-
-    def contains(self, model: M) -> bool:
-        return type(model) is self.model_class
-
-    def __repr__(self) -> str:
-        return self.name
-
-
-class StateBase(View[M]):
-    """What blocks need to know of a state that they lead to."""
-
-    name: str
-    index: int
-
-
-@dataclass(frozen=True, eq=False)
-class Index(Generic[M]):
-    """A lookup of one class's models by key, kept as they change.
-
-    Parameters:
-        key: gives a model's key; None keeps the model out of the index.
-        unique: at most one model may have a key.
-    """
-
-    machine: MachineBase[M]
-    key: Callable[[M], Any]
-    unique: bool
-    place: Place
-
-    def __call__(self, key: Any) -> "KeyView[M]":
-        """Return the view of the models with this key."""
-        return KeyView(self, key)
-
-
-class KeyView(View[M]):
-    """The models with one key in an index."""
-
-    by_key = True
-
-    def __init__(self, index: Index[M], key: Any) -> None:
-        self.machine = index.machine
-        self.index = index
-        self.key = key
-
-    def contains(self, model: M) -> bool:
-        try:
-            return bool(self.index.key(model) == self.key)
-        except Exception:
-            # A masked field can make the key's function fail; the model is not found by what may not be read.
-            return False
+    if run_as is not None and not isinstance(run_as, Actor) and not callable(run_as):
+        raise ConfigError(
+            "K041",
+            f"a timer cannot act as {run_as!r}.",
+            where=str(here()),
+            hint="Give an actor, as in User('billing'), or a function (a) -> Actor.",
+        )
+    return run_as
 
 
 def required_delay(delay: timedelta) -> timedelta:

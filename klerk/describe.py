@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from klerk.app import EventSpec, MachineSpec, Spec
-from klerk.authorization import COMMAND, FIELD, READ, Permission
+from klerk.authorization import BLOB, COMMAND, FIELD, KV, READ, Permission
 from klerk.blocks import Block
 from klerk.declared import DeclaredRule
 from klerk.diagram import effects_of, exits_of, trigger_text
@@ -44,6 +44,8 @@ def describe(spec: Spec) -> str:
         lines += ["", *_machine_lines(spec, each)]
     for job in spec.jobs.values():
         lines += ["", *_job_lines(spec, job)]
+    if keys := list(_key_rows(spec)):
+        lines += ["", "KEYS of key-values and blobs", *_indented(_columns(keys))]
     if spec.allow.all or spec.deny.all:
         lines += ["", "WHO may do and read what", *_indented(_permission_lines(spec))]
     return "\n".join(lines)
@@ -219,6 +221,20 @@ def _attempts_text(retry: Retry) -> str:
         return "discarded"
     delays = f"again after about {duration_text(retry.base)}, then twice as long each time"
     return f"{delays}, at most {duration_text(retry.longest)}; {retry.attempts_max} attempts in all"
+
+
+def _key_rows(spec: Spec) -> Iterator[tuple[str, str, str, str]]:
+    """Say which rules are asked about which keys."""
+    for verdict, rules in (("if", spec.allow.all), ("not if", spec.deny.all)):
+        for rule in rules:
+            if rule.subject in (KV, BLOB):
+                keys = ", ".join(f"{prefix}..." for prefix in rule.prefixes) or "all"
+                yield (
+                    rule.subject,
+                    keys,
+                    rule.action or "every use",
+                    f"{verdict} {function_text(rule.function)}",
+                )
 
 
 def _permission_lines(spec: Spec) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from klerk.blocks import Block, TimeTrigger
+from klerk.commands import Actor
 from klerk.declared import COMMANDS, DELETE, JOB, TO, TO_WHEN, UNMANAGED, UPDATE, Executable
 from klerk.machine import CreateEvent, Event, Machine, State
 from klerk.wording import duration_text, function_text, meaning_of, shortened
@@ -127,11 +128,16 @@ def _is_of_event(function: Callable[..., Any], block: Block[Any]) -> bool:
 
 
 def trigger_text(trigger: TimeTrigger[Any]) -> str:
-    """Return in words when a timer is due."""
+    """Return in words when a timer is due, and whom it acts as if that is not the system."""
     if trigger.due is not None:
-        return f"at {function_text(trigger.due)}"
-    assert trigger.delay is not None, "a timer has a moment or a delay"
-    return f"after {duration_text(trigger.delay)}"
+        when = f"at {function_text(trigger.due)}"
+    else:
+        assert trigger.delay is not None, "a timer has a moment or a delay"
+        when = f"after {duration_text(trigger.delay)}"
+    if trigger.run_as is None:
+        return when
+    actor = trigger.run_as
+    return f"{when}, as {actor if isinstance(actor, Actor) else function_text(actor)}"
 
 
 def _call(event: CreateEvent[Any, Any] | Event[Any, Any]) -> str:

@@ -192,6 +192,23 @@ class QueueFull(KlerkError, TimeoutError):
     status = 503
 
 
+class Lagged(KlerkError, RuntimeError):
+    """A subscriber took its changes more slowly than they came, and its queue was full.
+
+    Everything up to `sequence` was delivered. Going on with the same subscription, or with a new one that
+    gets this as ``since``, reads what comes after it from the commit log.
+
+    Attributes:
+        sequence: of the last transaction that was delivered.
+    """
+
+    code = "lagged"
+
+    def __init__(self, message: str, *, sequence: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.sequence = sequence
+
+
 class LimitExceeded(KlerkError, ValueError):
     """Something is larger, deeper or longer than its bound in ``klerk.limits``."""
 

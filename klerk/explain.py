@@ -63,9 +63,28 @@ model begins.""",
     "K017": """An option has a value that it cannot have.
 
 The message names the option and what is possible.""",
+    "K070": """A view is sorted by something that has no order.
+
+`order(...)` takes names of fields (of numbers, texts, times, truth values, enums, UUIDs or references), of
+id, version, created_at, updated_at, entered_at or state; or one function of the model that gives such a
+value.""",
     "K018": """A rule about reading names a class, field or tag that there is not.
 
 It would never be asked: an allow rule would allow nothing, and a deny rule deny nothing. Write the class, the
 field or the tag as it is declared.""",
+    "K040": """The clock given to `app.open` fails, or returns something that is no moment.
+
+It is a function without parameters that returns an aware datetime: `lambda: datetime.now(UTC)`.""",
+    "K041": """A timer cannot act as what was given for `run_as`.
+
+It is an actor, as in `run_as=User("billing")`, or a function `(a) -> Actor`. The timers that one state
+declares with `at` act as one actor, because the moment alone does not say which of them has come.""",
+    "K060": """A rule about key-values or blobs names something that is no prefix.
+
+Prefixes are texts that are not empty: `@app.allow.kv("session:", "cart:")`. Without any, the rule covers all
+keys.""",
+    "K061": """A rule about key-values or blobs names an action that there is not.
+
+The actions are "read", "write", "delete" and "list"; without `action=` the rule covers all four.""",
 }
 """The text for each code; its first paragraph says what is wrong, the rest how to mend it."""

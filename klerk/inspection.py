@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from klerk._image import class_code_of
+from klerk.blob_store import manifest_of
 from klerk.codec import CATALOG_KEY, number_of, read_catalog, read_job
 from klerk.errors import Corrupted
+from klerk.expiring import stored_entries
 from klerk.recovery import Progress, ProgressLine, Verified, require_acknowledged, verify_log
 from klerk.storage import Family, RocksStorage, Storage, app_of
 
@@ -22,6 +24,7 @@ def describe_store(path: Path) -> str:
         lines = [f"store of '{app}', {storage.size_bytes():,} bytes", *_verified_lines(storage, progress)]
         lines += _model_lines(storage)
         lines += _job_lines(storage)
+        lines += _side_lines(storage)
     return "\n".join(lines)
 
 
@@ -87,3 +90,12 @@ def _job_lines(storage: Storage) -> list[str]:
         for job in (read_job(number_of(key[1:]), value) for key, value in storage.scan(Family.JOBS))
     )
     return ["jobs:"] + [f"  {kind}: {count:,}" for kind, count in sorted(counts.items())]
+
+
+def _side_lines(storage: Storage) -> list[str]:
+    values = [len(entry.value) for entry in stored_entries(storage, Family.KV)]
+    sizes = [manifest_of(entry).size for entry in stored_entries(storage, Family.BLOBS)]
+    return [
+        f"key-values: {len(values):,}, {sum(values):,} bytes",
+        f"blobs: {len(sizes):,}, {sum(sizes):,} bytes",
+    ]

@@ -71,7 +71,9 @@ class JobManager:
         # Per kind: jobs that wait for a token, and the ids of those that got theirs.
         self._limited: dict[str, list[Ready]] = {}
         self._granted: set[int] = set()
-        self._buckets = {job.name: Bucket(job.rate) for job in spec.jobs.values() if job.rate is not None}
+        self._buckets = {
+            job.name: Bucket(job.rate, scheduler.now_us) for job in spec.jobs.values() if job.rate is not None
+        }
         self._live: dict[int, JobRecord] = {}
         self._running: dict[int, JobRun] = {}
         completed, discarded, cancelled = ended_jobs

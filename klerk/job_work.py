@@ -1,6 +1,6 @@
 """What the job manager works with: the transactions that it submits, and how often jobs may start."""
 
-from time import monotonic
+from collections.abc import Callable
 from typing import Any
 
 from klerk._core import InternalWork
@@ -44,19 +44,22 @@ class Bucket:
 
     Parameters:
         rate: its size and how fast it fills.
+        now_us: gives the time, in microseconds; one that is set back fills nothing.
     """
 
-    def __init__(self, rate: Rate) -> None:
+    def __init__(self, rate: Rate, now_us: Callable[[], int]) -> None:
         self._size = float(rate.count)
         self._per_s = rate.count / rate.period.total_seconds()
         self._tokens = self._size
-        self._filled_at = monotonic()
+        self._now_us = now_us
+        self._filled_us = now_us()
 
     def take(self) -> float:
         """Take a token and return 0, or return the seconds until there is one."""
-        now = monotonic()
-        self._tokens = min(self._size, self._tokens + (now - self._filled_at) * self._per_s)
-        self._filled_at = now
+        now_us = self._now_us()
+        flowed_s = max(0, now_us - self._filled_us) / 1e6
+        self._tokens = min(self._size, self._tokens + flowed_s * self._per_s)
+        self._filled_us = now_us
         if self._tokens >= 1:
             self._tokens -= 1
             return 0.0

@@ -2,8 +2,8 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterable
-from datetime import datetime
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -11,39 +11,54 @@ from typing import Any, Self, TypeVar, Unpack
 from klerk import limits
 from klerk._core import Group, InternalWork
 from klerk._waiting import ReadWriteLock, Submission
-from klerk.aio import AioKlerk, Commands, one, several
+from klerk.aio import AioKlerk
 from klerk.app import Spec
 from klerk.audit import Audit
 from klerk.authorization import ERASURE
-from klerk.commands import Command, Context, Result, System
+from klerk.blob_store import BlobStore
+from klerk.blobs import Blobs
+from klerk.commands import Actor, Command, Context, Result, System
 from klerk.engine import Engine
 from klerk.erasure import Eraser, Erasure
 from klerk.errors import Closed, NotPure, ReadLockHeld
+from klerk.expiring import Shelf
+from klerk.feeds import Hub
 from klerk.job_manager import JobManager
 from klerk.job_work import acting_as
 from klerk.jobs import JobRecord
+from klerk.keyvalue import KeyValues
 from klerk.log_entries import LogFilter, LogPage, Version
 from klerk.log_search import id_of
 from klerk.processing import Program
 from klerk.reader import Reader
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
-from klerk.storage import Storage
+from klerk.side_writer import SideWriter
+from klerk.snapshots import Snapshot, Snapshots
+from klerk.storage import Family, Storage
+from klerk.submitting import Submitting
+from klerk.subscriptions import Subscribable
 from klerk.timers import Timers
+from klerk.token_uses import TokenUses
 from klerk.unmanaged import UnmanagedCalls
+from klerk.unsafe import Unsafe, UnsafeWork
 from klerk.values import Model, Ref
 
 M = TypeVar("M", bound=Model)
 
 
-class Klerk:
+class Klerk(Submitting, Subscribable):
     """An opened app. Made by `App.open`; close it, or use it with ``with``.
 
     Every method can be called from any thread. `aio` offers the same to asyncio.
 
     Attributes:
         jobs: the job manager.
+        timers: what is due when, and what was refused.
+        kv: key-values.
+        blobs: files of any size.
         aio: the asyncio face of this object.
+        unsafe: changes that ask neither state machines nor rules, when the app was opened with them.
     """
 
     def __init__(
@@ -56,6 +71,8 @@ class Klerk:
         clock: Callable[[], datetime],
         job_threads: int,
         queue_length_max: int,
+        token_ttl: timedelta,
+        unsafe: bool,
     ) -> None:
         self._spec = spec
         self._storage = storage
@@ -67,9 +84,17 @@ class Klerk:
         self._unmanaged = UnmanagedCalls()
         self._scheduler = Scheduler(clock)
         plan_of = {plan.model_class: plan for plan in self._program.plans}
-        self._timers = Timers(self._scheduler, self._submit_for_timer, plan_of)
         self._program.processor.shown_by = self._show
         self._sight = self._program.sight
+        self._snapshots = Snapshots(self._program.processor, lock, self._sight)
+        self._tokens = TokenUses(storage, self._program, clock, token_ttl)
+        self.unsafe = Unsafe(self._run_unsafe, plan_of, is_on=unsafe)
+        self._side_writer = SideWriter(storage)
+        now_us, call_at = self._scheduler.now_us, self._scheduler.at
+        shelf = Shelf(Family.KV, self._side_writer, now_us, call_at)
+        self.kv = KeyValues(shelf, self._program.kv_access, self._require_beside)
+        store = BlobStore(self._side_writer, now_us, call_at)
+        self.blobs = Blobs(store, self._program.blob_access, self._require_beside)
         self._engine = Engine(
             storage, recovered, self._lock, queue_length_max=queue_length_max, published=self._published
         )
@@ -78,6 +103,7 @@ class Klerk:
         self._eraser = Eraser(
             storage, recovered.history, self._program.table, self._engine.checkpointer.write
         )
+        self._hub = Hub(self._program, storage, self._lock, self._engine.queue)
         self.jobs = JobManager(
             spec,
             self,
@@ -87,81 +113,28 @@ class Klerk:
             ended_jobs=recovered.ended_jobs,
             threads=job_threads,
         )
-        self.aio = AioKlerk(self._engine.queue, self.read, self)
+        self.timers = Timers(
+            self._scheduler,
+            self._program.processor,
+            plan_of,
+            system_context=self._checked_context,
+            submit=self._submit_in,
+            refuse_waiting=self._refuse_waiting,
+        )
+        self.aio = AioKlerk(self._engine.queue, self.read, self._snapshots, self._tokens, self, self._hub)
 
     def start(self) -> None:
         """Begin to fire timers and run jobs; `App.open` calls it."""
-        table = self._program.table
-        self._timers.note(table.get(id) for plan in self._program.plans for id in _timed(plan))
+        self.kv.shelf.start()
+        self.blobs.store.start()
         self._scheduler.start()
+        self.timers.start()
         self.jobs.start()
 
-    # --- commands ---------------------------------------------------------------------------------
-
-    def handle(self, command: Command[M], context: Context, *, dry_run: bool = False) -> Result[M]:
-        """Handle a command and return what it did, once that is durable and visible.
-
-        Parameters:
-            dry_run: evaluate everything and keep nothing; the result shows what would be.
-
-        Raises:
-            Rejected, InvalidValue, WrongState, Conflict, NotFound: it was refused, with every problem found.
-            Denied: the context's actor may not do it.
-            FunctionFailed: a function of the application raised.
-            ReadLockHeld: this thread holds the read lock.
-            StoreFailed, Closed: nothing can be written any more.
-        """
-        submission = Submission(one(command), context, dry_run)
+    def _run_unsafe(self, work: UnsafeWork, context: Context) -> list[Result[Any]]:
+        submission: Submission[list[Result[Any]]] = Submission(work, context)
         self._push(submission, True)
-        result: Result[M] = submission.result()
-        return result
-
-    def submit(
-        self, command: Command[M], context: Context, *, timeout: float | None = None
-    ) -> "Submission[Result[M]]":
-        """Put a command into the queue and return the future of its result, so that many can be in flight.
-
-        Commands are handled in the order in which they were submitted. When the queue is full, this waits.
-
-        Parameters:
-            timeout: seconds to wait for room at most.
-
-        Raises:
-            QueueFull: there was no room in time.
-            ReadLockHeld, StoreFailed, Closed: as for `handle`.
-        """
-        submission = Submission(one(command), context)
-        self._push(submission, False, -1 if timeout is None else timeout)
-        return submission
-
-    def handle_all(self, commands: Commands, context: Context, *, dry_run: bool = False) -> list[Result[Any]]:
-        """Handle several commands as one transaction, all or none, and return the result of each.
-
-        Parameters:
-            commands: a list, or a function ``(a: Args)`` that returns commands or yields them one by one; a
-                generator function receives the result of each command that it yields.
-        """
-        submission = Submission(several(commands), context, dry_run)
-        self._push(submission, True)
-        results: list[Result[Any]] = submission.result()
-        return results
-
-    def submit_all(
-        self, commands: Commands, context: Context, *, timeout: float | None = None
-    ) -> "Submission[list[Result[Any]]]":
-        """Put several commands into the queue as one transaction and return the future of their results.
-
-        Parameters:
-            commands: as for `handle_all`.
-            timeout: as for `submit`.
-        """
-        submission: Submission[list[Result[Any]]] = Submission(several(commands), context)
-        self._push(submission, False, -1 if timeout is None else timeout)
-        return submission
-
-    def check(self, command: Command[M], context: Context) -> Result[M]:
-        """Evaluate a command and keep nothing: return what it would do, or raise what `handle` would."""
-        return self.handle(command, context, dry_run=True)
+        return submission.result()
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -170,6 +143,14 @@ class Klerk:
         if self._closed:
             self._require_open()
         return Reader(self._lock, context, self._sight)
+
+    def snapshot(self, context: Context) -> Snapshot:
+        """Return what is published now, to be read for as long as wanted while commands go on.
+
+        Close it, or use it with ``with``: while it is open, the old versions of what changes are kept for it.
+        """
+        self._require_open()
+        return self._snapshots.open(context)
 
     def _show(self, context: Context, what: Any) -> Any:
         """Return a model, or the one with an id, as a context's actor may see it."""
@@ -235,24 +216,46 @@ class Klerk:
         """Return a reader on behalf of a running job."""
         return self.read(self._system_context(acting_as(record)))
 
-    def _system_context(self, actor: System) -> Context:
+    def _system_context(self, actor: Actor) -> Context:
         return self._spec.system_context(actor, self._clock())
 
+    def _checked_context(self, actor: Actor) -> Context:
+        """Return a context in which a timer acts; refuse one that no transaction could begin with."""
+        return self._program.resolve(self._system_context(actor))[0]
+
     def _submit_as(self, work: InternalWork, actor: System) -> Submission[Any]:
-        submission: Submission[Any] = Submission(work, self._system_context(actor))
+        return self._submit_in(work, self._system_context(actor))
+
+    def _submit_in(self, work: InternalWork, context: Context) -> Submission[Any]:
+        submission: Submission[Any] = Submission(work, context)
         self._push(submission, False)
         return submission
 
-    def _submit_for_timer(self, work: InternalWork, name: str) -> Submission[Any]:
-        return self._submit_as(work, System(name))
+    def _refuse_waiting(self, blocking: bool) -> None:
+        """Refuse to wait for a command where its outcome would never come.
+
+        Parameters:
+            blocking: the caller would stop its whole thread, not only its task.
+        """
+        self._require_open()
+        if self._lock.held_here(blocking):
+            raise ReadLockHeld(
+                "timers cannot be waited for inside `with k.read(...)`", hint="Wait after the block."
+            )
+        if self._engine.queue.is_committer() or self.timers.runs_here():
+            raise NotPure(
+                "timers were waited for by a function that Klerk calls while it commits or fires timers",
+                hint="Wait in a thread of your own.",
+            )
 
     def _published(self, group: Group) -> None:
         """Tell everyone who waits for what a group did."""
         if group.notices:
             self.jobs.note([record for record, _ in group.notices])
-        self._timers.note(group.changed.values())
+        self.timers.note(group.changed)
         if group.unmanaged:
             self._unmanaged.add(group.unmanaged)
+        self._hub.note(group)
 
     # --- the store --------------------------------------------------------------------------------
 
@@ -281,7 +284,7 @@ class Klerk:
             return
         if self._lock.held_here(True):
             raise ReadLockHeld("close was called inside `with k.read(...)`", hint="Close after the block.")
-        if self._engine.queue.is_committer() or self.jobs.runs_here() or self._scheduler.runs_here():
+        if self._is_own_thread():
             raise NotPure(
                 "close was called by a job, a rule or a callback, for which it would wait",
                 hint="Close from a thread of your own.",
@@ -291,12 +294,21 @@ class Klerk:
             self.jobs.begin_closing()
             self._is_closing = True
             self._scheduler.close()
+            self.timers.close()
             # Running jobs may read and handle commands until they have ended.
             self.jobs.close(limits.CLOSE_WAIT_S)
             self._closed = True
             self._engine.close()
+            self._hub.close()
             self._unmanaged.close()
+            # Whoever still streams a blob is refused with its next chunk.
+            self._side_writer.close()
             self._storage.close()
+
+    def _is_own_thread(self) -> bool:
+        """Return whether the caller runs in a thread that closing would wait for."""
+        waited_for = (self.jobs, self._scheduler, self.timers)
+        return self._engine.queue.is_committer() or any(each.runs_here() for each in waited_for)
 
     def close_at_exit(self) -> None:
         """Close as the process ends: who still reads now will never end it."""
@@ -306,11 +318,22 @@ class Klerk:
     def disown(self) -> None:
         """In a forked child, which has none of the threads: neither wait for them nor write."""
         self._engine.queue.leave()
+        self._side_writer.disown()
+        self._hub.disown()
         self._is_closing = self._closed = self._forked = True
 
     def _require_open(self) -> None:
         if self._closed:
             raise Closed("this Klerk is closed", hint="Open the app again.")
+
+    def _require_beside(self) -> None:
+        """Refuse key-values and blobs to what runs while a command is processed: it must be repeatable."""
+        self._require_open()
+        if self._engine.queue.is_committer():
+            raise NotPure(
+                "a function of the application used key-values or blobs while a command is processed",
+                hint="Do it before the command, or in a job.",
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -322,7 +345,3 @@ class Klerk:
 
     def __repr__(self) -> str:
         return f"<klerk '{self._spec.name}'{', closed' if self._is_closing else ''}>"
-
-
-def _timed(plan: Any) -> Iterable[int]:
-    return (id for state in plan.states if state.timers for id in state.ids)

@@ -12,16 +12,16 @@ from klerk.declared import (
     Condition,
     DeclaredRule,
     Due,
-    Index,
-    MachineBase,
     Requesting,
-    StateBase,
+    RunAs,
     declared_rule,
     required_delay,
+    required_run_as,
 )
 from klerk.errors import ConfigError
 from klerk.jobs import Job, bind, parameters_of
 from klerk.places import Place, here, place_of
+from klerk.selections import Index, MachineBase, StateBase
 from klerk.values import Model, Ref
 
 M = TypeVar("M", bound=Model)
@@ -36,9 +36,7 @@ class State(StateBase[M]):
     machine: "Machine[M]"
 
     def __init__(self, machine: "Machine[M]", name: str, index: int, *, final: bool, place: Place) -> None:
-        self.machine = machine
-        self.name = name
-        self.index = index
+        super().__init__(machine, name, index)
         self.final = final
         self.place = place
         self.on_enter: Block[M] = Block(machine, f"on enter of {machine.name}.{name}")
@@ -49,20 +47,45 @@ class State(StateBase[M]):
         """Return the block that runs when the event happens in this state, which accepts it from now on."""
         return event.block_in(self)
 
-    def at(self, due: "Due[M]") -> Block[M]:
-        """Return a block that runs when the moment that ``due(a)`` gives has come."""
+    def at(self, due: "Due[M]", *, run_as: "RunAs[M] | None" = None) -> Block[M]:
+        """Return a block that runs when the moment that ``due(a)`` gives has come.
+
+        Parameters:
+            due: a pure function of the model, asked when the model changes: ``a.now`` is the time of that
+                change. It returns an aware datetime, or None for never.
+            run_as: the actor that the block acts as, or a function ``(a) -> Actor``; the system if left out.
+                Authorization rules are not asked about what blocks do; the commit log names the actor.
+
+        Raises:
+            ConfigError: K041.
+        """
+        run_as = required_run_as(run_as)
+        for other in self.triggers:
+            if other.due is not None and other.run_as != run_as:
+                raise ConfigError(
+                    "K041",
+                    f"the timers that {self!r} declares with 'at' act as different actors.",
+                    where=str(here()),
+                    hint="Give all of them the same run_as, as a function (a) -> Actor when it depends.",
+                )
         block: Block[M] = Block(self.machine, f"at a moment in {self.machine.name}.{self.name}")
-        self.triggers.append(TimeTrigger(block=block, due=due))
+        self.triggers.append(TimeTrigger(block=block, due=due, run_as=run_as))
         return block
 
-    def after(self, delay: timedelta) -> Block[M]:
-        """Return a block that runs when a model has been in this state for a while."""
+    def after(self, delay: timedelta, *, run_as: "RunAs[M] | None" = None) -> Block[M]:
+        """Return a block that runs when a model has been in this state for a while.
+
+        Parameters:
+            run_as: as for `at`.
+
+        Raises:
+            ConfigError: K017, K041.
+        """
         block: Block[M] = Block(self.machine, f"after {delay} in {self.machine.name}.{self.name}")
-        self.triggers.append(TimeTrigger(block=block, delay=required_delay(delay)))
+        self.triggers.append(
+            TimeTrigger(block=block, delay=required_delay(delay), run_as=required_run_as(run_as))
+        )
         return block
-
-    def contains(self, model: M) -> bool:
-        return model.meta.state is self
 
     def __str__(self) -> str:
         return self.name
@@ -198,8 +221,10 @@ class Event(_Event[M], Generic[M, P]):
 class Machine(MachineBase[M]):
     """The state machine of a model class, and the view of all its models."""
 
-    def __init__(self, model_class: type[M], app_open_check: Callable[[], None]) -> None:
-        super().__init__(model_class, app_open_check)
+    def __init__(
+        self, model_class: type[M], app_open_check: Callable[[], None], is_frozen: Callable[[], bool]
+    ) -> None:
+        super().__init__(model_class, app_open_check, is_frozen)
         self.place = here()
         self.all_states: list[State[M]] = []
         self.events: list[CreateEvent[M, Any] | Event[M, Any]] = []
@@ -275,15 +300,16 @@ class Machine(MachineBase[M]):
         self.rules.append(declared_rule(function))
         return function
 
-    def index(self, key: Callable[[M], Any], *, unique: bool = False) -> Index[M]:
+    def index(self, key: Callable[[M], Any], *, unique: bool = False, each: bool = False) -> Index[M]:
         """Declare a lookup by key.
 
         Parameters:
             key: gives the key of a model, hashable; None keeps the model out.
-            unique: a command that would give two models the same key is refused.
+            unique: a transaction after which two models would have the same key is refused.
+            each: the function gives several keys, as a tuple or frozenset, and the model is found under each.
         """
         self.app_open_check()
-        index = Index(self, key, unique, here())
+        index = Index(self, key, unique, each, here())
         self.indexes.append(index)
         return index
 

@@ -1,16 +1,18 @@
 """`App`: a design that can be opened, and what has to be closed when the process ends or forks."""
 
 import atexit
+import logging
 import os
 import sys
 import weakref
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from klerk import limits
 from klerk._waiting import ReadWriteLock
 from klerk.app import Design
+from klerk.clocks import checked_clock
 from klerk.codec import extended, read_catalog
 from klerk.errors import ConfigError
 from klerk.klerk import Klerk
@@ -20,10 +22,14 @@ from klerk.recovery import ProgressLine, quiet, recover
 from klerk.storage import MemoryStorage, RocksStorage, Storage
 from klerk.storage.forks import leave_without_destructors
 
+LOG = logging.getLogger("klerk")
+
 Durability = Literal["sync", "process", "memory"]
 
 
-def _check_options(path: Any, durability: str, job_threads: int, queue_length_max: int) -> None:
+def _check_options(
+    path: Any, durability: str, job_threads: int, queue_length_max: int, token_ttl: Any
+) -> None:
     """Refuse options of `App.open` that cannot be meant.
 
     Raises:
@@ -38,6 +44,10 @@ def _check_options(path: Any, durability: str, job_threads: int, queue_length_ma
         problem = f"queue_length_max must be 1 to {limits.TRANSACTION_COMMANDS_MAX}, is {queue_length_max}"
     elif not 0 <= job_threads <= limits.JOB_THREADS_MAX:
         problem = f"job_threads must be 0 to {limits.JOB_THREADS_MAX}, is {job_threads}"
+    elif not isinstance(token_ttl, timedelta) or not timedelta(0) < token_ttl <= timedelta(
+        days=limits.TOKEN_DAYS_MAX
+    ):
+        problem = f"token_ttl must be over 0 and up to {limits.TOKEN_DAYS_MAX} days, is {token_ttl!r}"
     if problem:
         raise ConfigError("K017", f"{problem}.", where=str(here()))
 
@@ -57,6 +67,8 @@ class App(Design):
         clock: Callable[[], datetime] | None = None,
         job_threads: int = limits.JOB_THREADS,
         queue_length_max: int = limits.QUEUE_LENGTH_MAX,
+        token_ttl: timedelta = timedelta(days=limits.TOKEN_DAYS),
+        unsafe: bool = False,
         progress: bool | None = None,
     ) -> Klerk:
         """Check the design, open the store (made when there is none) and start working.
@@ -67,6 +79,8 @@ class App(Design):
             clock: gives the time, aware; for tests.
             job_threads: threads for plain job functions; 0 runs no jobs.
             queue_length_max: commands that may wait; whoever comes then waits for room.
+            token_ttl: how long used tokens are known, and unused ones accepted.
+            unsafe: offer `Klerk.unsafe`, which asks neither state machines nor rules.
             progress: show progress of loading that takes over a second; None: when stderr is a terminal.
 
         Raises:
@@ -74,14 +88,15 @@ class App(Design):
             StorageError: the store cannot be used; its subclasses say why.
         """
         spec = self.freeze()
+        # The machine's own clock needs no check, which would cost every command a little.
+        clock = utc_now if clock is None else checked_clock(clock)
         # Everything that can be wrong with the design is found before a store is touched.
         lock = ReadWriteLock()
         Program(spec, extended(read_catalog(None), spec), utc_now, lock)
-        _check_options(path, durability, job_threads, queue_length_max)
+        _check_options(path, durability, job_threads, queue_length_max, token_ttl)
         storage: Storage = MemoryStorage()
         if path is not None and durability != "memory":
             storage = RocksStorage.open(path, app=self.name, durability=durability)
-        clock = clock or utc_now
         line = ProgressLine() if progress or (progress is None and sys.stderr.isatty()) else None
         try:
             recovered = recover(storage, spec, clock, lock, quiet if line is None else line)
@@ -93,6 +108,8 @@ class App(Design):
                 clock=clock,
                 job_threads=job_threads,
                 queue_length_max=queue_length_max,
+                token_ttl=token_ttl,
+                unsafe=unsafe,
             )
         except BaseException:
             storage.close()
@@ -100,6 +117,10 @@ class App(Design):
         finally:
             if line is not None:
                 line.finish()
+        if unsafe:
+            LOG.warning(
+                "'%s' is open for unsafe changes, which ask neither state machines nor rules", self.name
+            )
         _OPEN.add(opened)
         opened.start()
         return opened

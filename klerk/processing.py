@@ -23,19 +23,25 @@ from klerk._dispatch import (
 from klerk._table import ModelTable
 from klerk._waiting import ReadWriteLock
 from klerk.app import EventSpec, MachineSpec, Spec
-from klerk.authorization import Permit
+from klerk.authorization import BLOB, KV, Permit
 from klerk.blocks import Block as DeclaredBlock
 from klerk.codec import Catalog, encode
 from klerk.commands import NOW, Actor, Context, Result, System
 from klerk.declared import JOB, TO_WHEN, Executable
 from klerk.errors import ArgumentError, ConfigError
+from klerk.index_store import IndexStore
 from klerk.jobs import Job, JobRecord, JobState
+from klerk.key_access import KeyAccess
 from klerk.machine import CreateEvent
 from klerk.reader import ClassAccess, FieldAccess, PlainReader, Sight
+from klerk.selections import OrderedView
+from klerk.sources import LockedSource, WorkingSource
 from klerk.validation import call_of, rule_of
-from klerk.views import IndexStore, LockedSource, PublishedSource, Views, WorkingSource
+from klerk.view_store import FilterStore, OrderStore, order_key
+from klerk.views import PublishedSource, Views
 
 Clock = Callable[[], datetime]
+Store = IndexStore | FilterStore | OrderStore
 
 
 def is_text(value: object) -> bool:
@@ -68,13 +74,9 @@ class Program:
         self.spec = spec
         self._clock = clock
         codes = {entry.name: (code, entry) for code, entry in enumerate(catalog.classes)}
-        stores = {
-            machine.machine.name: [IndexStore(i) for i in machine.machine.indexes]
-            for machine in spec.machines
-        }
+        kept = {each.machine.name: _stores(each) for each in spec.machines}
         self.plans = [
-            _class_plan(machine, *codes[machine.machine.name], stores[machine.machine.name])
-            for machine in spec.machines
+            _class_plan(each, *codes[each.machine.name], kept[each.machine.name]) for each in spec.machines
         ]
         _link_references(self.plans)
         by_class = {plan.model_class: plan for plan in self.plans}
@@ -94,18 +96,24 @@ class Program:
             resolve_context=self.resolve,
             make_job=_job_record,
         )
-        self.views = Views(self.plans, [store for each in stores.values() for store in each])
-        self.processor.reader = PlainReader(WorkingSource(self.processor, self.views), self.views)
-        published = PublishedSource(self.processor, self.views)
-        self.published = PlainReader(published, self.views)
-        self.processor.published_reader = PlainReader(LockedSource(published, lock), self.views)
+        stores = [store for each in kept.values() for store in each]
+        self.views = Views(
+            self.plans,
+            {each.machine.model_class: each.fields for each in spec.machines},
+            [store for store in stores if isinstance(store, IndexStore)],
+            [store for store in stores if not isinstance(store, IndexStore)],
+        )
+        self.processor.reader = PlainReader(WorkingSource(self.processor, self.views))
+        published = PublishedSource(self.views, self.table.get)
+        self.processor.published_reader = PlainReader(LockedSource(published, lock))
         self.sight = Sight(
             {each.machine.model_class: _access(spec, each) for each in spec.machines},
-            self.published,
+            published,
             self.table,
-            self.views,
             self._resolve_for_reading,
         )
+        self.kv_access = KeyAccess(spec, KV, self.resolve, self.sight.plain, lock)
+        self.blob_access = KeyAccess(spec, BLOB, self.resolve, self.sight.plain, lock)
         self.plan_of_code = {plan.code: plan for plan in self.plans}
 
     def resolve(
@@ -151,7 +159,25 @@ def _require_actor(actor: Any) -> None:
         )
 
 
-def _class_plan(each: MachineSpec, code: int, entry: Any, indexes: list[IndexStore]) -> ClassPlan:
+def _stores(each: MachineSpec) -> list[Store]:
+    """Return what is kept of the indexes and views of a class.
+
+    Raises:
+        ConfigError: K070, a view has an order that there is not.
+    """
+    stores: list[Store] = [IndexStore(index) for index in each.machine.indexes]
+    for view in each.machine.views:
+        if not isinstance(view, OrderedView):
+            stores.append(FilterStore(view))
+            continue
+        try:
+            stores.append(OrderStore(view, order_key(view, each.fields)))
+        except ArgumentError as error:
+            raise ConfigError("K070", f"{error.message}.", where=str(view.place), hint=error.hint) from error
+    return stores
+
+
+def _class_plan(each: MachineSpec, code: int, entry: Any, indexes: list[Store]) -> ClassPlan:
     machine = each.machine
     state_codes = {name: number for number, name in enumerate(entry.states)}
     states = [
@@ -189,6 +215,8 @@ def _link_references(plans: list[ClassPlan]) -> None:
 
 def _timer(trigger: Any) -> Timer:
     block = _block(trigger.block)
+    if callable(trigger.run_as):
+        call_of(trigger.run_as, (), f"run_as {trigger.block.occasion}")
     if trigger.due is not None:
         return Timer(block, due=call_of(trigger.due, (), trigger.block.occasion))
     return Timer(block, delay_us=trigger.delay // datetime.resolution)

@@ -1,39 +1,34 @@
-"""Authorized reads: what an actor may see of the published state, consistent while the lock is held."""
+"""Readers: who may see what, of what is published, consistent while the lock is held."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol, TypeVar, Unpack, overload
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypeVar, Unpack
 
 import msgspec
 
 from klerk import limits
 from klerk._dispatch import Call, ask, new_args
 from klerk._reading import ReaderBase
-from klerk._table import ModelTable
 from klerk._working import id_or_zero
 from klerk.commands import Context
-from klerk.declared import Index, View
-from klerk.errors import ArgumentError, Denied, NotFound
+from klerk.errors import Denied
 from klerk.field_types import FieldType
 from klerk.log_entries import LogFilter, LogPage, Version
+from klerk.reading import Reading, Verdict, not_found
 from klerk.values import MASKED, Model, Ref
-from klerk.views import META_COLUMNS, Columns, Source, Views, column, meta_column
+from klerk.views import Source
 
 M = TypeVar("M", bound=Model)
-Verdict = bool | tuple[str, ...]
-"""Whether a class's models may be read, or the names of the fields that are hidden."""
 
 
-class PlainReader:
+class PlainReader(Reading):
     """Reads without authorization, for functions of the application: ``a.read``.
 
     Parameters:
         source: the working state while a command is processed, the published one in rules about reading.
-        views: resolves views.
     """
 
-    def __init__(self, source: Source, views: Views) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
-        self._views = views
 
     def get(self, ref: Ref[M]) -> M:
         """Return the model that a reference points to.
@@ -43,40 +38,18 @@ class PlainReader:
         """
         model = self._source.model(id_or_zero(ref))
         if model is None:
-            raise NotFound(f"there is no model {ref!r}")
+            raise not_found(ref)
         found: M = model
         return found
 
-    @overload
-    def find(self, what: Ref[M]) -> M | None: ...
-    @overload
-    def find(self, what: Index[M], key: Any) -> M | None: ...
-    def find(self, what: Any, key: Any = None) -> Any:
-        """Return the model behind a reference, or the first one with a key in an index; or None."""
-        if isinstance(what, Index):
-            return self.first(what(key))
-        return self._source.model(id_or_zero(what))
+    def _open_source(self) -> Source:
+        return self._source
 
-    def list(self, view: View[M]) -> Sequence[M]:
-        """Return the models in a view, in the order of their creation."""
-        models = [self._source.model(id) for id in self._source.ids(view)]
-        return [model for model in models if model is not None]
+    def _admit(self, model: M) -> M | None:
+        return model
 
-    def first(self, view: View[M]) -> M | None:
-        """Return the oldest model in a view, or None."""
-        for id in self._source.ids(view):
-            found: M = self._source.model(id)
-            return found
-        return None
-
-    def count(self, view: View[Any]) -> int:
-        """Return how many models are in a view."""
-        ids: Any = self._source.ids(view)
-        return len(ids) if hasattr(ids, "__len__") else sum(1 for _ in ids)
-
-    def exists(self, view: View[Any]) -> bool:
-        """Return whether a view has any models."""
-        return any(True for _ in self._source.ids(view))
+    def _verdict(self, model_class: type[Model]) -> Verdict:
+        return True
 
 
 class FieldAccess(msgspec.Struct, frozen=True):
@@ -105,12 +78,12 @@ class CommitLog(Protocol):
 
 
 class Sight:
-    """What decides who sees what in one open store.
+    """What decides who sees what of one moment.
 
     Parameters:
         access: the rules by model class.
-        plain: reads the published state, for the rules.
-        table, views: what is read.
+        source: what is read.
+        table: of the models that the source holds, when a look into it is enough.
         resolve: gives a context its time, and says whether rules are not asked about its actor.
 
     Attributes:
@@ -122,16 +95,19 @@ class Sight:
     def __init__(
         self,
         access: dict[type[Model], ClassAccess],
-        plain: PlainReader,
-        table: ModelTable,
-        views: Views,
+        source: Source,
+        table: Any,
         resolve: Callable[[Context], tuple[Context, bool]],
     ) -> None:
         self.access = access
-        self.plain = plain
+        self.source = source
         self.table = table
-        self.views = views
+        self.plain = PlainReader(source)
         self._resolve = resolve
+
+    def of(self, source: Source) -> "Sight":
+        """Return what decides about another moment."""
+        return Sight(self.access, source, None, self._resolve)
 
     def begin(self, context: Context) -> tuple[Context, dict[type[Model], Verdict]]:
         """Return a reader's context with its time, and what may be read from the start: all by the system."""
@@ -176,14 +152,28 @@ def masked(model: M, names: tuple[str, ...]) -> M:
     return msgspec.structs.replace(model, **dict.fromkeys(names, MASKED)) if names else model
 
 
-class Reader(ReaderBase):
-    """Reads several things at one moment, on behalf of a context's actor: ``with k.read(context) as r``.
-
-    Models that it returns are immutable and stay valid afterwards. Fields that the actor may not read show
-    `klerk.MASKED`.
-    """
+class AuthorizedReading(Reading):
+    """Reading on behalf of an actor: what the rules do not permit is refused, hidden fields are masked."""
 
     __slots__ = ()
+
+    @property
+    def context(self) -> Context:
+        """On whose behalf, and when."""
+        raise NotImplementedError
+
+    @property
+    def sight(self) -> Sight:
+        """What decides who sees what."""
+        raise NotImplementedError
+
+    def verdict(self, model_class: type[Model]) -> Verdict | None:
+        """Return what holds for every model of a class; None when it has to be asked for each."""
+        raise NotImplementedError
+
+    def allow(self, model_class: type[Model], verdict: Verdict) -> None:
+        """Note what holds for every model of a class, as long as this moment is read."""
+        raise NotImplementedError
 
     def show(self, model: M) -> M:
         """Return a model as the actor may see it.
@@ -203,98 +193,73 @@ class Reader(ReaderBase):
             raise Denied(f"{self.context.actor} may not read {type(model).__name__}")
         return masked(model, verdict)
 
-    @overload
-    def find(self, what: Ref[M]) -> M | None: ...
-    @overload
-    def find(self, what: Index[M], key: Any) -> M | None: ...
-    def find(self, what: Any, key: Any = None) -> Any:
-        """Return the model behind a reference, or the first one with a key in an index; or None.
+    def _admit(self, model: M) -> M | None:
+        return self.show(model)
 
-        A model is not found by a key that the actor may not read.
+    def _denied(self, what: str) -> Denied:
+        return Denied(f"{self.context.actor} may not read {what}")
+
+    def _verdict(self, model_class: type[Model]) -> Verdict | None:
+        return self.verdict(model_class)
+
+    @property
+    def readable(self) -> "Readable":
+        """The same reads, which leave out what may not be read instead of raising `Denied`."""
+        return Readable(self)
+
+
+class Readable(Reading):
+    """Reads of another reader's that leave out what may not be read: ``r.readable.list(view)``."""
+
+    def __init__(self, reader: AuthorizedReading) -> None:
+        self._reader = reader
+
+    def get(self, ref: Ref[M]) -> M:
+        """Return the model that a reference points to.
 
         Raises:
-            Denied: the model may not be read.
+            NotFound: there is none that may be read.
         """
-        if isinstance(what, Index):
-            return self.first(what(key))
+        found: M | None = self.find(ref)
+        if found is None:
+            raise not_found(ref)
+        return found
+
+    def _open_source(self) -> Source:
+        return self._reader._open_source()
+
+    def _admit(self, model: M) -> M | None:
+        try:
+            return self._reader.show(model)
+        except Denied:
+            return None
+
+    def _verdict(self, model_class: type[Model]) -> Verdict | None:
+        return self._reader.verdict(model_class)
+
+
+class Reader(AuthorizedReading, ReaderBase):
+    """Reads several things at one moment, on behalf of a context's actor: ``with k.read(context) as r``.
+
+    Models that it returns are immutable and stay valid afterwards. Fields that the actor may not read show
+    `klerk.MASKED`; what depends on them finds nothing, and sorting by them is `Denied`. Use `readable` to
+    leave out what may not be read instead of an error.
+    """
+
+    __slots__ = ()
+
+    context = ReaderBase.context
+    sight = ReaderBase.sight
+    verdict = ReaderBase.verdict
+    allow = ReaderBase.allow
+
+    def _open_source(self) -> Source:
         self.require_held()
-        model = self.table.get(id_or_zero(what))
-        return None if model is None else self.show(model)
+        source: Source = self.sight.source
+        return source
 
-    def list(self, view: View[M]) -> Sequence[M]:
-        """Return the models in a view, in the order of their creation.
-
-        Raises:
-            Denied: one of them may not be read.
-        """
-        models = self.models(self.sight.views.published(view))
-        return [model for model in models if view.contains(model)] if view.by_key else models
-
-    def first(self, view: View[M]) -> M | None:
-        """Return the oldest model in a view, or None.
-
-        Raises:
-            Denied: it may not be read.
-        """
-        self.require_held()
-        ids: Iterable[Any] = self.sight.views.published(view)
-        for id in ids:
-            model: M = self.get(id)
-            if not view.by_key or view.contains(model):
-                return model
-        return None
-
-    def count(self, view: View[Any]) -> int:
-        """Return how many models are in a view.
-
-        Raises:
-            Denied: one of them may not be read.
-        """
-        self.require_held()
-        ids = self.sight.views.published(view)
-        if not view.by_key and self.verdict(view.machine.model_class):
-            return len(ids)
-        return len(self.list(view))
-
-    def exists(self, view: View[Any]) -> bool:
-        """Return whether a view has any models that the actor may read.
-
-        Raises:
-            Denied: the first one may not be read.
-        """
-        return self.first(view) is not None
-
-    def columns(self, view: View[Any], *names: str) -> Columns:
-        """Return numeric and time fields of a view's models as NumPy arrays, one row for each model.
-
-        Parameters:
-            names: of fields, or of `id`, `version`, `created_at`, `updated_at`, `entered_at`.
-
-        Returns:
-            The arrays, in that order and by name. Numbers are int64, float64 or bool; None in them is NaN, in
-            float64. Times are ``datetime64[us]`` in UTC with NaT, dates ``datetime64[D]``, references int64.
-
-        Raises:
-            Denied: a model or one of the fields may not be read.
-            ArgumentError: there is no such field, or it is neither a number nor a time.
-        """
-        model_class = self.sight.views.plan(view).model_class
-        types = self.sight.access[model_class].types
-        for name in names:
-            if name not in types and name not in META_COLUMNS:
-                raise ArgumentError(
-                    f"{model_class.__name__} has no field '{name}'",
-                    hint=f"It has: {', '.join((*types, *META_COLUMNS))}.",
-                )
-        models = list(self.list(view))
-        for name in names:
-            if name in types and any(getattr(model, name) is MASKED for model in models):
-                raise Denied(f"{self.context.actor} may not read {model_class.__name__}.{name}")
-        arrays: Iterable[Any] = [
-            column(models, name, types[name]) if name in types else meta_column(models, name)
-            for name in names
-        ]
-        return Columns(names, arrays)
+    def _shown(self, ids: Iterable[int]) -> list[Any]:
+        return self.models(ids)
 
     def log(self, **which: Unpack[LogFilter]) -> LogPage:
         """Return a page of the commit log, as of this reader's moment.

@@ -33,6 +33,7 @@ from klerk.errors import Corrupted
 from klerk.history import History
 from klerk.jobs import JobRecord
 from klerk.processing import Clock, Program
+from klerk.retiming import retime
 from klerk.storage.contract import Family, Storage
 
 Progress = Callable[[str, int, int], None]
@@ -63,6 +64,7 @@ def recover(storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, pro
 
     Raises:
         SchemaChanged: the design does not fit what is stored.
+        FunctionFailed: the context provider failed, which timers of a changed design need.
         Corrupted: something is damaged, or acknowledged commands are missing.
     """
     stored = storage.get(Family.META, CATALOG_KEY)
@@ -76,6 +78,7 @@ def recover(storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, pro
     finish_erasures(storage, recovered.history, recovered.program.processor.sequence)
     with _without_collection():
         _load_models(storage, recovered.program, progress)
+        retime(storage, recovered.program, clock, progress)
     _load_jobs(storage, recovered, progress)
     if catalog != known:
         # Written last: a design that cannot be opened leaves the store to the one that can.
@@ -97,10 +100,11 @@ def _marked(storage: Storage, mark: bytes) -> int:
 
 
 def _apply_tail(storage: Storage, progress: Progress) -> None:
-    """Bring models and jobs up to the end of the log, which they may be behind after a crash."""
+    """Bring models, jobs and tokens up to the end of the log, which they may be behind after a crash."""
     applied = _marked(storage, APPLIED_KEY)
     images: dict[int, bytes | None] = {}
     jobs: dict[int, tuple[JobRecord, bytes]] = {}
+    tokens: dict[int, bytes | None] = {}
     newest = 0
     for key, value in storage.scan(Family.LOG, key_of(applied + 1)):
         head, _, record = read_record(key, value)
@@ -111,13 +115,14 @@ def _apply_tail(storage: Storage, progress: Progress) -> None:
             images.update(done.images)
             images.update(dict.fromkeys(done.deleted))
             jobs.update((id, (read_job(id, encoded), encoded)) for id, encoded in done.jobs)
+        tokens.update((each.sequence, each.token) for each in head.transactions if each.token is not None)
         newest = head.first
         progress("applying the end of the log", head.last - applied, 0)
-        if len(images) + len(jobs) >= limits.CHECKPOINT_RECORDS_MAX:
-            apply(storage, images, jobs, newest)
-            images, jobs, newest = {}, {}, 0
+        if len(images) + len(jobs) + len(tokens) >= limits.CHECKPOINT_RECORDS_MAX:
+            apply(storage, images, jobs, tokens, newest)
+            images, jobs, tokens, newest = {}, {}, {}, 0
     if newest:
-        apply(storage, images, jobs, newest)
+        apply(storage, images, jobs, tokens, newest)
 
 
 def _read_head(storage: Storage, recovered: Recovered) -> None:

@@ -22,6 +22,9 @@ class Scheduler:
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
+        self._newest = clock().astimezone(UTC)
+        self._clock_works = threading.Event()
+        self._telling = threading.Lock()
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._changed = threading.Condition()
@@ -33,12 +36,21 @@ class Scheduler:
         self._thread.start()
 
     def now(self) -> datetime:
-        """Return the time, in UTC."""
-        return self._clock().astimezone(UTC)
+        """Return the time, in UTC; while the clock fails, the last one that it gave."""
+        try:
+            self._newest = self._clock().astimezone(UTC)
+            self._clock_works.set()
+        except Exception as error:
+            # Once, not once a second: what waits for a time goes on waiting until the clock works again.
+            with self._telling:
+                if self._clock_works.is_set():
+                    LOG.error("timers and jobs wait for the clock: %s", error)
+                self._clock_works.clear()
+        return self._newest
 
     def now_us(self) -> int:
-        """Return the time in microseconds since 1970 UTC."""
-        return microseconds(self._clock())
+        """Return the time in microseconds since 1970 UTC, as `now` does."""
+        return microseconds(self.now())
 
     def at(self, when_us: int, call: Callable[[], None]) -> None:
         """Call something at a moment, in microseconds since 1970 UTC, or at once when that is over."""
@@ -57,7 +69,8 @@ class Scheduler:
                 _, _, call = heapq.heappop(self._heap)
             try:
                 call()
-            except Exception:
+            except BaseException:
+                # Whatever it is, SystemExit too: this thread works for others.
                 LOG.exception("a scheduled call failed: %r", call)
 
     def _patience_s(self) -> float | None:

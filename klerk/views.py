@@ -1,192 +1,75 @@
-"""Which models a view or index holds: published for readers, working for the transaction at hand."""
+"""Which models a view holds, and in which order: as published, or as changed models make of that."""
 
+import abc
 import threading
-from collections.abc import Callable, Hashable, Iterable
-from datetime import timedelta
-from typing import Any, Final, Protocol, Self
+from collections import OrderedDict
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
-import numpy as np
-
-from klerk._core import Processor
-from klerk._dispatch import ClassPlan, described, microseconds
+from klerk import limits
+from klerk._dispatch import ClassPlan, RefField
+from klerk._image import key_of
+from klerk._order import OrderedSet, entry_of, id_in
 from klerk._table import IdSet
-from klerk._waiting import ReadWriteLock
-from klerk.declared import Index, KeyView, View
-from klerk.errors import ArgumentError, Conflict, FunctionFailed, KlerkError, SchemaChanged
+from klerk.errors import ArgumentError
 from klerk.field_types import FieldType
+from klerk.index_store import IndexStore
 from klerk.machine import Machine, State
+from klerk.selections import FilteredView, Index, KeyView, OrderedView, StatesView, View
 from klerk.values import Model
+from klerk.view_store import FilterStore, Key, OrderStore, order_key
+
+Ids = IdSet | Sequence[int]
 
 
-class IndexStore:
-    """The entries of one declared index.
+class Walk(Protocol):
+    """The entries of a view, each a sort key with an id at its end, in order."""
 
-    Published entries are what readers see. `pending` overlays them for the transaction at hand with what
-    groups not yet published changed: for each key and id how many of them did, and whether the id is there.
-    """
+    def after(self, entry: bytes, limit: int) -> list[bytes]:
+        """Return at most `limit` entries greater than an entry, ascending."""
 
-    def __init__(self, index: Index[Any]) -> None:
-        self.index = index
-        # A key with a single id, as in every unique index, holds just that.
-        self.entries: dict[Hashable, int | IdSet] = {}
-        self.pending: dict[Hashable, dict[int, tuple[int, bool]]] = {}
-        # One committer changes working entries while the other one publishes.
-        self._lock = threading.Lock()
-
-    def key_of(self, model: Model) -> Hashable:
-        """Return a model's key.
-
-        Raises:
-            FunctionFailed: the user's function raised, or gave something that is not hashable.
-        """
-        try:
-            key: Hashable = self.index.key(model)
-            hash(key)
-        except KlerkError:
-            raise
-        except Exception as error:
-            raise FunctionFailed(
-                f"{described(self.index.key)} raised {type(error).__name__}: {error}"
-            ) from error
-        return key
-
-    def published(self, key: Hashable) -> IdSet | tuple[int, ...]:
-        """Return the ids that readers find under a key."""
-        found = self.entries.get(key, ())
-        return (found,) if isinstance(found, int) else found
-
-    def working(self, key: Hashable) -> list[int]:
-        """Return the ids that the transaction at hand finds under a key, ascending."""
-        with self._lock:
-            return self._working(key)
-
-    def _working(self, key: Hashable) -> list[int]:
-        pending = self.pending.get(key)
-        if not pending:
-            return list(self.published(key))
-        ids = {id for id in self.published(key) if id not in pending}
-        return sorted(ids.union(id for id, (_, present) in pending.items() if present))
-
-    def change(self, id: int, old: Model | None, new: Model | None) -> Any:
-        """Bring the working entries from one version of a model to the next.
-
-        Returns:
-            The operation for `undo` or `publish`; None when the key stayed the same.
-
-        Raises:
-            Conflict: the index is unique and another model has the key.
-        """
-        before = None if old is None else self.key_of(old)
-        after = None if new is None else self.key_of(new)
-        if before == after:
-            return None
-        with self._lock:
-            if self.index.unique and after is not None and self._working(after):
-                raise Conflict(f"another {self.index.machine.name} has {after!r} already")
-            return (
-                id,
-                (before, self._mark(before, id, present=False)),
-                (after, self._mark(after, id, present=True)),
-            )
-
-    def _mark(self, key: Hashable, id: int, *, present: bool) -> tuple[int, bool] | None:
-        if key is None:
-            return None
-        marks = self.pending.setdefault(key, {})
-        earlier = marks.get(id)
-        marks[id] = ((0 if earlier is None else earlier[0]) + 1, present)
-        return earlier
-
-    def _unmark(self, key: Hashable, id: int, present: bool | None) -> None:
-        """Count down the groups that changed an entry; `present` is what holds if others still did."""
-        marks = self.pending.get(key, {})
-        count, now = marks.get(id, (0, False))
-        if count == 0:
-            # A key function that is not pure gave another key before. Nobody else may suffer for it.
-            return
-        if count > 1:
-            marks[id] = (count - 1, now if present is None else present)
-            return
-        del marks[id]
-        if not marks:
-            del self.pending[key]
-
-    def undo(self, operation: Any) -> None:
-        """Take back a change that is rolled back."""
-        id, *sides = operation
-        with self._lock:
-            for key, earlier in reversed(sides):
-                if key is not None:
-                    self._unmark(key, id, None if earlier is None else earlier[1])
-
-    def publish(self, operation: Any) -> None:
-        """Make a change visible to readers."""
-        id, (before, _), (after, _) = operation
-        with self._lock:
-            if before is not None:
-                self._unmark(before, id, None)
-                self._remove(before, id)
-            if after is not None:
-                self._unmark(after, id, None)
-                self._add(after, id)
-
-    def load(self, id: int, model: Model) -> None:
-        """Enter a model that was read from the store.
-
-        Raises:
-            SchemaChanged: the index is unique, and was not when models with the same key were stored.
-        """
-        key = self.key_of(model)
-        if key is None:
-            return
-        if self.index.unique and key in self.entries:
-            name = self.index.machine.name
-            raise SchemaChanged(
-                f"a unique index of {name} cannot hold: {name} {id} and another one have the key {key!r}",
-                hint="Change the models with the old design first, or do without `unique`.",
-            )
-        self._add(key, id)
-
-    def _add(self, key: Hashable, id: int) -> None:
-        found = self.entries.get(key)
-        if found is None:
-            self.entries[key] = id
-            return
-        if isinstance(found, int):
-            both = self.entries[key] = IdSet()
-            both.add(found)
-            found = both
-        found.add(id)
-
-    def _remove(self, key: Hashable, id: int) -> None:
-        found = self.entries.get(key)
-        if found is None:
-            return
-        if isinstance(found, int):
-            if found == id:
-                del self.entries[key]
-            return
-        found.discard(id)
-        if len(found) == 1:
-            self.entries[key] = next(iter(found))
+    def before(self, entry: bytes | None, limit: int) -> list[bytes]:
+        """Return at most `limit` entries smaller than an entry, or the last ones, descending."""
 
 
-class Source(Protocol):
-    """Where models come from: the published table, or the working state of the transaction at hand."""
+class IdWalk:
+    """The entries of a view in the order of creation: an id alone."""
 
-    def model(self, id: int) -> Any:
-        """Return a model or None."""
+    def __init__(self, ids: IdSet) -> None:
+        self._ids = ids
 
-    def ids(self, view: View[Any]) -> Iterable[int]:
-        """Return the ids of the models in a view, ascending."""
+    def after(self, entry: bytes, limit: int) -> list[bytes]:
+        return [key_of(id) for id in self._ids.after(id_in(entry) if entry else -1, limit)]
+
+    def before(self, entry: bytes | None, limit: int) -> list[bytes]:
+        return [key_of(id) for id in self._ids.before(_ID_END if entry is None else id_in(entry), limit)]
+
+
+_ID_END = 2**63 - 1
 
 
 class Views:
-    """Resolves views of one app to the plans and index entries of one open store."""
+    """Resolves views of one app to what is kept of them in one open store.
 
-    def __init__(self, plans: Iterable[ClassPlan], indexes: Iterable[IndexStore]) -> None:
+    Parameters:
+        fields: the types of each class's fields, by name.
+        stores: what is kept of filtered and ordered views.
+    """
+
+    def __init__(
+        self,
+        plans: Iterable[ClassPlan],
+        fields: Mapping[type[Model], Mapping[str, FieldType]],
+        indexes: Iterable[IndexStore],
+        stores: Iterable[FilterStore | OrderStore],
+    ) -> None:
         self._plans = {plan.model_class: plan for plan in plans}
+        self._fields = fields
         self._indexes = {store.index: store for store in indexes}
+        self._stores: dict[View[Any], FilterStore | OrderStore] = {store.view: store for store in stores}
+        # Orders by fields that were asked for without being declared, the one used last at the end.
+        self._orders: OrderedDict[tuple[View[Any], tuple[Any, ...], bool], OrderStore] = OrderedDict()
+        self._orders_lock = threading.Lock()
 
     def plan(self, view: Any) -> ClassPlan:
         """Return the plan of a view's class.
@@ -199,7 +82,7 @@ class Views:
         if plan is None or (plan.states and plan.states[0].state.machine is not machine):
             raise ArgumentError(
                 f"{view!r} is not a view of this app",
-                hint="Use a machine, a state, or an index called with a key.",
+                hint="Use a machine, a state, an index called with a key, or a view made from one of these.",
             )
         return plan
 
@@ -210,136 +93,244 @@ class Views:
             raise ArgumentError(f"{index!r} is not an index of this app")
         return store
 
-    def published(self, view: View[Any]) -> IdSet | tuple[int, ...]:
-        """Return the ids that readers see in a view."""
+    def kept(self, view: View[Any]) -> Ids | OrderStore | None:
+        """Return what is kept of a view: ids ascending, or entries in its own order; None when nothing is."""
         plan = self.plan(view)
         if isinstance(view, State):
             ids: IdSet = plan.states[view.index].ids
             return ids
-        if isinstance(view, KeyView):
-            return self.index(view.index).published(view.key)
         if isinstance(view, Machine):
             return plan.ids
+        if isinstance(view, KeyView):
+            return self.index(view.index).published(view.key)
+        store = self._stores.get(view)
+        return store.ids if isinstance(store, FilterStore) else store
+
+    def key(self, view: OrderedView[Any]) -> Key:
+        """Return the function that gives a model's sort key in an ordered view."""
+        store = self._stores.get(view)
+        return store.key if isinstance(store, OrderStore) else order_key(view, self.fields(view))
+
+    def fields(self, view: View[Any]) -> Mapping[str, FieldType]:
+        """Return the types of the fields of a view's class."""
+        return self._fields[self.plan(view).model_class]
+
+    def order_of_fields(
+        self, view: OrderedView[Any], models: Callable[[], Iterable[Any]]
+    ) -> OrderStore | None:
+        """Return the kept order of a state or machine by fields, which is made when it is first asked for.
+
+        To be called while nothing is published. Only orders that no function of the application is asked
+        about can be kept so: they follow what is published, and not what is processed.
+
+        Parameters:
+            models: gives all models of the base, once they are needed.
+        """
+        if not isinstance(view.base, (State, Machine)) or callable(view.keys[0]):
+            return None
+        name = (view.base, view.keys, view.descending)
+        with self._orders_lock:
+            store = self._orders.get(name)
+            if store is None:
+                store = OrderStore(view, self.key(view))
+                store.entries.fill(entry for entry in map(store.entry, models()) if entry is not None)
+                self._orders[name] = store
+                self.plan(view).orders.append(store)
+                if len(self._orders) > limits.ORDERS_KEPT_MAX:
+                    _, oldest = self._orders.popitem(last=False)
+                    self.plan(oldest.view).orders.remove(oldest)
+            self._orders.move_to_end(name)
+        return store
+
+    def references(self, field: Any = None) -> list[RefField]:
+        """Return the reference field that a class attribute as `Loan.member` names; all of them for None.
+
+        Raises:
+            ArgumentError: it names none.
+        """
+        every: list[RefField] = [each for plan in self._plans.values() for each in plan.references]
+        if field is None:
+            return every
+        owner, name = getattr(field, "__objclass__", None), getattr(field, "__name__", None)
+        found = [each for each in every if each.model_class is owner and each.check.name == name]
+        if not found:
+            raise ArgumentError(
+                f"{field!r} is not a field that refers to models",
+                hint="Name it by its class, as in r.related(ada, Loan.member).",
+            )
+        return found
+
+
+class Source(Protocol):
+    """Where models come from: what is published, the transaction at hand, or a snapshot."""
+
+    views: Views
+
+    def model(self, id: int) -> Any:
+        """Return a model or None."""
+
+    def ids(self, view: View[Any]) -> Ids:
+        """Return the ids of the models in a view, in its order."""
+
+    def walk(self, view: View[Any]) -> Walk:
+        """Return the entries of a view."""
+
+    def referrers(self, id: int, field: RefField) -> Ids:
+        """Return the ids of the models that refer to a model with a field, ascending."""
+
+
+def worked_out(source: Source, view: View[Any]) -> list[int]:
+    """Return the ids of the models in a view of which nothing is kept, in its order."""
+    if isinstance(view, OrderedView):
+        return sorted_entries(source, view).ids()
+    if not isinstance(view, (FilteredView, StatesView)):
         raise ArgumentError(f"{view!r} is not a view that can be listed")
+    model, contains = source.model, view.contains
+    return [id for id in source.ids(view.base) if contains(model(id))]
+
+
+def sorted_entries(source: Source, view: OrderedView[Any]) -> OrderedSet:
+    """Return the entries of an ordered view of which nothing is kept."""
+    key, model = source.views.key(view), source.model
+    entries = OrderedSet()
+    entries.fill(entry_of(key(model(id)), id) for id in source.ids(view.base))
+    return entries
 
 
 class PublishedSource:
-    """What readers see."""
+    """What readers see while they hold the read lock."""
 
-    def __init__(self, processor: Processor, views: Views) -> None:
+    def __init__(self, views: Views, model: Callable[[int], Any]) -> None:
         self.views = views
-        self.model: Callable[[int], Any] = processor.table.get
+        self.model = model
 
-    def ids(self, view: View[Any]) -> Iterable[int]:
-        return self.views.published(view)
+    def ids(self, view: View[Any]) -> Ids:
+        kept = self.views.kept(view)
+        if isinstance(kept, OrderStore):
+            return kept.entries.ids()
+        return worked_out(self, view) if kept is None else kept
+
+    def walk(self, view: View[Any]) -> Walk:
+        kept = self.views.kept(view)
+        if kept is None and isinstance(view, OrderedView):
+            kept = self.views.order_of_fields(view, lambda: map(self.model, self.ids(view.base)))
+            if kept is None:
+                return sorted_entries(self, view)
+        if isinstance(kept, OrderStore):
+            return kept.entries
+        return IdWalk(as_set(worked_out(self, view) if kept is None else kept))
+
+    def referrers(self, id: int, field: RefField) -> Ids:
+        return field.referrers.get(id, ())
 
 
-class LockedSource:
-    """What readers see, each look under a read lock of its own: for functions that run beside the commits."""
-
-    def __init__(self, source: PublishedSource, lock: ReadWriteLock) -> None:
-        self._source = source
-        self._lock = lock
-        self.model = source.model
-
-    def ids(self, view: View[Any]) -> Iterable[int]:
-        with self._lock.read():
-            return list(self._source.ids(view))
+def as_set(ids: Ids) -> IdSet:
+    """Return ids as a sorted set."""
+    if isinstance(ids, IdSet):
+        return ids
+    found = IdSet()
+    for id in ids:
+        found.add(id)
+    return found
 
 
-class WorkingSource:
-    """What the transaction at hand sees: the published state, overlaid by what was not published yet."""
+class OverlaidSource(abc.ABC):
+    """The published state as models that differ from it make of it, at one moment, while it changes.
 
-    def __init__(self, processor: Processor, views: Views) -> None:
+    Parameters:
+        model: gives a model of that moment, or None.
+    """
+
+    def __init__(self, views: Views, model: Callable[[int], Any]) -> None:
         self.views = views
-        self._processor = processor
-        self.model: Callable[[int], Any] = processor.working
+        self.model = model
 
-    def ids(self, view: View[Any]) -> Iterable[int]:
-        if isinstance(view, KeyView):
-            return self.views.index(view.index).working(view.key)
-        published = self.views.published(view)
-        assert isinstance(published, IdSet)
-        ids, changed = self._processor.overlay(published, view.machine.model_class)
+    @abc.abstractmethod
+    def _split(self, published: Ids, model_class: type[Model]) -> tuple[list[int], list[Any]]:
+        """Return those of the published ids whose models do not differ, and the models of a class that do."""
+
+    @abc.abstractmethod
+    def _look(self, store: OrderStore) -> "Look":
+        """Return what gives the entries that changed models have in an ordered view."""
+
+    def ids(self, view: View[Any]) -> Ids:
+        kept = self.views.kept(view)
+        if isinstance(kept, OrderStore):
+            return self._ordered(kept)
+        if kept is None:
+            return worked_out(self, view)
+        return self._merged(kept, view.machine.model_class, view.contains)
+
+    def _merged(self, published: Ids, model_class: type[Model], contains: Callable[[Any], bool]) -> list[int]:
+        ids, changed = self._split(published, model_class)
         if changed:
-            ids.extend(model._meta.id for model in changed if view.contains(model))
+            ids.extend(model._meta.id for model in changed if contains(model))
             ids.sort()
         return ids
 
+    def _ordered(self, store: OrderStore) -> list[int]:
+        walk = OverlaidWalk(store.entries, self._look(store))
+        ids: list[int] = []
+        entry = b""
+        while part := walk.after(entry, limits.PAGE_LENGTH_MAX):
+            ids.extend(map(id_in, part))
+            entry = part[-1]
+        return ids
 
-class Columns(tuple[Any, ...]):
-    """NumPy arrays, one for each field that was asked for: in that order, by name (``columns["fee"]``) and as
-    attributes (``columns.fee``)."""
+    def walk(self, view: View[Any]) -> Walk:
+        kept = self.views.kept(view)
+        if isinstance(kept, OrderStore):
+            return OverlaidWalk(kept.entries, self._look(kept))
+        if isinstance(view, OrderedView):
+            return sorted_entries(self, view)
+        return IdWalk(as_set(self.ids(view)))
 
-    names: tuple[str, ...]
-
-    def __new__(cls, names: tuple[str, ...], arrays: Iterable[Any]) -> Self:
-        columns = super().__new__(cls, arrays)
-        columns.names = names
-        return columns
-
-    def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, str):
-            if key not in self.names:
-                raise KeyError(f"no column {key!r}; there are {', '.join(self.names)}")
-            key = self.names.index(key)
-        return super().__getitem__(key)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name not in self.names:
-            raise AttributeError(name)
-        return self[name]
-
-    def __repr__(self) -> str:
-        return f"Columns({', '.join(f'{name}: {array.dtype}[{len(array)}]' for name, array in self.items())})"
-
-    def items(self) -> Iterable[tuple[str, Any]]:
-        """Return pairs of name and array."""
-        return zip(self.names, self, strict=True)
+    def referrers(self, id: int, field: RefField) -> Ids:
+        published = field.referrers.get(id, ())
+        return self._merged(published, field.model_class, lambda model: id in field.targets(model))
 
 
-META_COLUMNS: Final = {
-    "id": "int64",
-    "version": "int64",
-    "created_at": "datetime64[us]",
-    "updated_at": "datetime64[us]",
-    "entered_at": "datetime64[us]",
-}
-"""What `Model.meta` offers as a column, besides the fields."""
-
-_NO_TIME: Final = np.iinfo(np.int64).min
-_US: Final = timedelta(microseconds=1)
+Look = Callable[[], tuple[list[bytes], Container[int]]]
+"""Gives the entries of the models that differ, ascending, and the ids of all that do or are no more."""
 
 
-def column(models: list[Any], name: str, field: FieldType) -> Any:
-    """Return one field of the models as an array.
+class OverlaidWalk:
+    """Published entries, without those of changed models, and with the entries that these have instead.
 
-    None becomes NaN in a column of numbers (whose type is float64 then), NaT in one of times, and 0 in one of
-    references.
-
-    Raises:
-        ArgumentError: the field's type has no NumPy counterpart.
+    What was published is taken first, and then a look at what differs.
     """
-    values = [getattr(model, name) for model in models]
-    dtype = field.dtype
-    if dtype is None:
-        raise ArgumentError(f"the field '{name}' ({field.label}) is neither a number nor a time")
-    if dtype == "datetime64[us]":
-        return np.array([_NO_TIME if v is None else microseconds(v) for v in values], "int64").view(dtype)
-    if dtype == "timedelta64[us]":
-        return np.array([_NO_TIME if v is None else v // _US for v in values], "int64").view(dtype)
-    if dtype == "datetime64[D]":
-        return np.array(values, dtype)
-    if field.kind == "ref":
-        return np.array([0 if v is None else v for v in values], dtype)
-    if field.nullable:
-        return np.array([np.nan if v is None else v for v in values], "float64")
-    return np.array(values, dtype)
 
+    def __init__(self, published: OrderedSet, look: Look) -> None:
+        self._published = published
+        self._look = look
 
-def meta_column(models: list[Any], name: str) -> Any:
-    """Return one of `META_COLUMNS` of the models as an array."""
-    if name in ("id", "version"):
-        return np.array([getattr(model._meta, name) for model in models], "int64")
-    attribute = name.removesuffix("_at") + "_us"
-    return np.array([getattr(model._meta, attribute) for model in models], "int64").view("datetime64[us]")
+    def after(self, entry: bytes, limit: int) -> list[bytes]:
+        found: list[bytes] = []
+        while len(found) < limit:
+            part = self._published.after(entry, limit)
+            own, hidden = self._look()
+            end = part[-1] if len(part) == limit else None
+            found += sorted(
+                [each for each in part if id_in(each) not in hidden]
+                + [each for each in own if entry < each and (end is None or each <= end)]
+            )
+            if end is None:
+                break
+            entry = end
+        return found[:limit]
+
+    def before(self, entry: bytes | None, limit: int) -> list[bytes]:
+        found: list[bytes] = []
+        while len(found) < limit:
+            part = self._published.before(entry, limit)
+            own, hidden = self._look()
+            end = part[-1] if len(part) == limit else b""
+            found += sorted(
+                [each for each in part if id_in(each) not in hidden]
+                + [each for each in own if end <= each and (entry is None or each < entry)],
+                reverse=True,
+            )
+            if not end:
+                break
+            entry = end
+        return found[:limit]

@@ -637,11 +637,6 @@ class Trial:
                 self.require_models(spec, row.fields[name])
         if row.kind == "Person":
             self.require(row.fields["code"] != row.fields["name"])
-            people = [other for other, each in self.models.items() if each.kind == "Person" and other != id]
-            for name in ("name", "code"):
-                key = row.fields[name]
-                if key is not None and any(self.models[other].fields[name] == key for other in people):
-                    raise Refused(klerk.Conflict)
         if row.kind == "Team":
             self.require(len(set(row.fields["members"])) == len(row.fields["members"]))
         self.models[id] = row
@@ -658,7 +653,12 @@ class Trial:
         self.touched.add(id)
 
     def end(self) -> None:
-        """Refuse to leave references to what was deleted."""
+        """Refuse to leave references to what was deleted, and keys that two people have."""
+        people = [row for row in self.models.values() if row.kind == "Person"]
+        for name in ("name", "code"):
+            keys = [key for row in people if (key := row.fields[name]) is not None]
+            if len(set(keys)) < len(keys):
+                raise Refused(klerk.Conflict)
         for row in self.models.values():
             for name, spec in FIELDS[row.kind].items():
                 if any(id not in self.models for id, _ in references(spec, row.fields[name])):

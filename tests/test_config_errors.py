@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from designs import TESTER, Bank, python_environment
 
-from klerk import App, Args, ConfigError, JobRun, KlerkError, Model, Ref
+from klerk import App, Args, ConfigError, JobRun, KlerkError, Model, Ref, User
 from klerk.explain import EXPLANATIONS
 
 CASES: dict[str, list[Callable[[App], object]]] = {}
@@ -478,6 +478,13 @@ def misspelt_field_in_a_deny_rule(app: App) -> None:
     app.open()
 
 
+@mistake("K070")
+def order_by_a_field_that_there_is_not(app: App) -> None:
+    items, *_ = items_of(app)
+    items.order("weight")  # here
+    app.open()
+
+
 @mistake("K018")
 def tag_that_no_field_has(app: App) -> None:
     items_of(app)
@@ -485,10 +492,39 @@ def tag_that_no_field_has(app: App) -> None:
     app.open()
 
 
+@mistake("K060")
+def rule_for_an_empty_prefix(app: App) -> None:
+    app.allow.kv("session:", "")  # here
+
+
+@mistake("K061")
+def rule_for_an_unknown_action(app: App) -> None:
+    app.deny.blob(action="steal")  # type: ignore[arg-type] # here
+
+
 @mistake("K017")
 def path_for_what_is_only_in_memory(app: App) -> None:
     items_of(app)
     app.open("store", durability="memory")  # here
+
+
+@mistake("K040")
+def clock_without_zone(app: App) -> None:
+    items_of(app)
+    app.open(clock=lambda: datetime(2024, 1, 1))  # noqa: DTZ001 # here
+
+
+@mistake("K041")
+def timer_that_acts_as_a_text(app: App) -> None:
+    _, new, old = items_of(app)
+    new.after(timedelta(1), run_as=ANY or "billing").to(old)  # here
+
+
+@mistake("K041")
+def timers_of_one_state_that_act_as_two(app: App) -> None:
+    _, new, _ = items_of(app)
+    new.at(lambda a: None)
+    new.at(lambda a: None, run_as=User("billing"))  # here
 
 
 def marked_line(function: Callable[[App], object]) -> int:

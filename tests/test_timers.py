@@ -242,7 +242,7 @@ def test_timers_do_all_that_blocks_do(clock: Clock) -> None:
         eventually(lambda: len(desk.ran) == 2)
         assert sorted(desk.ran, key=str) == [
             ("mail", 1, 2),
-            ("system timer of Ticket 1", clock.now, ("late", "entered")),
+            ("system timer of Ticket 1 (open, after 1:00:00)", clock.now, ("late", "entered")),
         ]
         assert desk.states(k) == ["late", "open"]
         clock.advance(HOUR)

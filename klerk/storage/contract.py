@@ -54,9 +54,10 @@ WITNESS_DIGEST_BYTES_MAX = 32
 class Storage(abc.ABC):
     """An ordered, durable map from (family, key) to value, written in atomic batches.
 
-    One thread writes. `sync` may be called by another thread beside `write`, and anything reads at any
-    time. Whatever fails first in `write` or `sync` is latched: it is not known what of it is stored, so
-    every later `write`, `sync` and `checkpoint` is refused until the store is opened again. Reads go on.
+    Any thread writes: batches of several threads are stored one after the other. `sync` may be called beside
+    `write`, and anything reads at any time. Whatever fails first in `write` or `sync` is latched: it is not
+    known what of it is stored, so every later `write`, `sync` and `checkpoint` is refused until the store is
+    opened again. Reads go on.
 
     Attributes:
         failed: the latched failure, its cause chained; None while all is well.

@@ -31,26 +31,25 @@ class Cursor:
 
     Parameters:
         iterator: bounded above already.
-        options: that it was made with. RocksDB reads the bound from their memory, which rocksdict frees with
-            them, so they live as long as this.
         start: the smallest key wanted.
         lock: held while the iterator is used; whoever calls `drop` holds it too.
         failed: gives the error to raise for what the iterator raised, or for None when it was dropped.
+        options: of the iterator, which points into them without owning them.
     """
 
     def __init__(
         self,
         iterator: NativeIterator,
-        options: object,
         start: bytes,
         lock: threading.Lock,
         failed: Callable[[Exception | None], KlerkError],
+        options: object,
     ) -> None:
         self._iterator: NativeIterator | None = iterator
-        self._options = options
         self._start = start
         self._lock = lock
         self._failed = failed
+        self._options = options
 
     def rows_up(self) -> Iterator[Row]:
         """Yield the rows from `start` on, in the order of their keys."""

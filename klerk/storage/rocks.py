@@ -11,8 +11,7 @@ of their own). What rocksdict does unexpectedly, and what is done about it:
 - Iterators and handles keep RocksDB's lock, also those in the frames of a kept exception: `close` drops all.
 - After `fork` the child's copy writes into the parent's files, and crashes when it is freed: it is disowned.
 - Every error is a plain `Exception` with a text: `_translated` knows the texts.
-- `ReadOptions.set_iterate_lower_bound` sets the upper bound: it is not used.
-- An iterator's bound is in the memory of its `ReadOptions`: `Cursor` keeps them.
+- `set_iterate_lower_bound` sets the upper bound; an iterator does not keep its options: `Cursor` does.
 """
 
 import contextlib
@@ -149,7 +148,7 @@ class RocksStorage(Storage):
         with self._scan_lock:
             self._check_open()
             iterator = self._families[family].iter(options)
-            cursor = Cursor(iterator, options, start, self._scan_lock, self._scan_failed)
+            cursor = Cursor(iterator, start, self._scan_lock, self._scan_failed, options)
             self._cursors.add(cursor)
         return cursor.rows_down() if reverse else cursor.rows_up()
 

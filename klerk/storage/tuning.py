@@ -35,10 +35,9 @@ def database_options() -> Options:
 
 
 def table_options() -> Options:
-    """Return the options of one family.
+    """Return the options of one family; all are alike.
 
-    All are alike. No bloom filters and hardly a cache: the data is in Klerk's memory, and the store is read
-    at the start and for history.
+    No bloom filters and hardly a cache: models are in memory, and the system keeps pages of the files.
     """
     options = Options(raw_mode=True)
     options.set_compression_type(DBCompressionType.lz4())
