@@ -9,6 +9,7 @@ from klerk.blobs import Blobs
 from klerk.changes import Change, ChangeKind
 from klerk.columns import Columns
 from klerk.commands import Actor, Anonymous, Args, Command, Context, Result, System, User
+from klerk.erasure import Erasure
 from klerk.errors import (
     ArgumentError,
     BrokenReference,
@@ -17,6 +18,7 @@ from klerk.errors import (
     Conflict,
     Corrupted,
     Denied,
+    Erased,
     FunctionFailed,
     InvalidValue,
     JobCancelled,
@@ -47,6 +49,7 @@ from klerk.keys import KeyPage
 from klerk.keyvalue import AioKeyValues, KeyValue, KeyValues
 from klerk.klerk import Klerk
 from klerk.labels import label
+from klerk.log_entries import ActorName, LogEntry, LogFilter, LoggedCommand, LogPage, Version
 from klerk.machine import CreateEvent, Event, Machine, State
 from klerk.migrations import Migration
 from klerk.opening import App
@@ -66,6 +69,7 @@ from klerk.visibility import Visibility
 __all__ = [
     "MASKED",
     "Actor",
+    "ActorName",
     "AioBlobReader",
     "AioBlobs",
     "AioChanges",
@@ -95,6 +99,8 @@ __all__ = [
     "Denied",
     "DueTimer",
     "Enum",
+    "Erased",
+    "Erasure",
     "Event",
     "Float",
     "FunctionFailed",
@@ -115,6 +121,10 @@ __all__ = [
     "KlerkError",
     "Lagged",
     "LimitExceeded",
+    "LogEntry",
+    "LogFilter",
+    "LogPage",
+    "LoggedCommand",
     "Machine",
     "Migration",
     "MigrationFailed",
@@ -151,6 +161,7 @@ __all__ = [
     "UnsafeDelete",
     "UnsafeUpdate",
     "User",
+    "Version",
     "View",
     "Visibility",
     "WrongState",

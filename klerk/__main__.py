@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from klerk import __version__
+from klerk import __version__, limits
 from klerk.advice import design_advice
 from klerk.app import Spec
 from klerk.demo import command as demo
@@ -14,8 +14,10 @@ from klerk.design_check import described_fit, design_errors, rehearse
 from klerk.diagram import diagrams_document, state_diagram
 from klerk.errors import ConfigError, KlerkError
 from klerk.explain import EXPLANATIONS
-from klerk.inspection import describe_store
+from klerk.inspection import describe_store, verified_store
 from klerk.loading import load_app
+from klerk.log_command import actor_named, printed_log
+from klerk.log_entries import LogFilter
 from klerk.recovery import ProgressLine
 
 
@@ -45,6 +47,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect = commands.add_parser("inspect", help="say what a store holds, and verify its commit log")
     inspect.add_argument("path", type=Path, help="of the store, a directory")
+    verify = commands.add_parser("verify", help="check every hash of a store's commit log")
+    verify.add_argument("path", type=Path, help="of the store, a directory")
+    log = commands.add_parser("log", help="print a store's commit log, the newest transactions first")
+    log.add_argument("path", type=Path, help="of the store, a directory")
+    log.add_argument("--model", type=int, metavar="ID", help="only what touched this model")
+    log.add_argument("--actor", help="only what this user did, or KIND:ID as in system:timer")
+    log.add_argument("--event", help="only what holds this event, as in Loan.lend")
+    log.add_argument("--limit", type=int, default=limits.LOG_PAGE, help="transactions at most (%(default)s)")
+    log.add_argument("--oldest-first", action="store_true")
     return parser
 
 
@@ -109,6 +120,20 @@ def _rehearsed(spec: Spec, store: Path) -> str:
         line.finish()
 
 
+def _log(options: argparse.Namespace) -> int:
+    actor = None if options.actor is None else actor_named(options.actor)
+    which = LogFilter(
+        model=options.model,
+        actor=actor,
+        event=options.event,
+        limit=options.limit,
+        newest_first=not options.oldest_first,
+    )
+    for line in printed_log(options.path, which):
+        print(line)
+    return 0
+
+
 def _told(error: KlerkError) -> str:
     name = f"klerk.{type(error).__name__}"
     return f"{name} {error}" if isinstance(error, ConfigError) else f"{name}: {error}"
@@ -126,7 +151,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _diagram(options)
         if options.command == "check":
             return _check(options.app, options.store, full=options.full)
-        if options.command == "show":
+        if options.command == "log":
+            return _log(options)
+        if options.command == "verify":
+            print(verified_store(options.path))
+        elif options.command == "show":
             print(describe(load_app(options.app).freeze()))
         else:
             print(describe_store(options.path))

@@ -59,6 +59,7 @@ cdef class Processor(WorkingState):
     cdef public int64_t next_id
     cdef public int64_t next_job_id
     cdef public int64_t sequence
+    cdef public int64_t published_sequence
     cdef object encode
     cdef object sha256
     cdef object outcome_class
@@ -69,7 +70,6 @@ cdef class Processor(WorkingState):
     cdef public object published_reader
     cdef public object shown_by
     cdef public dict noted
-    cdef public int64_t published_sequence
     cdef public object tokens
     # The transaction at hand; empty between transactions.
     cdef dict touched

@@ -654,6 +654,16 @@ cdef class Processor(WorkingState):
         self.targets.append((code, id, 0))
         self.parameters.append(parameters)
 
+    def renew(self, int code, int64_t id):
+        """Log the newest version of a model once more, unchanged, under a code; nothing if it is gone."""
+        model = self.working(id)
+        if model is None:
+            return
+        self.log_unchecked(code, id)
+        if id not in self.touched:
+            self.touched[id] = model
+        self.pending[id] = model
+
     def fire(self, ClassPlan owner not None, int64_t id, int64_t due_us):
         """Run the timers of a model that are due.
 

@@ -19,6 +19,8 @@ AnyEvent = CreateEvent[Any, Any] | Event[Any, Any]
 COMMAND: Final = "command"
 READ: Final = "read"
 FIELD: Final = "field"
+LOG: Final = "log"
+ERASURE: Final = "erasure"
 KV: Final = "kv"
 BLOB: Final = "blob"
 
@@ -31,7 +33,7 @@ class Permission:
 
     Parameters:
         function: ``function(a) -> bool``.
-        subject: commands, models, fields, key-values or blobs.
+        subject: commands, models, fields, key-values, blobs, the commit log or erasures.
         targets: the events or model classes meant; empty for all.
         names: the fields meant; empty for all.
         tag: only fields whose type has this tag.
@@ -62,8 +64,8 @@ class Permission:
 class Permissions:
     """What ``app.allow`` and ``app.deny`` are: decorators for functions ``(a: Args) -> bool``.
 
-    A command, model, field or key is permitted when an allow rule that covers it says yes and no deny rule
-    does.
+    A command, model, field or key, the commit log or an erasure is permitted when an allow rule that covers
+    it says yes and no deny rule does.
 
     A refused command does not tell whether there is a model or reference: `NotFound` is the answer only for
     those whom the rules permit the event on every model, without looking at it; `Denied` for everyone else.
@@ -107,6 +109,14 @@ class Permissions:
         """
         self._require_classes(classes)
         return self._declare(FIELD, classes, (names,) if isinstance(names, str) else tuple(names), tag)
+
+    def log(self) -> Callable[[F], F]:
+        """Cover reading the commit log. Values in it are masked as fields are."""
+        return self._declare(LOG, ())
+
+    def erasure(self) -> Callable[[F], F]:
+        """Cover erasing what the commit log says of a model."""
+        return self._declare(ERASURE, ())
 
     def kv(self, *prefixes: str, action: KeyAction | None = None) -> Callable[[F], F]:
         """Cover key-values, which the rule knows as ``a.key`` and ``a.action``.
@@ -194,6 +204,10 @@ class Permissions:
     def for_class(self, model_class: type[Model]) -> list[Permit]:
         """Return the rules about reading models of a class."""
         return [p.function for p in self.all if p.subject == READ and p.covers(model_class)]
+
+    def for_subject(self, subject: str) -> list[Permit]:
+        """Return the rules about a subject that has no targets."""
+        return [p.function for p in self.all if p.subject == subject]
 
     def for_field(self, model_class: type[Model], name: str, tags: frozenset[str]) -> list[Permit]:
         """Return the rules about reading one field."""

@@ -17,6 +17,8 @@ CATALOG_FORMAT: Final = 1
 CATALOG_KEY: Final = b"catalog"
 VERIFIED_KEY: Final = b"verified"
 APPLIED_KEY: Final = b"applied"
+INDEXED_KEY: Final = b"indexed"
+ERASED_KEY: Final = b"erased"
 TOKEN_SECRET_KEY: Final = b"token secret"
 GENESIS: Final = b"\0" * 32
 
@@ -24,6 +26,19 @@ GENESIS: Final = b"\0" * 32
 UNSAFE_CREATE: Final = -1
 UNSAFE_UPDATE: Final = -2
 UNSAFE_DELETE: Final = -3
+ERASURE: Final = -4
+RENEWAL: Final = -5
+
+OWN_EVENTS: Final = {
+    0: "timer",
+    UNSAFE_CREATE: "unsafe create",
+    UNSAFE_UPDATE: "unsafe update",
+    UNSAFE_DELETE: "unsafe delete",
+    ERASURE: "erasure",
+    RENEWAL: "renewal",
+}
+"""The names of Klerk's own events by their code. A renewal stores the newest version of a model once more,
+because the payload that held it is erased for the sake of another model."""
 
 # Jobs that are still to run come first in their family, so that opening reads nothing else.
 LIVE_JOB: Final = b"a"
@@ -47,7 +62,8 @@ class TransactionHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
         sequence: in the total order.
         time_us: of its context, in microseconds since 1970 UTC.
         actor: kind, id and cause.
-        targets: (event code, model id, depth) of every command, secondary ones with a depth over 0.
+        targets: (event code, model id, depth) of every command, secondary ones with a depth over 0. Every
+            model that the transaction touched is among them: its history is found by that.
         digest: SHA-256 of the payload.
         behalf: kind and id of the actor on whose behalf the actor acted, if that was somebody else.
         token: the token that it used, as it stands in its family.
@@ -283,6 +299,13 @@ def read_catalog(value: bytes | None) -> Catalog:
         return msgspec.json.decode(value, type=Catalog)
     except msgspec.DecodeError as error:
         raise Corrupted(f"the catalog of the design cannot be read: {error}") from error
+
+
+def event_name(catalog: Catalog, code: int) -> str:
+    """Return the name of an event by its code, of one of Klerk's own too."""
+    if code in OWN_EVENTS:
+        return OWN_EVENTS[code]
+    return catalog.events[code] if 0 < code < len(catalog.events) else f"event {code}"
 
 
 def write_catalog(catalog: Catalog) -> bytes:

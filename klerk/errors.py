@@ -126,6 +126,13 @@ class NotFound(KlerkError, LookupError):
     status = 404
 
 
+class Erased(NotFound):
+    """It was there, and was erased from the commit log on request."""
+
+    code = "erased"
+    status = 410
+
+
 class BrokenReference(InvalidValue, NotFound):
     """A reference names a model that does not exist, or one of another class. Nothing was changed."""
 

@@ -232,3 +232,8 @@ CATCH_UP_TRANSACTIONS: Final = 1_000
 # Versions that a subscriber keeps while it reads the log, since what changed lately mostly changes next. For
 # the others it has to look further back.
 CATCH_UP_VERSIONS_MAX: Final = 100_000
+
+# Entries of the commit log in one page unless it is asked for more or fewer, and at most: 1,000 transactions
+# are 1 MB or so, and reading them from as many log records takes about a second.
+LOG_PAGE: Final = 50
+LOG_PAGE_MAX: Final = 1_000

@@ -1,16 +1,18 @@
 """Readers: who may see what, of what is published, consistent while the lock is held."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, Unpack
 
 import msgspec
 
+from klerk import limits
 from klerk._dispatch import Args, Call, ask, new_args
 from klerk._reading import ReaderBase
 from klerk._working import id_or_zero
 from klerk.commands import Context
 from klerk.errors import ArgumentError, Denied
 from klerk.field_types import FieldType
+from klerk.log_entries import LogFilter, LogPage, Version
 from klerk.machine import CreateEvent, Event, Machine
 from klerk.possibilities import Possibilities, reference_of
 from klerk.reading import Reading, Verdict, not_found
@@ -98,6 +100,14 @@ class ClassAccess(msgspec.Struct, frozen=True):
     types: dict[str, FieldType]
 
 
+class CommitLog(Protocol):
+    """What a reader asks about the commit log."""
+
+    def log(self, reader: "Reader", which: LogFilter) -> LogPage: ...
+    def versions(self, reader: "Reader", ref: Any, limit: int, after: int) -> tuple[Version[Any], ...]: ...
+    def version(self, reader: "Reader", ref: Any, sequence: int) -> Any: ...
+
+
 class Sight:
     """What decides who sees what of one moment.
 
@@ -107,7 +117,12 @@ class Sight:
         table: of the models that the source holds, when a look into it is enough.
         resolve: gives a context its time, and says whether rules are not asked about its actor.
         possibilities: says what may happen next.
+
+    Attributes:
+        commit_log: what was done until now.
     """
+
+    commit_log: CommitLog
 
     def __init__(
         self,
@@ -318,3 +333,48 @@ class Reader(AuthorizedReading, ReaderBase):
 
     def _shown(self, ids: Iterable[int]) -> list[Any]:
         return self.models(ids)
+
+    def log(self, **which: Unpack[LogFilter]) -> LogPage:
+        """Return a page of the commit log, as of this reader's moment.
+
+        The cost is that of the page, and of the rarest of what was asked for. The store is read while the
+        lock is held: `Klerk.log` holds up nobody.
+
+        Parameters:
+            which: model, actor, event, since, until, limit, after, newest_first; see `LogFilter`.
+
+        Returns:
+            The entries. Parameters that the actor could not see as fields show `klerk.MASKED`.
+
+        Raises:
+            Denied: the actor may not read the commit log.
+            ArgumentError: something in the filter cannot be meant, or the cursor is none of this search.
+        """
+        return self.sight.commit_log.log(self, which)
+
+    def history(
+        self, ref: Ref[M], *, limit: int = limits.LOG_PAGE_MAX, after: int = 0
+    ) -> tuple[Version[M], ...]:
+        """Return the versions of a model, oldest first, also of one that was deleted.
+
+        Parameters:
+            limit: versions at most.
+            after: the sequence of the last version of the page before.
+
+        Raises:
+            Denied: the actor may not read the commit log, or the model.
+            NotFound: there never was such a model.
+        """
+        return self.sight.commit_log.versions(self, ref, limit, after)
+
+    def as_of(self, ref: Ref[M], sequence: int) -> M:
+        """Return a model as it was after a transaction.
+
+        Raises:
+            Denied: the actor may not read the commit log, or the model.
+            NotFound: it did not exist then.
+            Erased: it is not known any more.
+            ArgumentError: there is no such transaction.
+        """
+        found: M = self.sight.commit_log.version(self, ref, sequence)
+        return found

@@ -19,11 +19,14 @@ from klerk import (
     JobRequest,
     JobRun,
     Klerk,
+    LogEntry,
+    LogPage,
     Model,
     Ref,
     Result,
     State,
     User,
+    Version,
     Visibility,
 )
 
@@ -305,6 +308,9 @@ def read(k: Klerk) -> None:
         assert_type(r.possible_events(ada.meta.id)[0](ada.meta.id, Cents(1)), Command[Account])
         assert_type(r.possible_creations(entry), tuple[CreateEvent[Entry, ...], ...])
         assert_type(r.possible_creations(Entry, visibility=Visibility.CODE)[0](ada.meta.id), Command[Entry])
+        assert_type(r.log(actor=User("ada"), event=open_account, limit=3).entries, tuple[LogEntry, ...])
+        assert_type(r.history(r.list(entry)[0].account)[0], Version[Account])
+        assert_type(r.as_of(r.list(entry)[0].account, 7), Account)
 
 
 def what_next(a: Args[Account]) -> bool:
@@ -319,4 +325,5 @@ async def aio(k: Klerk, desk: Ctx) -> None:
     assert_type(await future, Result[Account])
     async with k.aio.read(desk) as r:
         assert_type(r.find(by_name, Name("Ada")), Account | None)
+    assert_type(await k.aio.log(desk, since=datetime.now(UTC)), LogPage)
     assert_type(await k.aio.handle_all(transfer, desk), list[Result[Any]])

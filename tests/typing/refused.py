@@ -193,6 +193,8 @@ def reading(k: Klerk, desk: Context) -> None:
         r.get(Name("Ada"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         r.list(out)[0].name  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
         r.list(Loan)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        r.log(color=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        r.log(limit="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         r.find(out, Name("Ada"))  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
         wrong: Loan | None = r.find(by_name, Name("Ada"))  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
         print(wrong)
