@@ -21,6 +21,13 @@ cdef enum:
     POSITIONAL = 1
     CHOSEN = 2
     KEYWORDS = 3
+    VALUES = 4
+
+
+cdef enum:
+    INTERNAL = 0
+    MACHINES = 1
+    CODE = 2
 
 
 cdef enum:
@@ -96,11 +103,13 @@ cdef class Args:
     cdef readonly object context
     cdef readonly object now
     cdef readonly object read
-    cdef readonly object command
     cdef readonly object key
     cdef readonly object action
+    cdef object requested
     cdef object current
     cdef object field_name
+    cdef bint lacks_model
+    cdef bint lacks_parameters
     cdef bint touched
     cdef bint touched_field
 
@@ -110,9 +119,15 @@ cdef class Call:
     cdef readonly int mode
     cdef readonly tuple names
     cdef object run(self, Args a, tuple values)
+    cdef object bound(self, tuple values)
     cdef bint permits(self, Args a) except -1
     cdef bint decided(self, object verdict) except -1
     cpdef bint holds_for(self, object model) except -1
+
+
+cdef class BoundCall:
+    cdef Call call
+    cdef tuple values
 
 
 cdef class Rule:
@@ -120,6 +135,21 @@ cdef class Rule:
     cdef readonly str code
     cdef readonly str message
     cdef readonly str path
+    cdef readonly str key
+    cdef object problem(self)
+
+
+cdef class Choice:
+    cdef readonly Py_ssize_t position
+    cdef readonly str name
+    cdef readonly Call call
+    cdef readonly object allowed
+    cdef readonly object judge
+
+
+cdef class Demands:
+    cdef readonly list validators
+    cdef readonly list choices
 
 
 cdef class Step:
@@ -165,6 +195,9 @@ cdef class ClassPlan:
     cdef readonly IdSet ids
     cdef readonly object decode
     cdef readonly bint has_timers
+    cdef readonly int schema
+    cdef readonly int since
+    cdef readonly object upcaster
     cdef StatePlan state_of_code(self, int code)
     cdef int publish(self, object id, object old, object new) except -1
 
@@ -177,6 +210,8 @@ cdef class EventPlan:
     cdef readonly tuple allow
     cdef readonly tuple deny
     cdef readonly list rules
+    cdef readonly Demands demands
     cdef readonly list blocks
     cdef readonly Call create
     cdef readonly object into
+    cdef readonly int reach

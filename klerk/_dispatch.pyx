@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t
 
 from klerk._table cimport IdSet
 
-from klerk.errors import ArgumentError, Conflict, Denied, FunctionFailed, NotFound, Rejected
+from klerk.errors import ArgumentError, Conflict, Denied, FunctionFailed, NotFound, Problem, Rejected
 
 cdef extern from "Python.h":
     bint PyUnicode_IS_ASCII(object text)
@@ -319,6 +319,10 @@ cdef class JobRequest:
         return f"<request for job {self.job}>"
 
 
+class Undecided(BaseException):
+    """A rule asked for what is not known, so it has no answer; its ``except Exception`` may not hide that."""
+
+
 @cython.no_gc
 cdef class Args:
     """What every function of the application receives first.
@@ -340,6 +344,8 @@ cdef class Args:
     @property
     def model(self):
         self.touched = True
+        if self.lacks_model:
+            raise Undecided("the model")
         return self.current
 
     @property
@@ -348,11 +354,28 @@ cdef class Args:
         return self.field_name
 
     @property
+    def command(self):
+        if self.lacks_parameters:
+            raise Undecided("the command")
+        return self.requested
+
+    @property
     def parameters(self):
-        return {} if self.command is None else self.command.parameters
+        command = self.command
+        return {} if command is None else command.parameters
 
     def __repr__(self):
-        return f"<args of {self.command}>"
+        return f"<args of {self.requested}>"
+
+
+def possible_args(context, now, read, model=None):
+    """Return the arguments for a rule that is asked what is possible, before there is a command.
+
+    When it asks for the command or its parameters, `Undecided` is raised.
+    """
+    cdef Args a = new_args(context, now, read, model)
+    a.lacks_parameters = True
+    return a
 
 
 def new_args(context, now, read, model=None, key=None, action=None):
@@ -390,8 +413,8 @@ cdef class Call:
     Parameters:
         function: called with the `Args` first.
         mode: 0 the args alone, 1 all parameters in order, 2 the parameters at `names` (positions), 3 all as
-            keywords.
-        names: positions for mode 2, names for mode 3.
+            keywords, 4 the parameters at `names` without the args.
+        names: positions for modes 2 and 4, names for mode 3.
     """
 
     def __init__(self, function, int mode=0, tuple names=()):
@@ -407,13 +430,19 @@ cdef class Call:
                 return self.function(a, *values)
             if self.mode == CHOSEN:
                 return self.function(a, *[values[i] for i in self.names])
+            if self.mode == VALUES:
+                return self.function(*[values[i] for i in self.names])
             return self.function(a, **dict(zip(self.names, values)))
-        except (Rejected, Denied, NotFound, Conflict, KeyboardInterrupt):
+        except (Rejected, Denied, NotFound, Conflict, Undecided, KeyboardInterrupt):
             # The function's own refusal; or an interrupt of the main thread, in which a read asks its rules.
             raise
         except BaseException as error:
             what = described(self.function)
             raise FunctionFailed(f"{what} raised {type(error).__name__}: {error}") from error
+
+    cdef object bound(self, tuple values):
+        """Return a function of the args alone, which is given these parameters when it is called."""
+        return self.function if self.mode == ALONE else BoundCall(self, values)
 
     cdef bint permits(self, Args a) except -1:
         """Ask an allow or deny rule."""
@@ -445,6 +474,21 @@ cdef class Call:
         return self.decided(verdict)
 
 
+cdef class BoundCall:
+    """A function of the application together with the parameters that it will be given."""
+
+    def __init__(self, Call call not None, tuple values not None):
+        self.call = call
+        self.values = values
+
+    def __getattr__(self, name):
+        # In messages it goes by the function's own name and place.
+        return getattr(self.call.function, name)
+
+    def __call__(self, Args a not None):
+        return self.call.run(a, self.values)
+
+
 def described(function):
     """Return a function's name and place, for messages."""
     code = getattr(function, "__code__", None)
@@ -456,13 +500,85 @@ def described(function):
 
 
 cdef class Rule:
-    """A condition of an event or class, with what people are told when it does not hold."""
+    """A condition of an event or class, with what people are told when it does not hold.
 
-    def __init__(self, Call call not None, str code, str message, str path=""):
+    Parameters:
+        path: of the parameter or field that it is about; empty for none.
+        key: what a translation finds the message under.
+    """
+
+    def __init__(self, Call call not None, str code, str message, str path="", str key=""):
         self.call = call
         self.code = code
         self.message = message
         self.path = path
+        self.key = key
+
+    cdef object problem(self):
+        return Problem(code=self.code, message=self.message, path=self.path, key=self.key)
+
+
+cdef class Choice:
+    """What a parameter of an event may be, beyond its type.
+
+    Parameters:
+        position, name: of the parameter.
+        allowed: a view of the models that a reference may point to, or a collection of values.
+        call: the function of the application that gives it instead, or None.
+        judge: ``judge.require(allowed, what)`` refuses what a function should not have given;
+            ``judge.problems(value, allowed, working)`` are those of a value.
+    """
+
+    def __init__(self, Py_ssize_t position, str name, judge, *, allowed=None, Call call=None):
+        self.position = position
+        self.name = name
+        self.judge = judge
+        self.allowed = allowed
+        self.call = call
+
+    def allowed_in(self, Args a not None):
+        """Return the view or collection, asked for where it depends on who wants what."""
+        if self.call is None:
+            return self.allowed
+        allowed = self.call.run(a, ())
+        self.judge.require(allowed, described(self.call.function))
+        return allowed
+
+
+cdef class Demands:
+    """What an event asks of its parameters beyond their types: of several together, and of single ones."""
+
+    def __init__(self, list validators not None, list choices not None):
+        self.validators = validators
+        self.choices = choices
+
+    def invalid(self, tuple values not None):
+        """Ask every validator and return the problems of those that are not content."""
+        cdef Rule rule
+        cdef list problems = []
+        for rule in self.validators:
+            try:
+                if not rule.call.decided(rule.call.run(None, values)):
+                    problems.append(rule.problem())
+            except Rejected as refusal:
+                # A value that it made of the parameters is refused by its type.
+                problems.extend(refusal.problems)
+            except FunctionFailed as failure:
+                if not isinstance(failure.__cause__, ValueError):
+                    raise
+                text = str(failure.__cause__) or rule.message
+                problems.append(Problem(code=rule.code, message=text, key=rule.key))
+        return problems
+
+    def not_chosen(self, Args a not None, tuple values not None, working):
+        """Return the problems of the values that may not be chosen; ``working(id)`` gives models."""
+        cdef Choice choice
+        cdef list problems = []
+        for choice in self.choices:
+            value = values[choice.position]
+            if value is not None:
+                problems.extend(choice.judge.problems(value, choice.allowed_in(a), working))
+        return problems
 
 
 cdef class Step:
@@ -519,10 +635,16 @@ cdef class StatePlan:
 
 
 cdef class ClassPlan:
-    """One model class in the dispatch table, and the published models of it."""
+    """One model class in the dispatch table, and the published models of it.
+
+    Parameters:
+        schema: the version of the schema, which models are stored with.
+        since: models stored with an earlier one than this are brought up to date by the `upcaster`.
+    """
 
     def __init__(
-        self, model_class, str name, int code, *, list checks, list states, list indexes, list rules, decode
+        self, model_class, str name, int code, *, list checks, list states, list indexes, list rules, decode,
+        int schema=0, int since=0, upcaster=None,
     ):
         self.model_class = model_class
         self.name = name
@@ -532,6 +654,9 @@ cdef class ClassPlan:
         self.indexes = indexes
         self.rules = rules
         self.decode = decode
+        self.schema = schema
+        self.since = since
+        self.upcaster = upcaster
         self.has_timers = any([(<StatePlan>state).timers for state in states])
         self.ids = IdSet()
         self.references = [
@@ -573,11 +698,15 @@ cdef class ClassPlan:
 
 
 cdef class EventPlan:
-    """One event in the dispatch table: checks, rules, and a block for every state that accepts it."""
+    """One event in the dispatch table: checks, rules, and a block for every state that accepts it.
+
+    Parameters:
+        reach: who may cause it: 0 its own machine, 1 any machine, from 2 on any code.
+    """
 
     def __init__(
         self, EventBase event not None, ClassPlan owner not None, int code, *, list checks, tuple allow,
-        tuple deny, list rules, list blocks, Call create, into,
+        tuple deny, list rules, list blocks, Call create, into, int reach, Demands demands=None,
     ):
         self.event = event
         self.owner = owner
@@ -586,6 +715,8 @@ cdef class EventPlan:
         self.allow = allow
         self.deny = deny
         self.rules = rules
+        self.demands = demands
         self.blocks = blocks
         self.create = create
         self.into = into
+        self.reach = reach

@@ -8,6 +8,7 @@ import msgspec
 
 from klerk._core import Outcome
 from klerk._dispatch import Args, Command
+from klerk.translation import Translation
 from klerk.values import Model, Ref
 
 if TYPE_CHECKING:
@@ -87,11 +88,13 @@ class Context(msgspec.Struct, metaclass=_ContextType, frozen=True, kw_only=False
         actor: who.
         now: an aware datetime; left out, it is the time at which Klerk handles the command or opens the read.
         on_behalf_of: for whom the actor acts, when that is somebody else; the commit log records both.
+        translation: the language in which refusals are told; None: English.
     """
 
     actor: Actor
     now: datetime = NOW
     on_behalf_of: Actor | None = None
+    translation: Translation | None = None
 
     def at(self, now: datetime) -> "Self":
         """Return the same context at another time."""

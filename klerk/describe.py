@@ -5,7 +5,7 @@ then the jobs. Only declarations are read: functions are told by their names and
 """
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,13 +14,15 @@ import msgspec
 from klerk.app import EventSpec, MachineSpec, Spec
 from klerk.authorization import BLOB, COMMAND, FIELD, KV, READ, Permission
 from klerk.blocks import Block
-from klerk.declared import DeclaredRule
+from klerk.declared import DeclaredChoice, DeclaredRule
 from klerk.diagram import effects_of, exits_of, trigger_text
 from klerk.field_types import FieldType
 from klerk.jobs import Job, Parameter, Retry
 from klerk.machine import CreateEvent, Machine, State
 from klerk.places import place_of
 from klerk.selections import DerivedView, FilteredView, OrderedView, StatesView, View
+from klerk.type_names import type_name
+from klerk.visibility import Visibility
 from klerk.wording import (
     bounds_text,
     duration_text,
@@ -30,11 +32,15 @@ from klerk.wording import (
     paragraph,
     rate_text,
     shortened,
-    type_name,
 )
 
 _INDENT: Final = "  "
 _NOBODY_DOES: Final = "only by jobs, timers and other commands: no allow rule covers it"
+_VISIBILITIES: Final = {
+    Visibility.INTERNAL: "caused by blocks of this machine alone",
+    Visibility.MACHINES: "caused by blocks of machines alone",
+    Visibility.CODE: "caused by code of the application, not offered to the outside",
+}
 _NOBODY_READS: Final = "only by jobs: no allow rule covers it"
 
 
@@ -191,22 +197,37 @@ def _event_lines(spec: Spec, each: EventSpec) -> list[str]:
     lines = [f"{event.name}  ({happens})"]
     if documentation := inspect.getdoc(event.function):
         lines.append(_INDENT + paragraph(documentation))
-    lines += _indented(_columns(_parameter_rows(event.parameters, each.parameters)))
-    who = _who(
-        [p for p in spec.allow.all if p.subject == COMMAND and p.covers(event)],
-        [p for p in spec.deny.all if p.subject == COMMAND and p.covers(event)],
-        _NOBODY_DOES,
-    )
+    valid = {choice.parameter: _choice_text(choice) for choice in event.choices}
+    lines += _indented(_columns(_parameter_rows(event.parameters, each.parameters, valid)))
     rows = [("also", effect) for effect in effects]
+    rows += [("values", rule) for rule in _rule_lines(event.validators)]
     rows += [("only if", rule) for rule in _rule_lines(event.rules)]
-    return [*lines, *_indented(_columns([*rows, ("allowed", who)]))]
+    if event.visibility in _VISIBILITIES:
+        rows.append((event.visibility.value, _VISIBILITIES[event.visibility]))
+    if event.visibility.reaches(Visibility.CODE):
+        who = _who(
+            [p for p in spec.allow.all if p.subject == COMMAND and p.covers(event)],
+            [p for p in spec.deny.all if p.subject == COMMAND and p.covers(event)],
+            _NOBODY_DOES,
+        )
+        rows.append(("allowed", who))
+    return [*lines, *_indented(_columns(rows))]
+
+
+def _choice_text(choice: DeclaredChoice) -> str:
+    allowed = choice.allowed
+    if isinstance(allowed, View):
+        return f"in {allowed!r}"
+    if isinstance(allowed, Collection):
+        return shortened(f"valid: {', '.join(str(getattr(one, 'value', one)) for one in allowed)}")
+    return f"valid: {function_text(allowed)}"
 
 
 def _parameter_rows(
-    parameters: Iterable[Parameter], types: dict[str, FieldType]
+    parameters: Iterable[Parameter], types: dict[str, FieldType], valid: Mapping[str, str]
 ) -> Iterator[tuple[str, str, str]]:
     for parameter in parameters:
-        about = [bounds_text(types[parameter.name])]
+        about = [bounds_text(types[parameter.name]), valid.get(parameter.name, "")]
         if parameter.default is not inspect.Parameter.empty:
             about.append(f"default {parameter.default!r}")
         yield parameter.name, type_name(parameter.annotation), "; ".join(filter(None, about))
@@ -224,7 +245,7 @@ def _job_lines(spec: Spec, job: Job[Any]) -> Iterator[str]:
     documentation = inspect.getdoc(job.function)
     if documentation:
         yield _INDENT + paragraph(documentation)
-    yield from _indented(_columns(_parameter_rows(job.parameters, spec.job_parameters[job.name])))
+    yield from _indented(_columns(_parameter_rows(job.parameters, spec.job_parameters[job.name], {})))
     attempts = _attempts_text(job.retry)
     rows = [("queue", f"{job.queue}, priority {job.priority}"), ("on failure", attempts)]
     if job.rate is not None:

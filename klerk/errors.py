@@ -4,11 +4,14 @@ An error also inherits the builtin that a Python programmer would expect (`Value
 `PermissionError`, ...), and carries the HTTP status that a web API should answer with.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, TypeVar
 
 from klerk import limits
+
+NO_VALUES: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,15 +23,32 @@ class Problem:
         message: for people, in the language of the translation.
         path: where, as in ``"address.lines[2]"``; empty when the whole command is meant.
         hint: how to mend it, when that is not plain from the message.
+        key: what a translation finds the message under; empty when that is the code.
+        values: what the message says in numbers and names, as in ``{"max": 80, "length": 100}``; frozen.
     """
 
     code: str
     message: str
     path: str = ""
     hint: str = ""
+    key: str = ""
+    values: Mapping[str, Any] = field(default_factory=lambda: NO_VALUES, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.values is not NO_VALUES:
+            object.__setattr__(self, "values", MappingProxyType(dict(self.values)))
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" if self.path else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A view of a mapping can be neither copied nor pickled.
+        parts = (self.code, self.message, self.path, self.hint, self.key, dict(self.values))
+        return _problem, parts
+
+
+def _problem(code: str, message: str, path: str, hint: str, key: str, values: Mapping[str, Any]) -> Problem:
+    return Problem(code=code, message=message, path=path, hint=hint, key=key, values=values)
 
 
 class KlerkError(Exception):
@@ -37,7 +57,8 @@ class KlerkError(Exception):
     Attributes:
         code: stable, machine-readable name of this kind of error.
         status: the HTTP status a web API should answer with.
-        problems: every single problem found, never empty for errors about a command.
+        problems: every single problem found, never empty for errors about a command. Where none is given,
+            the error itself is one, with the `key` and `values` given.
         hint: how to mend it.
     """
 
@@ -45,7 +66,14 @@ class KlerkError(Exception):
     status: ClassVar[int] = 500
 
     def __init__(
-        self, message: str, *, hint: str = "", code: str = "", problems: Sequence[Problem] = ()
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        code: str = "",
+        problems: Sequence[Problem] = (),
+        key: str = "",
+        values: Mapping[str, Any] = NO_VALUES,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -53,7 +81,7 @@ class KlerkError(Exception):
         if code:
             self.code = code
         self.problems: tuple[Problem, ...] = tuple(problems) or (
-            Problem(code=self.code, message=message, hint=hint),
+            Problem(code=self.code, message=message, hint=hint, key=key, values=values),
         )
 
     def __str__(self) -> str:
@@ -96,6 +124,13 @@ class NotFound(KlerkError, LookupError):
 
     code = "not_found"
     status = 404
+
+
+class Erased(NotFound):
+    """It was there, and was erased from the commit log on request."""
+
+    code = "erased"
+    status = 410
 
 
 class BrokenReference(InvalidValue, NotFound):
@@ -241,7 +276,7 @@ class WrongStore(StorageError, ValueError):
 
 
 class NewerStore(StorageError, ValueError):
-    """The store was written by a newer version of Klerk's format."""
+    """The store was written by a newer version of Klerk's format, or of the application's design."""
 
     code = "newer_store"
 
@@ -250,6 +285,12 @@ class SchemaChanged(StorageError, ValueError):
     """The design differs from the one that the store was written with, and no migration covers that."""
 
     code = "schema_changed"
+
+
+class MigrationFailed(StorageError, ValueError):
+    """Models or jobs do not fit the design as migrations leave them. The store was left as it was."""
+
+    code = "migration_failed"
 
 
 class Corrupted(StorageError):
@@ -279,15 +320,57 @@ class JobCancelled(JobError):
     code = "job_cancelled"
 
 
-def listed(problems: Sequence[Problem]) -> str:
-    """Return the problems as one readable text, at most `limits.PROBLEMS_MAX` of them."""
-    shown = problems[: limits.PROBLEMS_MAX]
-    if len(problems) == 1:
+def _in_english(key: str, default: str, values: Mapping[str, Any]) -> str:
+    return default
+
+
+def listed(
+    problems: Sequence[Problem], text: Callable[[str, str, Mapping[str, Any]], str] = _in_english
+) -> str:
+    """Return the problems as one readable text, at most `limits.PROBLEMS_MAX` of them.
+
+    Parameters:
+        text: ``text(key, default, values)`` puts what stands around them into another language.
+    """
+    count = len(problems)
+    if count == 1:
         return str(problems[0])
-    lines = [f"{len(problems)} problems:", *(f"- {problem}" for problem in shown)]
-    if len(problems) > len(shown):
-        lines.append(f"- and {len(problems) - len(shown)} more")
+    shown = problems[: limits.PROBLEMS_MAX]
+    lines = [text("problems", f"{count} problems:", {"count": count}), *(f"- {each}" for each in shown)]
+    rest = count - len(shown)
+    if rest:
+        lines.append(f"- {text('problems_more', f'and {rest} more', {'count': rest})}")
     return "\n  ".join(lines)
+
+
+_E = TypeVar("_E", bound=KlerkError)
+
+
+def restated(error: _E, problems: Sequence[Problem], message: str, hint: str) -> _E:
+    """Return a copy of an error that says something else.
+
+    The error itself is left alone: a function of the application may raise the same one again and again.
+    """
+    # Not the class's own: a subclass of the application may want other arguments.
+    new: Any = OSError.__new__ if OSError in type(error).__mro__ else Exception.__new__
+    copy: _E = new(type(error), message)
+    copy.__dict__.update(error.__dict__)
+    if hasattr(error, "__notes__"):
+        copy.__notes__ = list(error.__notes__)
+    copy.args = (message, *error.args[1:])
+    copy.message, copy.hint, copy.problems = message, hint, tuple(problems)
+    copy.__cause__, copy.__context__ = error.__cause__, error.__context__
+    copy.__suppress_context__ = error.__suppress_context__
+    return copy.with_traceback(error.__traceback__)
+
+
+def at_place(error: _E, index: int) -> _E:
+    """Return an error about one command of a list as one about the list: ``title`` becomes ``[2].title``."""
+    problems = [
+        replace(each, path=f"[{index}]{'.' if each.path[:1] not in ('', '[') else ''}{each.path}")
+        for each in error.problems
+    ]
+    return restated(error, problems, error.message, error.hint)
 
 
 _PUBLIC = [value for value in list(globals().values()) if isinstance(value, type)]

@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -11,6 +11,7 @@ import msgspec
 
 from klerk import limits
 from klerk._dispatch import Check
+from klerk.bounds import wrong_type
 from klerk.errors import Problem
 from klerk.values import plain_int
 
@@ -34,6 +35,10 @@ class FieldType:
         low, high, exact, target, nullable, nested: as `Check` has them.
         tags: of the value types involved.
         dtype: the NumPy type of a column of it, or None.
+        base: the type of values that are not None.
+        element: of a ``tuple[X, ...]`` or ``frozenset[X]``, the type of each element.
+        members: of a struct, the types of its fields by name; of a ``tuple[X, Y]``, by position.
+        lines: how many lines a text may have; None: any number.
     """
 
     kind: str
@@ -49,6 +54,10 @@ class FieldType:
     stored: str = ""
     tags: frozenset[str] = frozenset()
     dtype: str | None = None
+    base: Any
+    element: "FieldType | None" = None
+    members: dict[Any, "FieldType"] = field(default_factory=dict, hash=False)
+    lines: int | None = None
 
     def check(self, name: str) -> Check:
         """Return the fast check for a field or parameter with this name."""
@@ -66,9 +75,7 @@ class FieldType:
 
 
 def _wrong_type(problems: list[Problem], path: str, expected: str, value: Any) -> Any:
-    problems.append(
-        Problem(code="wrong_type", message=f"expected {expected}, got {type(value).__name__}", path=path)
-    )
+    problems.append(wrong_type(value, expected, path))
     return value
 
 
@@ -96,7 +103,8 @@ def value_type(cls: Any, plain: type, kind: str, low: Any, high: Any, dtype: str
 
     convert = _PLAIN[plain]
 
-    if cls.has_validator or getattr(cls, "pattern", None) is not None:
+    lines = getattr(cls, "lines_max", None)
+    if cls.has_validator or lines is not None or getattr(cls, "pattern", None) is not None:
         kind = "slow"
     bounds = f"{'' if low is None else low}..{'' if high is None else high}"
     pattern = getattr(cls, "pattern", None)
@@ -111,6 +119,8 @@ def value_type(cls: Any, plain: type, kind: str, low: Any, high: Any, dtype: str
         high=high,
         tags=cls.tags,
         dtype=dtype,
+        base=plain,
+        lines=lines,
     )
 
 
@@ -128,6 +138,7 @@ def exact_type(cls: type, expected: str, *, dtype: str | None = None) -> FieldTy
         coerce=coerce,
         exact=cls,
         dtype=dtype,
+        base=cls,
     )
 
 
@@ -173,6 +184,7 @@ def datetime_type() -> FieldType:
         plain=datetime,
         coerce=_coerce_datetime,
         dtype="datetime64[us]",
+        base=datetime,
     )
 
 
@@ -182,14 +194,21 @@ def _coerce_decimal(value: Any, path: str, problems: list[Problem]) -> Any:
     if type(value) is not Decimal:
         return _wrong_type(problems, path, "a Decimal", value)
     if not value.is_finite():
-        problems.append(Problem(code="not_finite", message=f"must be a finite number, is {value}", path=path))
+        text = f"must be a finite number, is {value}"
+        problems.append(Problem(code="not_finite", message=text, path=path, values={"value": value}))
     return value
 
 
 def decimal_type() -> FieldType:
     """Compile `Decimal`."""
     return FieldType(
-        kind="slow", label="decimal", stored="decimal", plain=Decimal, coerce=_coerce_decimal, dtype="float64"
+        kind="slow",
+        label="decimal",
+        stored="decimal",
+        plain=Decimal,
+        coerce=_coerce_decimal,
+        dtype="float64",
+        base=Decimal,
     )
 
 
@@ -203,7 +222,8 @@ def enum_type(cls: type[enum.Enum]) -> FieldType:
         if isinstance(value, cls):
             return value
         known = ", ".join(str(v) for v in values[:10])
-        problems.append(Problem(code="not_in_enum", message=f"expected one of {known}", path=path))
+        text, about = f"expected one of {known}", {"known": tuple(values)}
+        problems.append(Problem(code="not_in_enum", message=text, path=path, values=about))
         return value
 
     return FieldType(
@@ -213,6 +233,7 @@ def enum_type(cls: type[enum.Enum]) -> FieldType:
         plain=cls,
         coerce=coerce,
         exact=cls,
+        base=cls,
     )
 
 
@@ -233,6 +254,7 @@ def reference_type(target: type) -> FieldType:
         coerce=coerce,
         target=target,
         dtype="int64",
+        base=int,
     )
 
 
@@ -270,6 +292,14 @@ def _has_references(field: FieldType) -> bool:
     return field.kind == "ref" or field.nested is not None
 
 
+def too_many(length: int, path: str) -> Problem:
+    """Return the problem of a collection with more elements than any may have."""
+    longest = limits.COLLECTION_LENGTH_MAX
+    values = {"max": longest, "length": length, "unit": "elements"}
+    text = f"may have at most {longest} elements, has {length}"
+    return Problem(code="too_long", message=text, path=path, values=values)
+
+
 def collection_type(element: FieldType, plain: type[tuple[Any, ...]] | type[frozenset[Any]]) -> FieldType:
     """Compile ``tuple[X, ...]`` or ``frozenset[X]``."""
     accepted: Any = (tuple, list) if plain is tuple else (frozenset, set)
@@ -278,8 +308,7 @@ def collection_type(element: FieldType, plain: type[tuple[Any, ...]] | type[froz
         if not isinstance(value, accepted):
             return _wrong_type(problems, path, f"a {plain.__name__}", value)
         if len(value) > limits.COLLECTION_LENGTH_MAX:
-            text = f"may have at most {limits.COLLECTION_LENGTH_MAX} elements, has {len(value)}"
-            problems.append(Problem(code="too_long", message=text, path=path))
+            problems.append(too_many(len(value), path))
             return value
         return plain(element.coerce(item, f"{path}[{i}]", problems) for i, item in enumerate(value))
 
@@ -291,6 +320,8 @@ def collection_type(element: FieldType, plain: type[tuple[Any, ...]] | type[froz
         coerce=coerce,
         nested=(lambda value: _element_references(element, value)) if _has_references(element) else None,
         tags=element.tags,
+        base=plain,
+        element=element,
     )
 
 
@@ -315,6 +346,8 @@ def tuple_type(elements: list[FieldType]) -> FieldType:
         coerce=coerce,
         nested=nested if any(map(_has_references, elements)) else None,
         tags=frozenset().union(*(element.tags for element in elements)),
+        base=tuple,
+        members=dict(enumerate(elements)),
     )
 
 
@@ -342,4 +375,6 @@ def struct_type(cls: type[msgspec.Struct], members: dict[str, FieldType]) -> Fie
         coerce=coerce,
         nested=nested if any(map(_has_references, members.values())) else None,
         tags=frozenset().union(*(member.tags for member in members.values())),
+        base=cls,
+        members=dict(members),
     )

@@ -3,11 +3,12 @@
 import inspect
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from klerk._dispatch import Args, Command, EventBase
+from klerk._dispatch import Args, Command
 from klerk.blocks import Block, TimeTrigger
 from klerk.declared import (
+    Calling,
     Commanding,
     Condition,
     DeclaredRule,
@@ -15,14 +16,19 @@ from klerk.declared import (
     Requesting,
     RunAs,
     declared_rule,
+    needs_parentheses,
+    require_function,
+    require_model_function,
     required_delay,
     required_run_as,
 )
 from klerk.errors import ConfigError
 from klerk.jobs import Job, bind, parameters_of
+from klerk.parameters import CheckedEvent
 from klerk.places import Place, here, place_of
-from klerk.selections import Index, MachineBase, StateBase, require_function
-from klerk.values import Model, Ref
+from klerk.selections import Index, MachineBase, StateBase
+from klerk.values import Model, Ref, field_names
+from klerk.visibility import Visibility, required_visibility
 
 M = TypeVar("M", bound=Model)
 P = ParamSpec("P")
@@ -44,7 +50,18 @@ class State(StateBase[M]):
         self.triggers: list[TimeTrigger[M]] = []
 
     def on(self, event: "Event[M, Any]") -> Block[M]:
-        """Return the block that runs when the event happens in this state, which accepts it from now on."""
+        """Return the block that runs when the event happens in this state, which accepts it from now on.
+
+        Raises:
+            ConfigError: K009.
+        """
+        if not isinstance(event, Event):
+            raise ConfigError(
+                "K009",
+                f"{event!r} is no event that happens to a model in a state.",
+                where=str(here()),
+                hint="Name an event declared with @machine.event; a create event has its own chain.",
+            )
         return event.block_in(self)
 
     def at(self, due: "Due[M]", *, run_as: "RunAs[M] | None" = None) -> Block[M]:
@@ -68,6 +85,7 @@ class State(StateBase[M]):
                     where=str(here()),
                     hint="Give all of them the same run_as, as a function (a) -> Actor when it depends.",
                 )
+        require_function(due, f"at a moment in {self!r}")
         block: Block[M] = Block(self.machine, f"at a moment in {self.machine.name}.{self.name}")
         self.triggers.append(TimeTrigger(block=block, due=due, run_as=run_as))
         return block
@@ -94,16 +112,17 @@ class State(StateBase[M]):
         return f"{self.machine.name}.{self.name}"
 
 
-class _Event(EventBase, Generic[M]):
+class _Event(CheckedEvent[M], Generic[M]):
     """What create events and events on models share."""
 
-    def __init__(self, machine: "Machine[M]", function: Callable[..., Any]) -> None:
+    def __init__(self, machine: "Machine[M]", function: Callable[..., Any], visibility: Visibility) -> None:
+        super().__init__()
         self.machine = machine
         self.function = function
+        self.visibility = visibility
         self.name = function.__name__
         self.place = place_of(function)
         self.label = (inspect.getdoc(function) or self.name.replace("_", " ")).splitlines()[0]
-        self.rules: list[DeclaredRule] = []
         try:
             self.parameters = parameters_of(function)
         except ValueError as error:
@@ -120,10 +139,6 @@ class _Event(EventBase, Generic[M]):
     def _bind(self, values: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, ...]:
         return bind(str(self), self.parameters, values, keywords)
 
-    def _add_rule(self, function: Callable[..., bool]) -> None:
-        self.machine.app_open_check()
-        self.rules.append(declared_rule(function))
-
     def __repr__(self) -> str:
         return f"{self.machine.name}.{self.name}"
 
@@ -131,8 +146,14 @@ class _Event(EventBase, Generic[M]):
 class CreateEvent(_Event[M], Generic[M, P]):
     """An event that leads out of the void: calling it makes a command that creates a model."""
 
-    def __init__(self, machine: "Machine[M]", function: Callable[..., Any], into: State[M]) -> None:
-        super().__init__(machine, function)
+    def __init__(
+        self,
+        machine: "Machine[M]",
+        function: Callable[..., Any],
+        into: State[M],
+        visibility: Visibility,
+    ) -> None:
+        super().__init__(machine, function, visibility)
         self.creates = True
         self.into = into
         self.block: Block[M] = Block(machine, f"on {self}")
@@ -141,16 +162,18 @@ class CreateEvent(_Event[M], Generic[M, P]):
 
         def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Command[M]: ...
 
-    def rule(
-        self, function: Callable[Concatenate[Args[Any, Any], Q], bool]
-    ) -> Callable[Concatenate[Args[Any, Any], Q], bool]:
+    @overload
+    def rule(self, function: "Condition[Any, Q]", /) -> "Condition[Any, Q]": ...
+    @overload
+    def rule(self, /, *, path: str) -> "Callable[[Condition[Any, Q]], Condition[Any, Q]]": ...
+    def rule(self, function: Any = None, /, *, path: str = "") -> Any:
         """Declare a condition: the command is refused, with the function's docstring, unless it returns True.
 
         Parameters:
             function: takes ``a: Args`` and any of the event's parameters, by name.
+            path: the parameter that it is about, as in ``@lend.rule(path="title")``.
         """
-        self._add_rule(function)
-        return function
+        return self.ruled(function, path)
 
     def commands(self, function: "Commanding[M, Q]", *, when: "Condition[M, W] | None" = None) -> Block[M]:
         """See `Block.commands`."""
@@ -162,9 +185,7 @@ class CreateEvent(_Event[M], Generic[M, P]):
         """See `Block.job`."""
         return self.block.job(job, when=when)
 
-    def unmanaged_job(
-        self, function: "Callable[[Args[M, Any]], object]", *, when: "Condition[M, W] | None" = None
-    ) -> Block[M]:
+    def unmanaged_job(self, function: "Calling[M, Q]", *, when: "Condition[M, W] | None" = None) -> Block[M]:
         """See `Block.unmanaged_job`."""
         return self.block.unmanaged_job(function, when=when)
 
@@ -178,8 +199,9 @@ class Event(_Event[M], Generic[M, P]):
         function: Callable[..., Any],
         states: tuple[State[M], ...],
         to: State[M] | None,
+        visibility: Visibility,
     ) -> None:
-        super().__init__(machine, function)
+        super().__init__(machine, function, visibility)
         self.creates = False
         self.blocks: dict[State[M], Block[M]] = {}
         for state in states:
@@ -191,16 +213,18 @@ class Event(_Event[M], Generic[M, P]):
 
         def __call__(self, target: Ref[M], /, *args: P.args, **kwargs: P.kwargs) -> Command[M]: ...
 
-    def rule(
-        self, function: Callable[Concatenate[Args[M, Any], Q], bool]
-    ) -> Callable[Concatenate[Args[M, Any], Q], bool]:
+    @overload
+    def rule(self, function: "Condition[M, Q]", /) -> "Condition[M, Q]": ...
+    @overload
+    def rule(self, /, *, path: str) -> "Callable[[Condition[M, Q]], Condition[M, Q]]": ...
+    def rule(self, function: Any = None, /, *, path: str = "") -> Any:
         """Declare a condition: the command is refused, with the function's docstring, unless it returns True.
 
         Parameters:
             function: takes ``a: Args`` and any of the event's parameters, by name.
+            path: the parameter that it is about, as in ``@lend.rule(path="title")``.
         """
-        self._add_rule(function)
-        return function
+        return self.ruled(function, path)
 
     def block_in(self, state: State[M]) -> Block[M]:
         """Return the block that runs when the event happens in a state."""
@@ -258,47 +282,69 @@ class Machine(MachineBase[M]):
             )
         return tuple(self.all_states[-len(names) :]) if names else ()
 
+    @needs_parentheses
     def create(
-        self, *, into: State[M]
+        self, *, into: State[M], visibility: Visibility = Visibility.EXTERNAL
     ) -> Callable[[Callable[Concatenate[Args[Any, Any], P], M | None]], CreateEvent[M, P]]:
         """Declare an event that creates a model, by decorating the function that returns it.
 
         Parameters:
             into: the state in which the model begins.
+            visibility: who may cause it.
         """
+        visibility = required_visibility(visibility)
 
         def declare(function: Callable[Concatenate[Args[Any, Any], P], M | None]) -> CreateEvent[M, P]:
             self._require_own(into)
-            event: CreateEvent[M, P] = CreateEvent(self, function, into)
+            event: CreateEvent[M, P] = CreateEvent(self, function, into, visibility)
             self._add_event(event)
             return event
 
         return declare
 
+    @needs_parentheses
     def event(
-        self, *states: State[M], to: State[M] | None = None
+        self,
+        *states: State[M],
+        to: State[M] | None = None,
+        visibility: Visibility = Visibility.EXTERNAL,
     ) -> Callable[[Callable[Concatenate[Args[M, Any], P], M | None]], Event[M, P]]:
         """Declare an event that happens to a model, by decorating the function that returns its new version.
 
         Parameters:
             states: those that accept the event; more can be added with ``state.on(event)``.
             to: the state it leads to from all of them.
+            visibility: who may cause it.
         """
+        visibility = required_visibility(visibility)
 
         def declare(function: Callable[Concatenate[Args[M, Any], P], M | None]) -> Event[M, P]:
             for state in (*states, *([] if to is None else [to])):
                 self._require_own(state)
-            event: Event[M, P] = Event(self, function, states, to)
+            event: Event[M, P] = Event(self, function, states, to, visibility)
             self._add_event(event)
             return event
 
         return declare
 
-    def rule(self, function: Callable[[M], bool]) -> Callable[[M], bool]:
-        """Declare a condition that every version of every model must fulfil: ``function(model) -> bool``."""
-        self.app_open_check()
-        self.rules.append(declared_rule(function))
-        return function
+    @overload
+    def rule(self, function: Callable[[M], bool], /) -> Callable[[M], bool]: ...
+    @overload
+    def rule(self, /, *, path: str) -> Callable[[Callable[[M], bool]], Callable[[M], bool]]: ...
+    def rule(self, function: Any = None, /, *, path: str = "") -> Any:
+        """Declare a condition that every version of every model must fulfil: ``function(model) -> bool``.
+
+        Parameters:
+            path: the field that it is about, as in ``@loan.rule(path="due")``.
+        """
+
+        def declare(function: Callable[[M], bool]) -> Callable[[M], bool]:
+            self.app_open_check()
+            require_model_function(function, f"a rule of {self.name}")
+            self.rules.append(declared_rule(function, path, field_names(self.model_class)))
+            return function
+
+        return declare if function is None else declare(function)
 
     def index(self, key: Callable[[M], Any], *, unique: bool = False, each: bool = False) -> Index[M]:
         """Declare a lookup by key.
@@ -309,7 +355,7 @@ class Machine(MachineBase[M]):
             each: the function gives several keys, as a tuple or frozenset, and the model is found under each.
         """
         self.app_open_check()
-        require_function(key, "the key of an index")
+        require_model_function(key, f"the key of an index of {self.name}")
         index = Index(self, key, unique, each, here())
         self.indexes.append(index)
         return index

@@ -8,12 +8,15 @@ from itertools import islice
 from typing import Any, TypeVar, overload
 
 from klerk import limits
+from klerk._dispatch import Args
 from klerk._order import id_in
 from klerk._working import id_or_zero
+from klerk.choices import valid_view
 from klerk.columns import META_COLUMNS, Columns, column, meta_column
 from klerk.cursors import entry_at
 from klerk.errors import ArgumentError, Denied, NotFound
 from klerk.paging import Page, Pager
+from klerk.parameters import CheckedEvent
 from klerk.selections import Index, OrderedView, View, is_order
 from klerk.values import MASKED, Model, Ref
 from klerk.veils import Veiled, is_found_in
@@ -40,6 +43,10 @@ class Reading(abc.ABC):
     @abc.abstractmethod
     def _verdict(self, model_class: type[Model]) -> Verdict | None:
         """Return what holds for every model of a class; None when it has to be asked for each."""
+
+    @abc.abstractmethod
+    def _args_about(self, model: Model | None) -> Args[Any, Any]:
+        """Return what a function gets that says which models may be chosen."""
 
     def _denied(self, what: str) -> Denied:
         """Return the error for reading what may not be read."""
@@ -141,9 +148,8 @@ class Reading(abc.ABC):
         """Return a page of a view. Pages stay in place while models come, go and change.
 
         Of a view that is declared, and of a state or machine sorted by fields, reading a page costs the page.
-        Anything else, and inside of a transaction every order that is not declared, is sorted or filtered when
-        it is asked for: declare ``view.where(...)`` or
-        ``view.order(...)`` for what is asked often.
+        Anything else is sorted or filtered when it is asked for, and so is, inside of a transaction, whatever
+        is sorted by fields: declare ``view.where(...)`` or ``view.order(...)`` for what is asked often.
 
         Parameters:
             where: leaves out models, as they are shown, for which it is not true.
@@ -212,6 +218,21 @@ class Reading(abc.ABC):
     def _tells(self, shown: Model, name: str) -> bool:
         """Return whether a model shows by which field it refers; what is hidden finds nothing."""
         return getattr(shown, name) is not MASKED
+
+    def valid_references(
+        self, event: CheckedEvent[Any], name: str, model: Model | None = None
+    ) -> Sequence[Any]:
+        """Return the models that may be chosen for a parameter of an event; see `Event.valid`.
+
+        Parameters:
+            name: of a parameter that is a reference.
+            model: that the event would happen to, for choices that depend on it.
+
+        Raises:
+            ArgumentError: there is no such parameter.
+        """
+        self._open_source()
+        return self.list(valid_view(event, name, partial(self._args_about, model)))
 
     # --- columns ----------------------------------------------------------------------------------
 

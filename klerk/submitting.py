@@ -124,6 +124,9 @@ class Submitting:
             token: as for `handle`. What a function gives is not compared: another function with the same
                 token gets the first outcome.
             dry_run: as for `handle`.
+
+        Raises:
+            Rejected and the like: as for `handle`; in a list, a path such as ``[2].title`` names the command.
         """
         work = several(commands)
         use = None if token is None else self._tokens.use(token, work, context)

@@ -9,7 +9,7 @@ from klerk.declared import DeclaredRule
 from klerk.errors import ConfigError
 from klerk.places import place_of
 
-ALONE, POSITIONAL, CHOSEN, KEYWORDS = 0, 1, 2, 3
+ALONE, POSITIONAL, CHOSEN, KEYWORDS, VALUES = 0, 1, 2, 3, 4
 
 
 def call_of(function: Callable[..., Any], names: Sequence[str], what: str) -> Call:
@@ -61,6 +61,7 @@ def _misfit(function: Callable[..., Any], what: str, problem: str) -> ConfigErro
     )
 
 
-def rule_of(rule: DeclaredRule, names: Sequence[str], what: str) -> Rule:
-    """Return a declared rule as the dispatch table has it."""
-    return Rule(call_of(rule.function, names, what), rule.code, rule.message)
+def rule_of(rule: DeclaredRule, names: Sequence[str], owner: object) -> Rule:
+    """Return a declared rule of an event or machine as the dispatch table has it."""
+    call = call_of(rule.function, names, f"a rule of {owner}")
+    return Rule(call, rule.code, rule.message, rule.path, f"{owner}.{rule.code}")

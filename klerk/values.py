@@ -26,7 +26,8 @@ import msgspec
 from klerk import limits
 from klerk._dispatch import Meta, MetaField, described
 from klerk._dispatch import replace as replaced
-from klerk.errors import FunctionFailed, InvalidValue, Problem, listed
+from klerk.bounds import length_problems, line_problems, range_problems, wrong_type
+from klerk.errors import ConfigError, FunctionFailed, InvalidValue, Problem, listed
 from klerk.places import Place, here
 
 INT64_MIN: Final = -(2**63)
@@ -56,7 +57,8 @@ class _Value:
             try:
                 cls.validate(value)
             except ValueError as error:
-                problems.append(Problem(code="invalid", message=str(error) or "is not valid", path=path))
+                text, key = str(error) or "is not valid", f"{cls.__name__}.invalid"
+                problems.append(Problem(code="invalid", message=text, path=path, key=key))
             except Exception as error:
                 text = f"{described(cls.validate)} raised {type(error).__name__}: {error}"
                 raise FunctionFailed(text) from error
@@ -71,38 +73,19 @@ class _Value:
         cls.has_validator = cls.validate.__func__ is not _Value.validate.__func__  # type: ignore[attr-defined]
 
 
-def _wrong_type(value: Any, expected: str, path: str) -> Problem:
-    return Problem(code="wrong_type", message=f"expected {expected}, got {type(value).__name__}", path=path)
-
-
-def _length_problems(length: int, low: int, high: int, unit: str, path: str) -> list[Problem]:
-    if length < low:
-        text = "must not be empty" if low == 1 else f"needs at least {low} {unit}, has {length}"
-        return [Problem(code="too_short", message=text, path=path)]
-    if length > high:
-        return [Problem(code="too_long", message=f"may have at most {high} {unit}, has {length}", path=path)]
-    return []
-
-
-def _range_problems(value: float, low: float | None, high: float | None, path: str) -> list[Problem]:
-    if low is not None and value < low:
-        return [Problem(code="too_small", message=f"must be at least {low}, is {value}", path=path)]
-    if high is not None and value > high:
-        return [Problem(code="too_large", message=f"must be at most {high}, is {value}", path=path)]
-    return []
-
-
 class Text(str, _Value):
     """A constrained text, declared as ``class Name(klerk.Text, min=1, max=80): ...``.
 
     Parameters of the declaration:
         min, max: length in characters.
+        lines: how many lines it may have; 1 allows no line breaks.
         pattern: regular expression that the whole text must match.
         tags: marks for rules, as in ``app.deny.field(tag="pii")``.
     """
 
     min_length: ClassVar[int] = 0
     max_length: ClassVar[int] = limits.TEXT_LENGTH_MAX
+    lines_max: ClassVar[int | None] = None
     pattern: ClassVar[re.Pattern[str] | None] = None
 
     def __init_subclass__(
@@ -110,12 +93,21 @@ class Text(str, _Value):
         *,
         min: int | None = None,
         max: int | None = None,
+        lines: int | None = None,
         pattern: str | None = None,
         tags: Iterable[str] = (),
     ) -> None:
         super().__init_subclass__()
         cls.min_length = cls.min_length if min is None else min
         cls.max_length = cls.max_length if max is None else max
+        if lines is not None and lines < 1:
+            raise ConfigError(
+                "K017",
+                f"the option lines of {cls.__name__} must be at least 1, is {lines}.",
+                where=str(here()),
+                hint="Use lines=1 for a text without line breaks.",
+            )
+        cls.lines_max = cls.lines_max if lines is None else lines
         cls.pattern = cls.pattern if pattern is None else re.compile(pattern)
         cls.tags = cls.tags | frozenset(tags)
 
@@ -125,6 +117,7 @@ class Text(str, _Value):
             type(value) is str
             and cls.min_length <= len(value) <= cls.max_length
             and value.isascii()
+            and cls.lines_max is None
             and (cls.pattern is None or cls.pattern.fullmatch(value) is not None)
             and not cls.has_validator
         ):
@@ -137,14 +130,17 @@ class Text(str, _Value):
     @classmethod
     def _bounds(cls, value: Any, path: str) -> list[Problem]:
         if not isinstance(value, str):
-            return [_wrong_type(value, "a text", path)]
-        problems = _length_problems(len(value), cls.min_length, cls.max_length, "characters", path)
+            return [wrong_type(value, "a text", path)]
+        problems = length_problems(len(value), cls.min_length, cls.max_length, "characters", path)
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
             text = "has characters that are no Unicode text (lone surrogates)"
             problems.append(Problem(code="not_unicode", message=text, path=path))
+        if cls.lines_max is not None:
+            problems.extend(line_problems(value, cls.lines_max, path))
         if not problems and cls.pattern is not None and cls.pattern.fullmatch(value) is None:
-            text = f"does not have the form {cls.pattern.pattern}"
-            problems.append(Problem(code="pattern", message=text, path=path))
+            pattern = cls.pattern.pattern
+            text = f"does not have the form {pattern}"
+            problems.append(Problem(code="pattern", message=text, path=path, values={"pattern": pattern}))
         return problems
 
 
@@ -171,8 +167,8 @@ class Bytes(bytes, _Value):
     @classmethod
     def _bounds(cls, value: Any, path: str) -> list[Problem]:
         if not isinstance(value, bytes):
-            return [_wrong_type(value, "bytes", path)]
-        return _length_problems(len(value), cls.min_length, cls.max_length, "bytes", path)
+            return [wrong_type(value, "bytes", path)]
+        return length_problems(len(value), cls.min_length, cls.max_length, "bytes", path)
 
 
 class Int(int, _Value):
@@ -203,8 +199,8 @@ class Int(int, _Value):
     @classmethod
     def _bounds(cls, value: Any, path: str) -> list[Problem]:
         if not isinstance(value, int) or isinstance(value, bool):
-            return [_wrong_type(value, "a whole number", path)]
-        return _range_problems(value, cls.low, cls.high, path)
+            return [wrong_type(value, "a whole number", path)]
+        return range_problems(value, cls.low, cls.high, path)
 
 
 class Float(float, _Value):
@@ -231,10 +227,14 @@ class Float(float, _Value):
     @classmethod
     def _bounds(cls, value: Any, path: str) -> list[Problem]:
         if not isinstance(value, (int, float)) or isinstance(value, bool):
-            return [_wrong_type(value, "a number", path)]
+            return [wrong_type(value, "a number", path)]
+        if isinstance(value, int) and type(plain_float(value)) is int:
+            text = f"has more digits than any number may have, {value.bit_length()} bits"
+            return [Problem(code="too_large" if value > 0 else "too_small", message=text, path=path)]
         if not math.isfinite(value):
-            return [Problem(code="not_finite", message=f"must be a finite number, is {value}", path=path)]
-        return _range_problems(value, cls.low, cls.high, path)
+            text = f"must be a finite number, is {value}"
+            return [Problem(code="not_finite", message=text, path=path, values={"value": value})]
+        return range_problems(value, cls.low, cls.high, path)
 
 
 def plain_int(value: Any) -> Any:
@@ -245,8 +245,13 @@ def plain_int(value: Any) -> Any:
 
 
 def plain_float(value: Any) -> Any:
-    """Return a number as a float; anything else unchanged."""
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+    """Return a number as a float; anything else unchanged, as is a whole number too large for one."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return value
 
 
 class Enum(enum.Enum):

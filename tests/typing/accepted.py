@@ -3,8 +3,8 @@
 Every form in which users write functions, with the types that they get back.
 """
 
-from collections.abc import Generator, Iterator
-from datetime import datetime, timedelta
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 import klerk
@@ -13,10 +13,14 @@ from klerk import (
     Columns,
     Command,
     Context,
+    CreateEvent,
+    Event,
     JobRecord,
     JobRequest,
     JobRun,
     Klerk,
+    LogEntry,
+    LogPage,
     Model,
     Page,
     Readable,
@@ -26,11 +30,13 @@ from klerk import (
     Snapshot,
     State,
     User,
+    Version,
     View,
+    Visibility,
 )
 
 
-class Name(klerk.Text, min=1, max=80): ...
+class Name(klerk.Text, min=1, max=80, lines=1): ...
 
 
 class Cents(klerk.Int, ge=0): ...
@@ -85,7 +91,7 @@ def open_account(a: Args, name: Name) -> Account:
     return Account(name=name)
 
 
-@entry.create(into=booked)
+@entry.create(into=booked, visibility=Visibility.EXTERNAL)
 def book(a: Args[Entry, Ctx], account: Ref[Account], amount: Cents = ONE) -> Entry | None:
     assert_type(a.context, Ctx)
     assert_type(a.context.tenant, str)
@@ -99,8 +105,13 @@ def deposit(a: Args[Account, Ctx], amount: Cents) -> Account:
     return a.model.replace(balance=Cents(a.model.balance + amount))
 
 
-@account.event(active)
+@account.event(active, visibility=Visibility.INTERNAL)
 def close(a: Args[Account]) -> None: ...
+
+
+@account.event(active, to=active, visibility=Visibility.MACHINES)
+def renew(a: Args[Account], name: Name) -> Account:
+    return a.model.replace(name=name)
 
 
 @entry.event(booked, to=settled)
@@ -113,6 +124,8 @@ def settle(a: Args[Entry]) -> Entry | None:
 assert_type(open_account(Name("Ada")), Command[Account])
 assert_type(deposit(Ref[Account](1), amount=Cents(1)), Command[Account])
 assert_type(book(Ref[Account](1)), Command[Entry])
+assert_type(renew(Ref[Account](1), Name("Eve")), Command[Account])
+assert_type(renew.visibility, Visibility)
 
 
 # --- rules: all parameters, some of them, or none ------------------------------------------------------
@@ -136,6 +149,54 @@ def moderate(a: Args, amount: Cents) -> bool:
 @account.rule
 def is_named(model: Account) -> bool:
     return bool(model.name)
+
+
+@deposit.rule(path="amount")
+def smaller(a: Args[Account, Ctx], amount: Cents) -> bool:
+    return a.model.balance > amount
+
+
+@book.rule(path="account")
+def any_context(a: Args) -> bool:
+    return a.now.year > 2000
+
+
+@account.rule(path="name")
+def is_short(model: Account) -> bool:
+    return len(model.name) < 9
+
+
+# --- parameters: validators, what may be chosen, JSON and forms ----------------------------------------
+
+
+@book.validator
+def not_both(account: Ref[Account], amount: Cents) -> bool:
+    return account > 0 and amount > 0
+
+
+assert_type(not_both(Ref[Account](1), Cents(1)), bool)
+book.valid(account=active, amount=[Cents(1)])
+deposit.valid(amount=lambda a: [a.model.balance])
+settle.valid()
+
+
+def convert(data: bytes, inputs: dict[str, list[str]], swedish: klerk.Translation) -> None:
+    assert_type(open_account.from_json(data), Command[Account])
+    assert_type(deposit.from_json({"amount": 1}, Ref[Account](1), translation=swedish), Command[Account])
+    assert_type(book.from_form(inputs, time_zone=UTC), Command[Entry])
+    assert_type(klerk.label(book, swedish, parameter="account"), str)
+    assert_type(klerk.label(Account.name), str)
+
+
+class Swedish(klerk.Translation):
+    def text(self, key: str, default: str, values: Mapping[str, Any]) -> str:
+        return {"too_long": "högst {max} tecken"}.get(key, default).format(**values)
+
+
+def swedish_desk(error: klerk.InvalidValue) -> Context:
+    for problem in error.problems:
+        assert_type(problem.values, Mapping[str, Any])
+    return Context(User("ada"), translation=Swedish())
 
 
 @app.allow.command(open_account, deposit)
@@ -179,6 +240,10 @@ def reports(a: Args[Account], amount: Cents) -> JobRequest:
     return report(a.model.meta.id, amount)
 
 
+def tell(a: Args[Account], amount: Cents) -> None:
+    print(a.model.name, amount)
+
+
 def entries(a: Args[Account], amount: Cents) -> Iterator[Command[Entry]]:
     yield book(a.model.meta.id, amount)
 
@@ -192,9 +257,12 @@ def entries(a: Args[Account], amount: Cents) -> Iterator[Command[Entry]]:
     .job(reports)
     .job(lambda a: [report(a.model.meta.id, Cents(1))])
     .unmanaged_job(lambda a: print(a.model.name))
+    .unmanaged_job(tell)
     .delete(when=lambda a: a.model.balance == 0)
 )
 active.on(close).to_when({rich: active, worth_it: active}, otherwise=active)
+active.on(close).to_when({rich: active}, when=lambda a: a.model.balance > 0)
+active.on(close).to_when({rich: active}, otherwise=active, when=worth_it)
 active.on_exit.commands(lambda a: None)
 active.after(timedelta(days=1)).to_when({lambda a: a.model.balance > 1: active})
 booked.at(lambda a: a.model.at).to(settled)
@@ -239,6 +307,21 @@ def read(k: Klerk) -> None:
         assert_type(r.get(r.list(entry)[0].account).name, Name)
         assert_type(r.count(account), int)
         assert_type(r.columns(booked, "amount", "at"), Columns)
+        assert_type(r.valid_references(book, "account"), Sequence[Any])
+        ada = r.list(active)[0]
+        assert_type(r.possible_events(ada), tuple[Event[Account, ...], ...])
+        assert_type(r.possible_events(ada.meta.id)[0](ada.meta.id, Cents(1)), Command[Account])
+        assert_type(r.possible_creations(entry), tuple[CreateEvent[Entry, ...], ...])
+        assert_type(r.possible_creations(Entry, visibility=Visibility.CODE)[0](ada.meta.id), Command[Entry])
+        assert_type(r.log(actor=User("ada"), event=open_account, limit=3).entries, tuple[LogEntry, ...])
+        assert_type(r.history(r.list(entry)[0].account)[0], Version[Account])
+        assert_type(r.as_of(r.list(entry)[0].account, 7), Account)
+
+
+def what_next(a: Args[Account]) -> bool:
+    return close in a.read.possible_events(a.model, a.context) and bool(
+        a.read.possible_creations(account, a.context)
+    )
 
 
 async def aio(k: Klerk, desk: Ctx) -> None:
@@ -249,6 +332,7 @@ async def aio(k: Klerk, desk: Ctx) -> None:
         assert_type(r.find(by_name, Name("Ada")), Account | None)
     async with k.aio.snapshot(desk) as s:
         assert_type(s.first(active), Account | None)
+    assert_type(await k.aio.log(desk, since=datetime.now(UTC)), LogPage)
     assert_type(await k.aio.handle_all(transfer, desk), list[Result[Any]])
 
 
