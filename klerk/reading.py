@@ -17,7 +17,7 @@ from klerk.cursors import entry_at
 from klerk.errors import ArgumentError, Denied, NotFound
 from klerk.paging import Page, Pager
 from klerk.parameters import CheckedEvent
-from klerk.selections import Index, OrderedView, View, is_order
+from klerk.selections import Index, KeyView, OrderedView, View, is_order
 from klerk.values import MASKED, Model, Ref
 from klerk.veils import Veiled, is_found_in
 from klerk.views import Source
@@ -98,10 +98,11 @@ class Reading(abc.ABC):
         """Return how many models are in a view."""
         source = self._open_source()
         count = source.count(view)
-        if count and self._verdict(view.machine.model_class) is not True:
+        verdict = self._verdict(view.machine.model_class)
+        if count and verdict is None:
             # Asked about the first one, the rules mostly say what holds for all.
             self._admitted(islice(_in_order(source, view), 1))
-        verdict = self._verdict(view.machine.model_class)
+            verdict = self._verdict(view.machine.model_class)
         if verdict is True or (verdict and not view.by_fields):
             return count
         return len(self.list(view))
@@ -276,6 +277,10 @@ def not_found(ref: object) -> NotFound:
 
 def _in_order(source: Source, view: View[M]) -> Iterator[M]:
     """Yield the models of a view one by one, at the cost of those that are taken."""
+    if isinstance(view, KeyView):
+        # Few, and mostly one.
+        yield from (model for model in map(source.model, source.ids(view)) if model is not None)
+        return
     walk = source.walk(view)
     entry, limit = b"", 1
     while part := walk.after(entry, limit):

@@ -293,7 +293,7 @@ async def is_ready(model: Any) -> bool:
 def test_views_and_indexes_take_functions_only(given: Any) -> None:
     people = Firm().people
     for declare in (people.where, people.order("name").where, people.index):
-        with pytest.raises(ConfigError, match="K017|K023"):
+        with pytest.raises(ConfigError, match=r"K017|K023"):
             declare(given)
     if given != "price":
         with pytest.raises(ConfigError, match="K017"):
