@@ -273,9 +273,9 @@ def _check_return(block: Block[Any], source: State[Any]) -> None:
                 "K019",
                 f"the transition {block.occasion} leads from {source!r} to itself.",
                 where=str(executable.place),
-                hint=f"Leave it out; of an event that leads to '{source.name}' from several states, name them by"
-                " state.on(event).to(...) instead of to=. Or give it a condition (when=...), if the state"
-                " shall be entered anew.",
+                hint="Leave it out: what leads here from several states is said by state.on(event).to(...)"
+                " for each, not by to=. Or give it a condition (when=...), if the state shall be entered"
+                " anew.",
             )
         if executable.kind == TO_WHEN:
             choices, otherwise = executable.value

@@ -1,7 +1,7 @@
 """What first users of other domains stumbled over, each as they came across it.
 
-The log of an event whose parameters changed is read with the names of then; a final state may be cleared; the
-advice about a design follows closures.
+The log of an event whose parameters changed is read with the names of then; a model is not taken for its
+reference; a final state may be cleared; the advice about a design follows closures.
 """
 
 import subprocess
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from designs import python_environment
 
-from klerk import MASKED, App, Args, ConfigError, Context, Model, Text, User
+from klerk import MASKED, App, Args, ArgumentError, ConfigError, Context, Model, Text, User
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 ADMIN = Context(User("ada", frozenset({"admin"})))
@@ -146,6 +146,30 @@ def test_parameters_added_at_the_end_need_nothing(tmp_path: Path) -> None:
     with app.open(tmp_path / "store") as k:
         k.handle(write("second", True), CLERK)
         assert logged(k, CLERK) == [{"text": "first"}, {"text": "second", "loud": True}]
+
+
+# --- a model in place of its reference ----------------------------------------------------------------
+
+
+def test_model_is_not_taken_for_its_reference() -> None:
+    app, events = registry(1)
+    with app.open() as k:
+        made = k.handle(events["enter"](Name("Ann Lee"), "a"), ADMIN)
+        leave = next(each for each in app.machines[Person].events if each.name == "leave")
+        with k.read(ADMIN) as r:
+            reads: list[Any] = [r.get, r.find, r.related, r.readable.get]
+            for read in reads:
+                with pytest.raises(ArgumentError, match="expected a reference to a model, got Person"):
+                    read(made.model)
+            assert r.possible_events(made.model) == (leave,)
+            # What came from outside as something else leads nowhere.
+            for value in ("1", 1.5, None, True, -1, 2**80):
+                assert r.find(value) is None
+        with k.snapshot(ADMIN) as s, pytest.raises(ArgumentError, match=r"Use model\.meta\.id"):
+            s.related(made.model)
+        with pytest.raises(ArgumentError, match="got Person"):
+            k.handle(leave(made.model), ADMIN)
+        assert k.sequence == 1
 
 
 # --- final states -------------------------------------------------------------------------------------
