@@ -327,3 +327,7 @@ async def aio(k: Klerk, desk: Ctx) -> None:
         assert_type(r.find(by_name, Name("Ada")), Account | None)
     assert_type(await k.aio.log(desk, since=datetime.now(UTC)), LogPage)
     assert_type(await k.aio.handle_all(transfer, desk), list[Result[Any]])
+
+
+def is_shown(name: Name, limit: Cents) -> bool:
+    return name is not klerk.MASKED and limit != klerk.MASKED
