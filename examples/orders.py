@@ -12,7 +12,21 @@ from typing import Any
 import msgspec
 
 import klerk
-from klerk import Args, Command, Denied, Event, JobRun, Klerk, Model, Ref, Rejected, Result, State, User
+from klerk import (
+    Args,
+    Command,
+    Denied,
+    Event,
+    JobRun,
+    Klerk,
+    Model,
+    Ref,
+    Rejected,
+    Result,
+    State,
+    User,
+    Visibility,
+)
 
 # --- what there is ------------------------------------------------------------------------------------
 
@@ -127,7 +141,7 @@ def receive(a: Args[Product], quantity: Quantity) -> Product:
     return a.model.replace(received=Pieces(received), available=Pieces(available))
 
 
-@product.event(listed)
+@product.event(listed, visibility=Visibility.CODE)
 def reserve(a: Args[Product], quantity: Quantity) -> Product:
     """Promise pieces to an order."""
     available, reserved = a.model.available - quantity, a.model.reserved + quantity
@@ -140,14 +154,14 @@ def enough_on_the_shelf(a: Args[Product], quantity: Quantity) -> bool:
     return quantity <= a.model.available
 
 
-@product.event(listed)
+@product.event(listed, visibility=Visibility.CODE)
 def give_back(a: Args[Product], quantity: Quantity) -> Product:
     """Put pieces that were promised back on the shelf."""
     available, reserved = a.model.available + quantity, a.model.reserved - quantity
     return a.model.replace(available=Pieces(available), reserved=Pieces(reserved))
 
 
-@product.event(listed)
+@product.event(listed, visibility=Visibility.CODE)
 def send(a: Args[Product], quantity: Quantity) -> Product:
     """Let promised pieces leave the house."""
     reserved, sent = a.model.reserved - quantity, a.model.sent + quantity
@@ -194,7 +208,7 @@ def basket_names_a_product_once(a: Args, basket: Basket) -> bool:
     return len({product for product, _ in basket}) == len(basket)
 
 
-@order.event(backordered, to=unpaid)
+@order.event(backordered, to=unpaid, visibility=Visibility.MACHINES)
 def fill(a: Args[Order]) -> None:
     """Go on with an order that waited for stock."""
 
@@ -216,7 +230,7 @@ def cancel(a: Args[Order]) -> None:
     """Call an order off before it is paid."""
 
 
-@order.event(paid, to=shipped)
+@order.event(paid, to=shipped, visibility=Visibility.CODE)
 def dispatch(a: Args[Order], tracking: Tracking) -> Order:
     """Hand the parcel to the carrier."""
     return a.model.replace(tracking=tracking)

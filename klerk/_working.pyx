@@ -26,6 +26,7 @@ from klerk._table cimport IdSet, ModelTable
 
 from klerk._dispatch import Undecided, described
 from klerk.errors import (
+    ArgumentError,
     BrokenReference,
     Conflict,
     Denied,
@@ -409,10 +410,19 @@ cdef bint _has_problem(list problems, str name) except -1:
 
 
 cpdef int64_t id_or_zero(object ref) except -1:
-    """Return a reference as an id; 0, which no model has, for anything that cannot be one."""
+    """Return a reference as an id; 0, which no model has, for a value that cannot be one.
+
+    Raises:
+        ArgumentError: it is an object such as a model or a view, which a programmer took for a reference.
+    """
     try:
         if type(ref) is not int:
             ref = 0 if type(ref) is bool else index(ref)
         return ref if 0 < ref < 2**63 else 0
     except TypeError:
-        return 0
+        # Values come from outside, where somebody may ask for anything; there is no such model, then.
+        if ref is None or isinstance(ref, (str, bytes, float)):
+            return 0
+        raise ArgumentError(
+            f"expected a reference to a model, got {type(ref).__name__}", hint="Use model.meta.id."
+        ) from None

@@ -116,9 +116,10 @@ class _Mentioned:
             function = todo.pop()
             if isinstance(function, types.MethodType):
                 function = function.__func__
-            if not isinstance(function, types.FunctionType) or function.__code__ in known:
+            # Functions that one function made share their code, and each has its own closure.
+            if not isinstance(function, types.FunctionType) or function in known:
                 continue
-            known.add(function.__code__)
+            known.add(function)
             names = set(_names(function.__code__))
             values = [function.__globals__[name] for name in names if name in function.__globals__]
             values += [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]

@@ -20,6 +20,7 @@ from klerk.codec import (
     ERASURE,
     OWN_EVENTS,
     RENEWAL,
+    EarlierEvent,
     Payload,
     TransactionHead,
     event_name,
@@ -74,12 +75,23 @@ class Audit:
         self.storage = storage
         self.masking = Masking(spec)
         self.catalog = read_catalog(storage.get(Family.META, CATALOG_KEY))
+        self._earlier: dict[int, list[EarlierEvent]] = {}
+        for each in self.catalog.earlier_events:
+            self._earlier.setdefault(each.code, []).append(each)
         codes = {name: code for code, name in enumerate(self.catalog.events)}
         self.event_codes = codes | {name: code for code, name in OWN_EVENTS.items()}
         self._rules = {
             subject: (calls(spec.allow.for_subject(subject)), calls(spec.deny.for_subject(subject)))
             for subject in (LOG, ERASURE_RULE)
         }
+
+    def parameters_at(self, code: int, sequence: int) -> tuple[str, ...]:
+        """Return the names that an event's parameters had in a transaction, as far as they are known."""
+        for each in self._earlier.get(code, ()):
+            if sequence <= each.until:
+                return each.parameters
+        known = self.catalog.event_parameters
+        return known[code] if 0 < code < len(known) else ()
 
     def log(self, reader: Reader, which: LogFilter) -> LogPage:
         """See `Reader.log`."""
@@ -211,7 +223,8 @@ class _Entries(Question[LogPage]):
             if code == ERASURE:
                 parameters: dict[str, Any] = dict(zip(("until",), values, strict=False))
             else:
-                parameters = self._audit.masking.shown(reader, event, id, values)
+                names = self._audit.parameters_at(code, head.sequence)
+                parameters = self._audit.masking.shown(reader, event, id, names, values)
             yield LoggedCommand(
                 event=event, target=Ref(id) if id else None, depth=depth, parameters=parameters
             )

@@ -154,9 +154,8 @@ def _check_paths(machine: Machine[Any], moves: list[tuple[State[Any], State[Any]
         if not further:
             break
         reached |= further
-    left = {source for source, target in moves if source is not target} | {
-        state for state in machine.all_states if _deletes(machine, state)
-    }
+    moved_on = {source for source, target in moves if source is not target}
+    left = moved_on | {state for state in machine.all_states if _deletes(machine, state)}
     for state in machine.all_states:
         if state not in reached:
             raise ConfigError(
@@ -172,7 +171,8 @@ def _check_paths(machine: Machine[Any], moves: list[tuple[State[Any], State[Any]
                 where=str(state.place),
                 hint=f"Add an event or timer from '{state}', or mark it final.",
             )
-        if state in left and state.final:
+        # What has come to its end may still be deleted, when it has been kept for long enough.
+        if state in moved_on and state.final:
             raise ConfigError(
                 "K013",
                 f"{state!r} is marked final and can be left.",
@@ -273,7 +273,9 @@ def _check_return(block: Block[Any], source: State[Any]) -> None:
                 "K019",
                 f"the transition {block.occasion} leads from {source!r} to itself.",
                 where=str(executable.place),
-                hint="Leave it out; or give it a condition (when=...), if the state shall be entered anew.",
+                hint="Leave it out: what leads here from several states is said by state.on(event).to(...)"
+                " for each, not by to=. Or give it a condition (when=...), if the state shall be entered"
+                " anew.",
             )
         if executable.kind == TO_WHEN:
             choices, otherwise = executable.value

@@ -254,6 +254,14 @@ class EarlierJob(msgspec.Struct, frozen=True):
     parameters: Types
 
 
+class EarlierEvent(msgspec.Struct, frozen=True):
+    """The names of an event's parameters in the log up to a transaction."""
+
+    code: int
+    until: int
+    parameters: tuple[str, ...]
+
+
 class Ran(msgspec.Struct, frozen=True):
     """A migration that was run: which, and when, in microseconds since 1970 UTC."""
 
@@ -276,6 +284,8 @@ class Catalog(msgspec.Struct, frozen=True):
         earlier, earlier_jobs: how models and jobs were stored before.
         ran: the migrations that were run here, in order. A store that was made later has none of them.
         fingerprint: of the design that opened the store last.
+        event_parameters: the names of each event's parameters, by code; empty where they are not known.
+        earlier_events: what they were before, oldest first. Some at the end may have been added since.
     """
 
     format: int
@@ -289,6 +299,8 @@ class Catalog(msgspec.Struct, frozen=True):
     earlier_jobs: tuple[EarlierJob, ...] = ()
     ran: tuple[Ran, ...] = ()
     fingerprint: str = ""
+    event_parameters: tuple[tuple[str, ...], ...] = ()
+    earlier_events: tuple[EarlierEvent, ...] = ()
 
 
 def read_catalog(value: bytes | None) -> Catalog:

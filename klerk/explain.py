@@ -48,7 +48,7 @@ Add an event or timer that leads out of it, or list it in `machine.states(..., f
 machine without any transition is not checked.""",
     "K013": """A final state is left by a transition.
 
-Remove the transition, or do not mark the state final.""",
+Remove the transition, or do not mark the state final. Deleting a model in a final state is no transition.""",
     "K014": """A block has more than one transition that may happen at once.
 
 One block moves a model at most once. Put the choice into

@@ -42,8 +42,9 @@ class LoggedCommand(msgspec.Struct, frozen=True, kw_only=True):
         event: its name, as in ``"Loan.lend"``, or ``"timer"``, ``"erasure"`` and the like.
         target: the model that it was about, or created; None for a command that created none.
         depth: 0, or how deep it is below the command that caused it.
-        parameters: by name; `klerk.MASKED` where the reader may not see the value. Those of an event that is
-            no longer declared have their places for names, from ``"1"`` on.
+        parameters: by the names that they had then; `klerk.MASKED` where the reader may not see the value, or
+            the event has no parameter of that name any more. Those of an event that is no longer declared
+            have their places for names, from ``"1"`` on.
     """
 
     event: str

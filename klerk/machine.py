@@ -259,7 +259,7 @@ class Machine(MachineBase[M]):
         """Declare states and return them in the same order.
 
         Parameters:
-            final: the names of those that a model never leaves.
+            final: the names of those that a model never leaves, unless it is deleted.
         """
         self.app_open_check()
         place, ends = here(), set([final] if isinstance(final, str) else final)

@@ -50,36 +50,41 @@ class Masking:
             for cls in self._fields
         }
         self._of_event = {
-            str(each.event): [self._rules(each, name, field) for name, field in each.parameters.items()]
+            str(each.event): {name: self._rules(each, name, field) for name, field in each.parameters.items()}
             for each in spec.events
         }
         self._class_of_event: dict[str, type[Model]] = {
             str(each.event): each.event.machine.model_class for each in spec.events
         }
 
-    def shown(self, reader: Reader, event: str, target: int, values: tuple[Any, ...]) -> dict[str, Any]:
+    def shown(
+        self, reader: Reader, event: str, target: int, names: tuple[str, ...], values: tuple[Any, ...]
+    ) -> dict[str, Any]:
         """Return a command's parameters by name, as they may be seen.
 
         Parameters:
             reader: holds the lock.
             event: its name; it may be one that is no longer declared.
             target: the id of the model that the command was about; 0 for none.
+            names: of the event's parameters at that time.
             values: as they were stored.
 
         Raises:
             FunctionFailed: a rule raised.
         """
         trusted = isinstance(reader.context.actor, System)
-        rules = self._of_event.get(event, [])
+        rules = self._of_event.get(event)
         found: dict[str, Any] = {}
-        # What is left over comes from an older version of the event, or from one that is gone.
         for place, value in enumerate(values):
-            if place >= len(rules):
-                found[str(place + 1)] = value if trusted else MASKED
+            # Of an event that is gone, parameters are told by their places.
+            name = names[place] if rules is not None and place < len(names) else str(place + 1)
+            rule = None if rules is None else rules.get(name)
+            if rule is None:
+                # It is of an older version of the event, and nobody knows any more who might see it.
+                found[name] = value if trusted else MASKED
                 continue
-            rule = rules[place]
             visible = trusted or self._visible(reader, self._class_of_event[event], target, rule)
-            found[rule.name] = _converted(value, rule.field) if visible else MASKED
+            found[name] = _converted(value, rule.field) if visible else MASKED
         return found
 
     def _visible(self, reader: Reader, cls: type[Model], target: int, rule: _ParameterRules) -> bool:

@@ -151,7 +151,8 @@ class Migrating:
         Parameters:
             clock: gives the time that the migrations are recorded with.
         """
-        catalog = self._plan.catalog_at(microseconds(clock()) if self._plan.pending else 0)
+        now_us = microseconds(clock()) if self._plan.pending else 0
+        catalog = self._plan.catalog_at(now_us, self._program.processor.published_sequence)
         if catalog != self._plan.known:
             self._storage.write([(Family.META, CATALOG_KEY, write_catalog(catalog))], [])
             self._storage.sync()

@@ -14,6 +14,7 @@ from klerk.codec import (
     Catalog,
     ClassEntry,
     EarlierClass,
+    EarlierEvent,
     EarlierJob,
     Ran,
     Types,
@@ -50,10 +51,24 @@ class Plan:
         """Whether stored models or jobs have to be brought up to date, for the first time or again."""
         return bool(self.pending) or self.known.rewritten < self.known.version
 
-    def catalog_at(self, now_us: int) -> Catalog:
-        """Return the catalog to be stored, when it is stored at a time in microseconds since 1970 UTC."""
+    def catalog_at(self, now_us: int, sequence: int) -> Catalog:
+        """Return the catalog to be stored.
+
+        Parameters:
+            now_us: the time, in microseconds since 1970 UTC.
+            sequence: of the newest transaction in the log.
+        """
         ran = tuple(Ran(each.version, each.name, each.fingerprint, now_us) for each in self.pending)
-        return msgspec.structs.replace(self.catalog, ran=self.known.ran + ran)
+        earlier = tuple(
+            EarlierEvent(code, sequence, before)
+            for code, (before, now) in enumerate(
+                zip(self.known.event_parameters, self.catalog.event_parameters, strict=False)
+            )
+            if now[: len(before)] != before
+        )
+        return msgspec.structs.replace(
+            self.catalog, ran=self.known.ran + ran, earlier_events=self.known.earlier_events + earlier
+        )
 
 
 def extended(catalog: Catalog, spec: Spec) -> Catalog:
@@ -88,10 +103,11 @@ def plan_of(known: Catalog, spec: Spec) -> Plan:
     )
     job_types, unfit_jobs = _job_types(known, spec, draft)
     stale = _stale_kinds(known, draft)
+    events = _grown(draft.events, (str(each.event) for each in spec.events))
     catalog = Catalog(
         CATALOG_FORMAT,
         entries,
-        _grown(draft.events, (str(each.event) for each in spec.events)),
+        events,
         _grown(known.jobs, spec.jobs),
         job_types=job_types,
         version=newest,
@@ -101,8 +117,16 @@ def plan_of(known: Catalog, spec: Spec) -> Plan:
         earlier_jobs=known.earlier_jobs + stale,
         ran=known.ran,
         fingerprint=fingerprint_of(spec),
+        event_parameters=_event_parameters(known, spec, events),
     )
     return Plan(known=known, catalog=catalog, pending=pending, idle=idle, unfit_jobs=unfit_jobs)
+
+
+def _event_parameters(known: Catalog, spec: Spec, events: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Return the names of each event's parameters by code; of one that is gone, those that it had."""
+    declared = {str(each.event): tuple(each.parameters) for each in spec.events}
+    before = dict(enumerate(known.event_parameters))
+    return tuple(declared.get(name, before.get(code, ())) for code, name in enumerate(events))
 
 
 def _after(known: Catalog, newest: int) -> int:

@@ -307,7 +307,7 @@ class _Masked:
         return id(self)
 
 
-MASKED: Final = _Masked()
+MASKED: Final[Any] = _Masked()
 
 
 class ModelType(msgspec.StructMeta):

@@ -10,6 +10,12 @@ class Visibility(StrEnum):
     """Who may cause an event. Each value includes those before it.
 
     Authorization is another question, and asked as well: visibility says which way a command may come.
+
+    Attributes:
+        INTERNAL: only blocks of the event's own machine.
+        MACHINES: blocks of any machine, too.
+        CODE: any code of the application, too, such as jobs and calls of `Klerk.handle`.
+        EXTERNAL: also offered to the outside: listed among what is possible, made from forms and JSON.
     """
 
     INTERNAL = "internal"

@@ -167,7 +167,7 @@ def test_what_makes_no_sense_is_refused(bank: Bank) -> None:
             (UnsafeUpdate(2, ada), klerk.NotFound),
             (UnsafeUpdate(None, ada), klerk.NotFound),
             (UnsafeDelete(2), klerk.NotFound),
-            (UnsafeDelete(ada), klerk.NotFound),
+            (UnsafeDelete(ada), klerk.ArgumentError),
             (bank.enter("Eve"), klerk.ArgumentError),
             (UnsafeDelete, klerk.ArgumentError),
         ]

@@ -386,3 +386,7 @@ def reads(r: Reader | Readable | Snapshot) -> None:
     r.query(active, sort="name", before=page.previous)
     assert_type(list(r.related(Ref[Account](1), Entry.account)), list[Any])
     assert_type(list(r.related(Ref[Account](1))), list[Any])
+
+
+def is_shown(name: Name, limit: Cents) -> bool:
+    return name is not klerk.MASKED and limit != klerk.MASKED
