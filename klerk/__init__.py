@@ -9,6 +9,7 @@ from klerk.blobs import Blobs
 from klerk.changes import Change, ChangeKind
 from klerk.columns import Columns
 from klerk.commands import Actor, Anonymous, Args, Command, Context, Result, System, User
+from klerk.erasure import Erasure
 from klerk.errors import (
     ArgumentError,
     BrokenReference,
@@ -17,6 +18,7 @@ from klerk.errors import (
     Conflict,
     Corrupted,
     Denied,
+    Erased,
     FunctionFailed,
     InvalidValue,
     JobCancelled,
@@ -24,6 +26,7 @@ from klerk.errors import (
     KlerkError,
     Lagged,
     LimitExceeded,
+    MigrationFailed,
     NewerStore,
     NotAStore,
     NotFound,
@@ -46,7 +49,9 @@ from klerk.keys import KeyPage
 from klerk.keyvalue import AioKeyValues, KeyValue, KeyValues
 from klerk.klerk import Klerk
 from klerk.labels import label
+from klerk.log_entries import ActorName, LogEntry, LogFilter, LoggedCommand, LogPage, Version
 from klerk.machine import CreateEvent, Event, Machine, State
+from klerk.migrations import Migration
 from klerk.opening import App
 from klerk.paging import Page
 from klerk.reader import PlainReader, Readable, Reader
@@ -59,10 +64,12 @@ from klerk.tokens import Token
 from klerk.translation import Translation
 from klerk.unsafe import UnsafeCreate, UnsafeDelete, UnsafeUpdate
 from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text
+from klerk.visibility import Visibility
 
 __all__ = [
     "MASKED",
     "Actor",
+    "ActorName",
     "AioBlobReader",
     "AioBlobs",
     "AioChanges",
@@ -92,6 +99,8 @@ __all__ = [
     "Denied",
     "DueTimer",
     "Enum",
+    "Erased",
+    "Erasure",
     "Event",
     "Float",
     "FunctionFailed",
@@ -112,7 +121,13 @@ __all__ = [
     "KlerkError",
     "Lagged",
     "LimitExceeded",
+    "LogEntry",
+    "LogFilter",
+    "LogPage",
+    "LoggedCommand",
     "Machine",
+    "Migration",
+    "MigrationFailed",
     "Model",
     "NewerStore",
     "NotAStore",
@@ -146,7 +161,9 @@ __all__ = [
     "UnsafeDelete",
     "UnsafeUpdate",
     "User",
+    "Version",
     "View",
+    "Visibility",
     "WrongState",
     "WrongStore",
     "__version__",

@@ -5,15 +5,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from klerk import __version__
+from klerk import __version__, limits
+from klerk.advice import design_advice
+from klerk.app import Spec
 from klerk.demo import command as demo
 from klerk.describe import describe, summary
-from klerk.design_check import additions, design_errors
+from klerk.design_check import described_fit, design_errors, rehearse
 from klerk.diagram import diagrams_document, state_diagram
 from klerk.errors import ConfigError, KlerkError
 from klerk.explain import EXPLANATIONS
-from klerk.inspection import describe_store
+from klerk.inspection import describe_store, verified_store
 from klerk.loading import load_app
+from klerk.log_command import actor_named, printed_log
+from klerk.log_entries import LogFilter
+from klerk.recovery import ProgressLine
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -31,6 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="say what is wrong with a design, and whether it fits a store")
     _add_app(check)
     check.add_argument("--store", type=Path, metavar="PATH", help="that is to fit; it may be in use")
+    check.add_argument(
+        "--full", action="store_true", help="try migrations on all that is stored; it must not be in use"
+    )
     diagram = commands.add_parser("diagram", help="draw the state machines of a design in Mermaid")
     _add_app(diagram)
     diagram.add_argument("--model", help="draw only this one, as bare Mermaid text instead of Markdown")
@@ -39,6 +47,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect = commands.add_parser("inspect", help="say what a store holds, and verify its commit log")
     inspect.add_argument("path", type=Path, help="of the store, a directory")
+    verify = commands.add_parser("verify", help="check every hash of a store's commit log")
+    verify.add_argument("path", type=Path, help="of the store, a directory")
+    log = commands.add_parser("log", help="print a store's commit log, the newest transactions first")
+    log.add_argument("path", type=Path, help="of the store, a directory")
+    log.add_argument("--model", type=int, metavar="ID", help="only what touched this model")
+    log.add_argument("--actor", help="only what this user did, or KIND:ID as in system:timer")
+    log.add_argument("--event", help="only what holds this event, as in Loan.lend")
+    log.add_argument("--limit", type=int, default=limits.LOG_PAGE, help="transactions at most (%(default)s)")
+    log.add_argument("--oldest-first", action="store_true")
     return parser
 
 
@@ -76,7 +93,10 @@ def _diagram(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check(where: str, store: Path | None) -> int:
+def _check(where: str, store: Path | None, *, full: bool) -> int:
+    if full and store is None:
+        print("--full tries a store: name it with --store.", file=sys.stderr)
+        return 2
     app = load_app(where)
     if errors := design_errors(app):
         print("\n\n".join(map(_told, errors)), file=sys.stderr)
@@ -84,10 +104,33 @@ def _check(where: str, store: Path | None) -> int:
     spec = app.freeze()
     print(f"{app.name}: no errors in {summary(spec)}")
     if store is not None:
-        added = additions(spec, store)
-        print(f"It fits the store {store}" + ("; opening it adds:" if added else "."))
-        for each in added:
-            print(f"  {each}")
+        print("\n".join(described_fit(spec, store)))
+        if full:
+            print(_rehearsed(spec, store))
+    for warning in design_advice(spec):
+        print(f"warning: {warning}")
+    return 0
+
+
+def _rehearsed(spec: Spec, store: Path) -> str:
+    line = ProgressLine()
+    try:
+        return rehearse(spec, store, line)
+    finally:
+        line.finish()
+
+
+def _log(options: argparse.Namespace) -> int:
+    actor = None if options.actor is None else actor_named(options.actor)
+    which = LogFilter(
+        model=options.model,
+        actor=actor,
+        event=options.event,
+        limit=options.limit,
+        newest_first=not options.oldest_first,
+    )
+    for line in printed_log(options.path, which):
+        print(line)
     return 0
 
 
@@ -107,8 +150,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "diagram":
             return _diagram(options)
         if options.command == "check":
-            return _check(options.app, options.store)
-        if options.command == "show":
+            return _check(options.app, options.store, full=options.full)
+        if options.command == "log":
+            return _log(options)
+        if options.command == "verify":
+            print(verified_store(options.path))
+        elif options.command == "show":
             print(describe(load_app(options.app).freeze()))
         else:
             print(describe_store(options.path))

@@ -59,6 +59,7 @@ cdef class Processor(WorkingState):
     cdef public int64_t next_id
     cdef public int64_t next_job_id
     cdef public int64_t sequence
+    cdef public int64_t published_sequence
     cdef object encode
     cdef object sha256
     cdef object outcome_class
@@ -69,7 +70,6 @@ cdef class Processor(WorkingState):
     cdef public object published_reader
     cdef public object shown_by
     cdef public dict noted
-    cdef public int64_t published_sequence
     cdef public object tokens
     # The transaction at hand; empty between transactions.
     cdef dict touched
@@ -93,9 +93,10 @@ cdef class Processor(WorkingState):
     cdef int clear(self) except -1
     cdef int rollback(self) except -1
     cdef object perform(self, Submission submission)
-    cdef list apply_list(self, object commands, bint authorize, int depth)
-    cdef list apply_generator(self, object generator, bint authorize, int depth)
-    cdef object apply(self, Command command, bint authorize, int depth)
+    cdef list apply_list(self, object commands, bint authorize, int depth, ClassPlan cause=*)
+    cdef list apply_generator(self, object generator, bint authorize, int depth, ClassPlan cause)
+    cdef object apply(self, Command command, bint authorize, int depth, ClassPlan cause=*)
+    cdef tuple converted_values(self, EventPlan plan, Command command, bint authorize)
     cdef object create(self, EventPlan plan, Args a, tuple values, int depth)
     cdef int run_block(
         self, ClassPlan owner, Block block, Args a, tuple values, int64_t id, int depth
@@ -107,7 +108,7 @@ cdef class Processor(WorkingState):
     cdef object chosen_state(self, Block block, Args a, tuple values)
     cdef int put(
         self, ClassPlan owner, object id, object draft, object state, object previous, Args a,
-        int64_t fired_us=*,
+        int64_t fired_us=*, bint enters=*,
     ) except -1
     cdef int transition(
         self, ClassPlan owner, int64_t id, object draft, object state, Args a, int depth

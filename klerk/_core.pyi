@@ -70,11 +70,11 @@ class Processor(WorkingState):
     next_id: int
     next_job_id: int
     sequence: int
+    published_sequence: int
     reader: PlainReader
     published_reader: PlainReader
     shown_by: Callable[[Context, Any], Any]
     noted: dict[int, Any] | None
-    published_sequence: int
     @property
     def now_us(self) -> int: ...
     timed: Callable[[list[tuple[int, int, int]]], object] | None
@@ -100,6 +100,7 @@ class Processor(WorkingState):
     def add_jobs(self, requests: JobRequest | Iterable[JobRequest] | None, a: Args) -> list[JobRecord]: ...
     def checked_request(self, request: JobRequest) -> JobRequest: ...
     def put_job(self, record: JobRecord, encoded: bytes) -> None: ...
+    def renew(self, code: int, id: int) -> None: ...
     def fire(self, owner: ClassPlan, id: int, due_us: int) -> list[tuple[int, int]] | None: ...
     def refuse_timer(
         self, owner: ClassPlan, id: int, due_us: int, until_us: int, error: str

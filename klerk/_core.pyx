@@ -12,8 +12,10 @@ from cpython.object cimport PyObject_GenericSetAttr
 from libc.stdint cimport int64_t
 
 from klerk._dispatch cimport (
+    CODE,
     COMMANDS,
     DELETE,
+    INTERNAL,
     JOB,
     TO,
     TO_WHEN,
@@ -41,12 +43,14 @@ from klerk.errors import (
     ArgumentError,
     Conflict,
     FunctionFailed,
+    InvalidValue,
     KlerkError,
     LimitExceeded,
     NotFound,
     Problem,
     WrongState,
     at_place,
+    listed,
 )
 from klerk.translation import translated
 
@@ -269,18 +273,22 @@ cdef class Processor(WorkingState):
         a.context = self.context
         a.now = self.context.now
         a.read = self.reader
-        a.command = command
+        a.requested = command
         return a
 
-    cdef list apply_list(self, object commands, bint authorize, int depth):
-        """Apply what a user's function or list gave: a command, several, a generator of them, or None."""
+    cdef list apply_list(self, object commands, bint authorize, int depth, ClassPlan cause=None):
+        """Apply what a user's function or list gave: a command, several, a generator of them, or None.
+
+        Parameters:
+            cause: the class whose block gave the commands; None when other code did.
+        """
         cdef list ids = []
         if commands is None:
             return ids
         if type(commands) is Command:
-            return [self.apply(commands, authorize, depth)]
+            return [self.apply(commands, authorize, depth, cause)]
         if isgenerator(commands):
-            return self.apply_generator(commands, authorize, depth)
+            return self.apply_generator(commands, authorize, depth, cause)
         if not isinstance(commands, Iterable):
             raise ArgumentError(
                 f"expected commands, got {type(commands).__name__}",
@@ -293,7 +301,7 @@ cdef class Processor(WorkingState):
                     hint="Call an event to make one: join(...).",
                 )
             try:
-                ids.append(self.apply(command, authorize, depth))
+                ids.append(self.apply(command, authorize, depth, cause))
             except KlerkError as error:
                 error.add_note(f"in command {len(ids) + 1} of the list: {command}")
                 if depth:
@@ -301,7 +309,7 @@ cdef class Processor(WorkingState):
                 raise at_place(error, len(ids)) from error.__cause__
         return ids
 
-    cdef list apply_generator(self, object generator, bint authorize, int depth):
+    cdef list apply_generator(self, object generator, bint authorize, int depth, ClassPlan cause):
         """Apply the commands that a generator yields, and send it the outcome of each."""
         cdef list ids = []
         cdef Outcome outcome = None
@@ -320,7 +328,7 @@ cdef class Processor(WorkingState):
                 generator.close()
                 raise ArgumentError(f"the generator yielded {type(command).__name__}, expected a command")
             try:
-                id = self.apply(command, authorize, depth)
+                id = self.apply(command, authorize, depth, cause)
             except BaseException:
                 generator.close()
                 raise
@@ -344,8 +352,12 @@ cdef class Processor(WorkingState):
         """Apply a command within an internal transaction; return the id it is about."""
         return self.apply(command, authorize, 0)
 
-    cdef object apply(self, Command command, bint authorize, int depth):
-        """Apply one command to the working state; return the id of the model that it is about."""
+    cdef object apply(self, Command command, bint authorize, int depth, ClassPlan cause=None):
+        """Apply one command to the working state; return the id of the model that it is about.
+
+        Parameters:
+            cause: the class whose block gave the command; None when other code did.
+        """
         cdef EventPlan plan
         cdef Args a
         cdef tuple values
@@ -362,8 +374,11 @@ cdef class Processor(WorkingState):
         at = len(self.targets)
         if at >= TRANSACTION_COMMANDS_MAX:
             raise LimitExceeded(f"more than {TRANSACTION_COMMANDS_MAX} commands in one transaction")
-        values = self.checked_values(plan.checks, command.values, command.event)
-        if values is not command.values:
+        if plan.reach < CODE and cause is not plan.owner and (plan.reach == INTERNAL or cause is None):
+            raise self.not_visible(plan)
+        values = command.values
+        if not self.fits(plan.checks, values):
+            values = self.converted_values(plan, command, authorize)
             # Rules must see what the event sees, not what it was made from.
             command = command.with_values(values)
         a = self.args(command)
@@ -373,8 +388,15 @@ cdef class Processor(WorkingState):
                 self.refuse_values(plan, a, values, problems, authorize)
         if plan.create is None:
             a.current = self.found_target(plan, command.target)
+            a.lacks_model = a.current is None
         if authorize:
             self.authorize(plan, a)
+        if a.lacks_model:
+            raise NotFound(
+                f"there is no {plan.owner.name} {command.target!r}",
+                values={"model": plan.owner.name, "id": command.target},
+            )
+        self.require_references(plan.checks, values, command.event)
         self.targets.append(None)
         self.parameters.append(values)
         if plan.create is not None:
@@ -396,6 +418,25 @@ cdef class Processor(WorkingState):
         self.targets[at] = (plan.code, 0 if id is None else id, depth)
         return id
 
+    cdef tuple converted_values(self, EventPlan plan, Command command, bint authorize):
+        """Return the values of a command as their types want them, or raise an error with every problem.
+
+        References that are broken are only told to those who may do this whatever the parameters are.
+        """
+        cdef list problems = []
+        cdef Args a
+        cdef tuple values = self.converted(plan.checks, command.values, problems)
+        if not problems:
+            return values
+        a = self.args(None)
+        a.lacks_parameters = True
+        if plan.create is None:
+            a.current = self.found_target(plan, command.target)
+            a.lacks_model = a.current is None
+        if not authorize or self.refusal(plan, a) is None:
+            problems = self.broken_references(plan.checks, values, problems)
+        raise InvalidValue(f"{command.event}: {listed(problems)}", problems=problems)
+
     cdef object create(self, EventPlan plan, Args a, tuple values, int depth):
         cdef Block block = plan.blocks[0]
         cdef StatePlan state
@@ -410,7 +451,7 @@ cdef class Processor(WorkingState):
             self.put(plan.owner, id, draft, plan.into, None, a)
             state = plan.owner.states[plan.into.index]
             if state.enter is not None:
-                self.run_block(plan.owner, state.enter, a, values, id, depth + 1)
+                self.run_block(plan.owner, state.enter, a, (), id, depth + 1)
         for step in block.effects:
             self.run_effect(plan.owner, step, a, values, 0 if id is None else id, depth)
         return id
@@ -461,17 +502,18 @@ cdef class Processor(WorkingState):
         if (model is None and step.kind == DELETE) or not step.holds(a, values):
             return 0
         if step.kind == COMMANDS:
-            self.apply_list(step.call.run(a, values), False, depth + 1)
+            self.apply_list(step.call.run(a, values), False, depth + 1, owner)
         elif step.kind == JOB:
             if step.call is None:
-                self.add_jobs(JobRequest(step.value, (id,)), a)
+                if model is not None:
+                    self.add_jobs(JobRequest(step.value, (id,)), a)
             else:
                 self.add_jobs(step.call.run(a, values), a)
         elif step.kind == UNMANAGED:
-            snapshot = self.args(a.command)
+            snapshot = self.args(a.requested)
             (<Args>snapshot).current = a.current
             (<Args>snapshot).read = self.published_reader
-            self.unmanaged.append((step.call.function, snapshot))
+            self.unmanaged.append((step.call.bound(values), snapshot))
         elif step.kind == DELETE:
             self.delete(owner, id, a, depth)
         return 0
@@ -505,9 +547,13 @@ cdef class Processor(WorkingState):
 
     cdef int put(
         self, ClassPlan owner, object id, object draft, object state, object previous, Args a,
-        int64_t fired_us=0,
+        int64_t fired_us=0, bint enters=False,
     ) except -1:
-        """Make a draft the working version of its model, whose timers have fired up to a moment."""
+        """Make a draft the working version of its model, whose timers have fired up to a moment.
+
+        Parameters:
+            enters: the model enters the state, which may be the one that it was in.
+        """
         cdef Meta meta = Meta.__new__(Meta)
         cdef Meta old
         cdef StatePlan plan = owner.states[state.index]
@@ -522,7 +568,7 @@ cdef class Processor(WorkingState):
             meta.version = old.version if id in self.touched else old.version + 1
             meta.created_us = old.created_us
             if old.state is state:
-                meta.entered_us = old.entered_us
+                meta.entered_us = self.now_us if enters else old.entered_us
                 meta.fired_us = max(old.fired_us, fired_us)
             else:
                 meta.entered_us = self.now_us
@@ -547,7 +593,7 @@ cdef class Processor(WorkingState):
             a.current = self.existing(owner, id)
         if draft is None:
             draft = a.current.__copy__()
-        self.put(owner, id, draft, state, a.current, a)
+        self.put(owner, id, draft, state, a.current, a, 0, True)
         plan = owner.states[state.index]
         if plan.enter is not None:
             self.run_block(owner, plan.enter, a, (), id, depth + 1)
@@ -607,6 +653,16 @@ cdef class Processor(WorkingState):
             raise LimitExceeded(f"more than {TRANSACTION_COMMANDS_MAX} changes in one transaction")
         self.targets.append((code, id, 0))
         self.parameters.append(parameters)
+
+    def renew(self, int code, int64_t id):
+        """Log the newest version of a model once more, unchanged, under a code; nothing if it is gone."""
+        model = self.working(id)
+        if model is None:
+            return
+        self.log_unchecked(code, id)
+        if id not in self.touched:
+            self.touched[id] = model
+        self.pending[id] = model
 
     def fire(self, ClassPlan owner not None, int64_t id, int64_t due_us):
         """Run the timers of a model that are due.

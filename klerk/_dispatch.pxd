@@ -25,6 +25,12 @@ cdef enum:
 
 
 cdef enum:
+    INTERNAL = 0
+    MACHINES = 1
+    CODE = 2
+
+
+cdef enum:
     UPDATE = 0
     TO = 1
     TO_WHEN = 2
@@ -97,11 +103,13 @@ cdef class Args:
     cdef readonly object context
     cdef readonly object now
     cdef readonly object read
-    cdef readonly object command
     cdef readonly object key
     cdef readonly object action
+    cdef object requested
     cdef object current
     cdef object field_name
+    cdef bint lacks_model
+    cdef bint lacks_parameters
     cdef bint touched
     cdef bint touched_field
 
@@ -111,9 +119,15 @@ cdef class Call:
     cdef readonly int mode
     cdef readonly tuple names
     cdef object run(self, Args a, tuple values)
+    cdef object bound(self, tuple values)
     cdef bint permits(self, Args a) except -1
     cdef bint decided(self, object verdict) except -1
     cpdef bint holds_for(self, object model) except -1
+
+
+cdef class BoundCall:
+    cdef Call call
+    cdef tuple values
 
 
 cdef class Rule:
@@ -181,6 +195,9 @@ cdef class ClassPlan:
     cdef readonly IdSet ids
     cdef readonly object decode
     cdef readonly bint has_timers
+    cdef readonly int schema
+    cdef readonly int since
+    cdef readonly object upcaster
     cdef StatePlan state_of_code(self, int code)
     cdef int publish(self, object id, object old, object new) except -1
 
@@ -197,3 +214,4 @@ cdef class EventPlan:
     cdef readonly list blocks
     cdef readonly Call create
     cdef readonly object into
+    cdef readonly int reach

@@ -319,6 +319,10 @@ cdef class JobRequest:
         return f"<request for job {self.job}>"
 
 
+class Undecided(BaseException):
+    """A rule asked for what is not known, so it has no answer; its ``except Exception`` may not hide that."""
+
+
 @cython.no_gc
 cdef class Args:
     """What every function of the application receives first.
@@ -340,6 +344,8 @@ cdef class Args:
     @property
     def model(self):
         self.touched = True
+        if self.lacks_model:
+            raise Undecided("the model")
         return self.current
 
     @property
@@ -348,11 +354,28 @@ cdef class Args:
         return self.field_name
 
     @property
+    def command(self):
+        if self.lacks_parameters:
+            raise Undecided("the command")
+        return self.requested
+
+    @property
     def parameters(self):
-        return {} if self.command is None else self.command.parameters
+        command = self.command
+        return {} if command is None else command.parameters
 
     def __repr__(self):
-        return f"<args of {self.command}>"
+        return f"<args of {self.requested}>"
+
+
+def possible_args(context, now, read, model=None):
+    """Return the arguments for a rule that is asked what is possible, before there is a command.
+
+    When it asks for the command or its parameters, `Undecided` is raised.
+    """
+    cdef Args a = new_args(context, now, read, model)
+    a.lacks_parameters = True
+    return a
 
 
 def new_args(context, now, read, model=None, key=None, action=None):
@@ -410,12 +433,16 @@ cdef class Call:
             if self.mode == VALUES:
                 return self.function(*[values[i] for i in self.names])
             return self.function(a, **dict(zip(self.names, values)))
-        except (Rejected, Denied, NotFound, Conflict, KeyboardInterrupt):
+        except (Rejected, Denied, NotFound, Conflict, Undecided, KeyboardInterrupt):
             # The function's own refusal; or an interrupt of the main thread, in which a read asks its rules.
             raise
         except BaseException as error:
             what = described(self.function)
             raise FunctionFailed(f"{what} raised {type(error).__name__}: {error}") from error
+
+    cdef object bound(self, tuple values):
+        """Return a function of the args alone, which is given these parameters when it is called."""
+        return self.function if self.mode == ALONE else BoundCall(self, values)
 
     cdef bint permits(self, Args a) except -1:
         """Ask an allow or deny rule."""
@@ -445,6 +472,21 @@ cdef class Call:
             what = described(self.function)
             raise FunctionFailed(f"{what} raised {type(error).__name__}: {error}") from error
         return self.decided(verdict)
+
+
+cdef class BoundCall:
+    """A function of the application together with the parameters that it will be given."""
+
+    def __init__(self, Call call not None, tuple values not None):
+        self.call = call
+        self.values = values
+
+    def __getattr__(self, name):
+        # In messages it goes by the function's own name and place.
+        return getattr(self.call.function, name)
+
+    def __call__(self, Args a not None):
+        return self.call.run(a, self.values)
 
 
 def described(function):
@@ -593,10 +635,16 @@ cdef class StatePlan:
 
 
 cdef class ClassPlan:
-    """One model class in the dispatch table, and the published models of it."""
+    """One model class in the dispatch table, and the published models of it.
+
+    Parameters:
+        schema: the version of the schema, which models are stored with.
+        since: models stored with an earlier one than this are brought up to date by the `upcaster`.
+    """
 
     def __init__(
-        self, model_class, str name, int code, *, list checks, list states, list indexes, list rules, decode
+        self, model_class, str name, int code, *, list checks, list states, list indexes, list rules, decode,
+        int schema=0, int since=0, upcaster=None,
     ):
         self.model_class = model_class
         self.name = name
@@ -606,6 +654,9 @@ cdef class ClassPlan:
         self.indexes = indexes
         self.rules = rules
         self.decode = decode
+        self.schema = schema
+        self.since = since
+        self.upcaster = upcaster
         self.has_timers = any([(<StatePlan>state).timers for state in states])
         self.ids = IdSet()
         self.references = [
@@ -647,11 +698,15 @@ cdef class ClassPlan:
 
 
 cdef class EventPlan:
-    """One event in the dispatch table: checks, rules, and a block for every state that accepts it."""
+    """One event in the dispatch table: checks, rules, and a block for every state that accepts it.
+
+    Parameters:
+        reach: who may cause it: 0 its own machine, 1 any machine, from 2 on any code.
+    """
 
     def __init__(
         self, EventBase event not None, ClassPlan owner not None, int code, *, list checks, tuple allow,
-        tuple deny, list rules, list blocks, Call create, into, Demands demands=None,
+        tuple deny, list rules, list blocks, Call create, into, int reach, Demands demands=None,
     ):
         self.event = event
         self.owner = owner
@@ -664,3 +719,4 @@ cdef class EventPlan:
         self.blocks = blocks
         self.create = create
         self.into = into
+        self.reach = reach

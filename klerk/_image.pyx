@@ -5,11 +5,19 @@ from cpython.object cimport PyObject_GenericSetAttr
 from libc.stdint cimport int64_t, uint8_t, uint16_t
 from libc.string cimport memcpy
 
-from klerk._dispatch cimport ClassPlan, Meta, RefField, StatePlan
+from klerk._dispatch cimport Check, ClassPlan, Meta, RefField, Rule, StatePlan
 from klerk._table cimport ModelTable
 
 from klerk import limits
-from klerk.errors import Corrupted, KlerkError, LimitExceeded
+from klerk.errors import (
+    Corrupted,
+    FunctionFailed,
+    InvalidValue,
+    KlerkError,
+    LimitExceeded,
+    Rejected,
+    listed,
+)
 
 cdef Py_ssize_t RECORD_BYTES_MAX = limits.RECORD_BYTES_MAX
 
@@ -19,7 +27,7 @@ cdef packed struct Header:
     uint8_t flags
     uint16_t class_code
     uint16_t state_code
-    uint16_t reserved
+    uint16_t schema
     int64_t version
     int64_t created_us
     int64_t updated_us
@@ -44,7 +52,7 @@ cdef bytes image_of(ClassPlan owner, object model, object encode):
     header.flags = 0
     header.class_code = owner.code
     header.state_code = (<StatePlan>owner.states[meta.state.index]).code
-    header.reserved = 0
+    header.schema = owner.schema
     header.version = meta.version
     header.created_us = meta.created_us
     header.updated_us = meta.updated_us
@@ -57,14 +65,16 @@ cdef bytes image_of(ClassPlan owner, object model, object encode):
     return image
 
 
-def load_models(ModelTable table not None, rows, dict plans not None, progress):
+def load_models(ModelTable table not None, rows, dict plans not None, progress, refused=None):
     """Put stored models into the table of published ones, and into the sets and indexes of their classes.
 
     Parameters:
         table: of the published models.
         rows: pairs of key and stored model.
-        plans: class plans by their code.
+        plans: class plans by their code; None for a class that was deleted.
         progress: called now and then with how many were loaded.
+        refused: called with the id and the error of a model that cannot be loaded, which is then left out;
+            None to raise the error.
 
     Raises:
         Corrupted: one cannot be read.
@@ -76,9 +86,12 @@ def load_models(ModelTable table not None, rows, dict plans not None, progress):
         count += 1
         try:
             _load(table, plans, key, stored)
-        except KlerkError:
-            raise
         except Exception as error:
+            if refused is not None:
+                refused(int.from_bytes(key, "big"), error)
+                continue
+            if isinstance(error, KlerkError):
+                raise
             raise Corrupted(f"model {int.from_bytes(key, 'big')} cannot be read: {error!r}") from error
 
 
@@ -89,8 +102,12 @@ cdef int _load(ModelTable table, dict plans, bytes key, bytes stored) except -1:
     cdef int64_t id = _id_of(key)
     _read_header(stored, &header)
     owner = plans[header.class_code]
-    state = owner.state_of_code(header.state_code)
-    model = _model(owner, state, &header, id, stored)
+    if owner is None:
+        return 0
+    model = _decoded(owner, id, stored, &header)
+    if header.schema < owner.since:
+        _check(owner, model)
+    state = owner.states[(<Meta>model._meta).state.index]
     table.put(id, model)
     owner.ids.add(id)
     state.ids.add(id)
@@ -101,33 +118,68 @@ cdef int _load(ModelTable table, dict plans, bytes key, bytes stored) except -1:
     return 0
 
 
+cdef int _check(ClassPlan owner, object model) except -1:
+    """Hold a model that was brought up to date against its declared types and the rules of its class."""
+    cdef Check check
+    cdef Rule rule
+    cdef list problems = []
+    for check in owner.checks:
+        value = getattr(model, check.name)
+        if not check.accepts(value):
+            check.slow(value, check.name, problems)
+    if problems:
+        raise InvalidValue(f"{owner.name}: {listed(problems)}", problems=problems)
+    for rule in owner.rules:
+        try:
+            holds = rule.call.holds_for(model)
+        except FunctionFailed as error:
+            text = f"{error.message}, for {owner.name} {(<Meta>model._meta).id}"
+            raise FunctionFailed(text) from error.__cause__
+        if not holds:
+            problems.append(rule.problem())
+    if problems:
+        raise Rejected(listed(problems), problems=problems)
+    return 0
+
+
 def model_of(dict plans not None, int64_t id, bytes stored not None):
-    """Return a model from how it is stored, whatever became of it since.
+    """Return a stored model, brought up to date if an earlier version of the design stored it.
 
     Parameters:
-        plans: class plans by their code.
+        plans: class plans by their code; None for a class that was deleted.
+
+    Returns:
+        The model; None when its class was deleted by a migration.
 
     Raises:
         Corrupted: it cannot be read.
+        FunctionFailed: a function of a migration raised.
     """
     cdef Header header
-    cdef ClassPlan owner
     try:
         _read_header(stored, &header)
         owner = plans[header.class_code]
-        return _model(owner, owner.state_of_code(header.state_code), &header, id, stored)
+        return None if owner is None else _decoded(owner, id, stored, &header)
+    except KlerkError:
+        raise
     except Exception as error:
         raise Corrupted(f"a version of model {id} cannot be read: {error!r}") from error
 
 
-cdef object _model(ClassPlan owner, StatePlan state, Header* header, int64_t id, bytes stored):
+cdef object _decoded(ClassPlan owner, int64_t id, bytes stored, Header* header):
     cdef Meta meta = Meta.__new__(Meta)
-    model = owner.decode(
-        PyBytes_FromStringAndSize(
-            PyBytes_AS_STRING(stored) + sizeof(Header),
-            PyBytes_GET_SIZE(stored) - <Py_ssize_t>sizeof(Header),
-        )
+    cdef StatePlan state
+    cdef int state_code = header.state_code
+    cdef bytes fields = PyBytes_FromStringAndSize(
+        PyBytes_AS_STRING(stored) + sizeof(Header), PyBytes_GET_SIZE(stored) - <Py_ssize_t>sizeof(Header)
     )
+    if header.schema > owner.schema:
+        raise ValueError(f"it has schema version {header.schema}, and this design {owner.schema}")
+    if header.schema < owner.since:
+        model, state_code = owner.upcaster.upcast(id, header.schema, state_code, fields)
+    else:
+        model = owner.decode(fields)
+    state = owner.state_of_code(state_code)
     meta.id = id
     meta.state = state.state
     meta.version = header.version
@@ -138,6 +190,30 @@ cdef object _model(ClassPlan owner, StatePlan state, Header* header, int64_t id,
     meta.fired_us = header.fired_us
     PyObject_GenericSetAttr(model, "_meta", meta)
     return model
+
+
+def outdated(ModelTable table not None, rows, dict plans not None, encode):
+    """Yield the keys of stored models that a migration concerns, and what is to be stored under them.
+
+    Parameters:
+        table: of the published models, which were brought up to date.
+        rows: pairs of key and stored model, as they are in the store.
+        plans: class plans by their code; None for a class that was deleted.
+
+    Yields:
+        A key and the model as it is to be stored; None to delete it; the key and b"" when it can stay.
+    """
+    cdef Header header
+    cdef ClassPlan owner
+    for key, stored in rows:
+        _read_header(stored, &header)
+        owner = plans[header.class_code]
+        if owner is None:
+            yield key, None
+        elif header.schema < owner.since:
+            yield key, image_of(owner, table.get(_id_of(key)), encode)
+        else:
+            yield key, b""
 
 
 cdef int _read_header(bytes stored, Header* header) except -1:

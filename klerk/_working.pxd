@@ -19,8 +19,14 @@ cdef class WorkingState:
     cpdef object working(self, int64_t id)
     cdef object found_target(self, EventPlan plan, object target)
     cdef int authorize(self, EventPlan plan, Args a) except -1
-    cdef object denied(self, EventPlan plan, str text)
+    cdef str refusal(self, EventPlan plan, Args a)
+    cdef object answer(self, EventPlan plan, Call rule, Args a)
+    cdef object not_visible(self, EventPlan plan)
+    cdef bint fits(self, list checks, tuple values) except -1
+    cdef tuple converted(self, list checks, tuple values, list problems)
     cdef tuple checked_values(self, list checks, tuple values, object what)
+    cdef list broken_references(self, list checks, tuple values, list problems)
+    cdef int require_references(self, list checks, tuple values, object what) except -1
     cdef int check_reference(self, Check check, object value, list problems) except -1
     cdef int refuse_values(
         self, EventPlan plan, Args a, tuple values, list problems, bint authorize

@@ -7,11 +7,13 @@ from cpython.object cimport PyObject_GenericSetAttr
 from libc.stdint cimport int64_t
 
 from klerk._dispatch cimport (
+    INTERNAL,
     REF,
     Args,
     Call,
     Check,
     ClassPlan,
+    Command,
     EventPlan,
     Meta,
     RefField,
@@ -22,13 +24,14 @@ from klerk._dispatch cimport (
 )
 from klerk._table cimport IdSet, ModelTable
 
-from klerk._dispatch import described
+from klerk._dispatch import Undecided, described
 from klerk.errors import (
     BrokenReference,
     Conflict,
     Denied,
     FunctionFailed,
     InvalidValue,
+    KlerkError,
     NotFound,
     Problem,
     Rejected,
@@ -93,48 +96,102 @@ cdef class WorkingState:
         return models, ids
 
     cdef object found_target(self, EventPlan plan, object target):
+        """Return the working version of the model that a command targets; None when there is none."""
         model = self.working(id_or_zero(target))
-        if model is None or type(model) is not plan.owner.model_class:
-            about = {"model": plan.owner.name, "id": target}
-            raise NotFound(f"there is no {plan.owner.name} {target!r}", values=about)
-        return model
+        return None if model is None or type(model) is not plan.owner.model_class else model
 
     cdef int authorize(self, EventPlan plan, Args a) except -1:
-        """Deny unless an allow rule says yes and no deny rule does."""
-        for rule in plan.allow:
-            if (<Call>rule).permits(a):
-                break
-        else:
-            raise self.denied(plan, f"{plan.event} is not allowed for {self.context.actor}")
-        for rule in plan.deny:
-            if (<Call>rule).permits(a):
-                raise self.denied(plan, f"{plan.event} is denied to {self.context.actor}")
+        """Deny unless an allow rule says yes and no deny rule does.
+
+        Nobody learns from a refusal what they may not know. A target that is missing is known as missing
+        only to those whom the rules permit the event on every model, whichever it is; to everyone else the
+        refusal is the one that they would get for a model that is there. That is why it says "or there is
+        no such model" as soon as a rule looked at the model.
+        """
+        refusal = self.refusal(plan, a)
+        if refusal is not None:
+            doubt = f", or there is no such {plan.owner.name}" if plan.create is None and a.touched else ""
+            raise Denied(
+                f"{plan.event} is {refusal} {self.context.actor}{doubt}",
+                values={"event": str(plan.event), "actor": str(self.context.actor)},
+            )
         return 0
 
-    cdef object denied(self, EventPlan plan, str text):
-        return Denied(text, values={"event": str(plan.event), "actor": str(self.context.actor)})
+    cdef str refusal(self, EventPlan plan, Args a):
+        """Return None when the rules permit an event, whatever the args lack; else how they refuse it."""
+        cdef str verdict
+        for rule in plan.allow:
+            if self.answer(plan, rule, a) is True:
+                break
+        else:
+            return "not allowed for"
+        # Where an allow rule looked at the model, a missing one would not have come this far.
+        verdict = "not allowed for" if a.touched else "denied to"
+        for rule in plan.deny:
+            if self.answer(plan, rule, a) is not False:
+                return verdict
+        return None
 
-    cdef tuple checked_values(self, list checks, tuple values, object what):
-        """Return the values as their types want them, or raise an error with every problem found."""
+    cdef object answer(self, EventPlan plan, Call rule, Args a):
+        """Return what an allow or deny rule says; None when it cannot, for want of what it asks for."""
+        try:
+            return rule.permits(a)
+        except (Undecided, NotFound):
+            return None
+        except KlerkError:
+            # Who looks for a missing model in another way than by `a.model` stumbles sooner or later.
+            if a.lacks_model or a.lacks_parameters:
+                return None
+            if self.broken_references(plan.checks, (<Command>a.requested).values, None):
+                return None
+            raise
+
+    cdef object not_visible(self, EventPlan plan):
+        """Return the refusal of a command that may not come this way."""
+        whose = f"of {plan.owner.name}" if plan.reach == INTERNAL else "of machines"
+        return Denied(
+            f"{plan.event} can only be caused by blocks {whose}",
+            code="not_visible",
+            values={"event": str(plan.event)},
+            hint="Cause it in a block, with .commands(...), or declare it with another visibility.",
+        )
+
+    cdef bint fits(self, list checks, tuple values) except -1:
+        """Return whether the values are as their types want them."""
         cdef Check check
         cdef Py_ssize_t i
-        cdef list problems = None
-        cdef Py_ssize_t wrong
-        cdef bint fits = True
         for i in range(len(checks)):
             check = checks[i]
             if not check.accepts(values[i]):
-                fits = False
-                break
-        if not fits:
+                return False
+        return True
+
+    cdef tuple converted(self, list checks, tuple values, list problems):
+        """Return the values as their types want them, and report what cannot be converted."""
+        return tuple(
+            [
+                value if (<Check>each).accepts(value)
+                else (<Check>each).slow(value, (<Check>each).name, problems)
+                for each, value in zip(checks, values)
+            ]
+        )
+
+    cdef tuple checked_values(self, list checks, tuple values, object what):
+        """Return the values as their types want them, or raise an error with every problem found."""
+        cdef list problems
+        if not self.fits(checks, values):
             problems = []
-            values = tuple(
-                [
-                    value if (<Check>check).accepts(value) else check.slow(value, check.name, problems)
-                    for check, value in zip(checks, values)
-                ]
-            )
-        wrong = 0 if problems is None else len(problems)
+            values = self.converted(checks, values, problems)
+            if problems:
+                problems = self.broken_references(checks, values, problems)
+                raise InvalidValue(f"{what}: {listed(problems)}", problems=problems)
+        self.require_references(checks, values, what)
+        return values
+
+    cdef list broken_references(self, list checks, tuple values, list problems):
+        """Return the problems with every reference that points to no model of its class added."""
+        cdef Check check
+        cdef Py_ssize_t i
         for i in range(len(checks)):
             check = checks[i]
             # Of a value that does not fit, nobody knows what it refers to.
@@ -142,10 +199,13 @@ cdef class WorkingState:
                 if problems is None:
                     problems = []
                 self.check_reference(check, values[i], problems)
+        return problems
+
+    cdef int require_references(self, list checks, tuple values, object what) except -1:
+        cdef list problems = self.broken_references(checks, values, None)
         if problems:
-            kind = InvalidValue if wrong else BrokenReference
-            raise kind(f"{what}: {listed(problems)}", problems=problems)
-        return values
+            raise BrokenReference(f"{what}: {listed(problems)}", problems=problems)
+        return 0
 
     cdef int check_reference(self, Check check, object value, list problems) except -1:
         """Report every reference of a value that points to no model of its class."""
@@ -167,17 +227,18 @@ cdef class WorkingState:
         """Refuse values with what validators found and, to those who may give the command, with what may
         not be chosen."""
         cdef bint is_accepted = True
-        try:
-            if plan.create is None:
-                a.current = self.found_target(plan, a.command.target)
-                is_accepted = plan.blocks[(<Meta>a.current._meta).state.index] is not None
-            if authorize:
-                self.authorize(plan, a)
-            if is_accepted:
-                problems.extend(plan.demands.not_chosen(a, values, self.working))
-        except (NotFound, Denied):
-            # The values are refused first, as those that have another type are.
-            pass
+        if plan.create is None:
+            a.current = self.found_target(plan, (<Command>a.requested).target)
+            a.lacks_model = a.current is None
+            is_accepted = (
+                a.current is not None and plan.blocks[(<Meta>a.current._meta).state.index] is not None
+            )
+        if (
+            is_accepted
+            and not (authorize and self.refusal(plan, a) is not None)
+            and not self.broken_references(plan.checks, values, None)
+        ):
+            problems.extend(plan.demands.not_chosen(a, values, self.working))
         raise InvalidValue(f"{plan.event}: {listed(problems)}", problems=problems)
 
     cdef int obey_event(self, EventPlan plan, Args a, tuple values) except -1:

@@ -5,17 +5,20 @@ import os
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, Unpack
 
+from klerk import limits
 from klerk._dispatch import JobRequest
 from klerk._waiting import CommandQueue, Submission
 from klerk.aio_blobs import AioBlobs
 from klerk.blobs import Blobs
 from klerk.commands import Command, Context, Result
+from klerk.erasure import Erasure
 from klerk.feeds import Hub
 from klerk.job_manager import JobManager
 from klerk.jobs import JobRecord
 from klerk.keyvalue import AioKeyValues, KeyValues
+from klerk.log_entries import LogFilter, LogPage, Version
 from klerk.reader import Reader
 from klerk.snapshots import OpeningSnapshot, Snapshots
 from klerk.submitting import Commands, one, several
@@ -25,7 +28,7 @@ from klerk.timers import Timers
 from klerk.token_uses import TokenUses
 from klerk.tokens import Token
 from klerk.unsafe import AioUnsafe, Unsafe, UnsafeWork
-from klerk.values import Model
+from klerk.values import Model, Ref
 
 M = TypeVar("M", bound=Model)
 
@@ -44,6 +47,10 @@ class Blocking(Protocol):
     def close(self) -> None: ...
     def checkpoint(self, path: str | os.PathLike[str]) -> None: ...
     def storage_bytes(self) -> int: ...
+    def log(self, context: Context, **which: Unpack[LogFilter]) -> LogPage: ...
+    def history(self, ref: Ref[M], context: Context, *, limit: int, after: int) -> tuple[Version[M], ...]: ...
+    def as_of(self, ref: Ref[M], sequence: int, context: Context) -> M: ...
+    def erase(self, ref: Ref[Any], context: Context) -> Erasure: ...
     @property
     def sequence(self) -> int: ...
 
@@ -160,6 +167,26 @@ class AioKlerk(AioSubscribable):
     def read(self, context: Context) -> Reader:
         """Return a reader for ``async with``."""
         return self._read(context)
+
+    async def log(self, context: Context, **which: Unpack[LogFilter]) -> LogPage:
+        """See `Klerk.log`."""
+        return await asyncio.to_thread(partial(self._blocking.log, context, **which))
+
+    async def history(
+        self, ref: Ref[M], context: Context, *, limit: int = limits.LOG_PAGE_MAX, after: int = 0
+    ) -> tuple[Version[M], ...]:
+        """See `Klerk.history`."""
+        return await asyncio.to_thread(
+            partial(self._blocking.history, ref, context, limit=limit, after=after)
+        )
+
+    async def as_of(self, ref: Ref[M], sequence: int, context: Context) -> M:
+        """See `Klerk.as_of`."""
+        return await asyncio.to_thread(self._blocking.as_of, ref, sequence, context)
+
+    async def erase(self, ref: Ref[Any], context: Context) -> Erasure:
+        """See `Klerk.erase`."""
+        return await asyncio.to_thread(self._blocking.erase, ref, context)
 
     def snapshot(self, context: Context) -> OpeningSnapshot:
         """Return a snapshot for ``async with``; see `Klerk.snapshot`."""

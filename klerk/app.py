@@ -4,9 +4,10 @@ import builtins
 import inspect
 import sys
 from collections import ChainMap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from klerk import checks, limits
@@ -14,11 +15,13 @@ from klerk._dispatch import Demands
 from klerk.authorization import Permissions
 from klerk.choices import demands_of
 from klerk.commands import Actor, Context
+from klerk.declared import needs_parentheses
 from klerk.errors import ConfigError, KlerkError
 from klerk.field_types import FieldType, Unsupported
 from klerk.fields import Resolve, field_type, struct_fields
 from klerk.jobs import Job, Parameter, Retry
 from klerk.machine import CreateEvent, Event, Machine
+from klerk.migrations import Migration, check_names, declared_migration, in_order
 from klerk.parameters import Compiled
 from klerk.places import Place, here, place_of
 from klerk.values import Model, field_names
@@ -57,6 +60,7 @@ class Spec:
     allow: Permissions
     deny: Permissions
     context_provider: ContextProvider
+    migrations: tuple[Migration, ...] = ()
 
     def system_context(self, actor: Actor, now: datetime) -> Context:
         """Return the context in which a job or timer acts.
@@ -87,6 +91,7 @@ class Design:
         self.jobs: dict[str, Job[Any]] = {}
         self.allow = Permissions(self._require_unopened)
         self.deny = Permissions(self._require_unopened)
+        self.migrations: list[Migration] = []
         self._context_provider: ContextProvider = Context
         self._spec: Spec | None = None
 
@@ -117,6 +122,7 @@ class Design:
         self.machines[model_class] = machine
         return machine
 
+    @needs_parentheses
     def job(
         self,
         *,
@@ -155,6 +161,25 @@ class Design:
 
         return declare
 
+    def migration(self, version: int) -> Callable[[Callable[[Migration], None]], Callable[[Migration], None]]:
+        """Declare, by decorating a function ``(m: klerk.Migration)``, what a version of the design changes of
+        what earlier ones have stored. A store that is opened with the design runs those that it has not run.
+
+        Parameters:
+            version: 1 for the first migration, and one more for each. Those that ever ran stay as they are.
+
+        Raises:
+            ConfigError: K050, K051.
+        """
+        place = here()
+
+        def declare(function: Callable[[Migration], None]) -> Callable[[Migration], None]:
+            self._require_unopened()
+            self.migrations.append(declared_migration(version, function, place))
+            return function
+
+        return declare
+
     def context_provider(self, function: ContextProvider) -> ContextProvider:
         """Declare, by decorating it, the function ``(actor, now) -> context`` that makes contexts for jobs
         and timers, when the app has a context class of its own."""
@@ -176,6 +201,25 @@ class Design:
             self.deny.check_fields(fields)
             self._spec = spec
         return self._spec
+
+    def check_system_context(self) -> None:
+        """Check that jobs and timers, if there are any, can get the context in which they act.
+
+        Raises:
+            ConfigError: K021.
+        """
+        checks.check_system_context(self._context_provider, self.machines.values(), self.jobs.values())
+
+    def check_types(self) -> Iterator[Callable[[], object]]:
+        """Yield the checks of the types of each machine's fields, each event's and each job's parameters."""
+        for machine in self.machines.values():
+            yield partial(self._fields, machine)
+            for event in machine.events:
+                yield partial(
+                    self._parameters, f"event {event}", event.parameters, event.function, event.place
+                )
+        for job in self.jobs.values():
+            yield partial(self._parameters, f"job {job}", job.parameters, job.function, job.place)
 
     def _is_frozen(self) -> bool:
         return self._spec is not None
@@ -216,7 +260,19 @@ class Design:
             allow=self.allow,
             deny=self.deny,
             context_provider=self._context_provider,
+            migrations=self._migrations(machines),
         )
+
+    def _migrations(self, machines: tuple[MachineSpec, ...]) -> tuple[Migration, ...]:
+        ordered = in_order(self.migrations)
+        for migration in ordered:
+            migration.record()
+        names = {
+            each.machine.name: (each.fields, [state.name for state in each.machine.all_states])
+            for each in machines
+        }
+        check_names(ordered, names)
+        return ordered
 
     def _resolver(self, module: str, place: Place) -> Resolve:
         """Return how names in annotations written as strings are looked up."""

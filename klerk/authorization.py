@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from klerk._dispatch import Args
+from klerk.declared import needs_parentheses, require_function
 from klerk.errors import ConfigError
 from klerk.field_types import FieldType
 from klerk.machine import CreateEvent, Event
@@ -18,6 +19,8 @@ AnyEvent = CreateEvent[Any, Any] | Event[Any, Any]
 COMMAND: Final = "command"
 READ: Final = "read"
 FIELD: Final = "field"
+LOG: Final = "log"
+ERASURE: Final = "erasure"
 KV: Final = "kv"
 BLOB: Final = "blob"
 
@@ -30,7 +33,7 @@ class Permission:
 
     Parameters:
         function: ``function(a) -> bool``.
-        subject: commands, models, fields, key-values or blobs.
+        subject: commands, models, fields, key-values, blobs, the commit log or erasures.
         targets: the events or model classes meant; empty for all.
         names: the fields meant; empty for all.
         tag: only fields whose type has this tag.
@@ -61,14 +64,20 @@ class Permission:
 class Permissions:
     """What ``app.allow`` and ``app.deny`` are: decorators for functions ``(a: Args) -> bool``.
 
-    A command, model, field or key is permitted when an allow rule that covers it says yes and no deny rule
-    does.
+    A command, model, field or key, the commit log or an erasure is permitted when an allow rule that covers
+    it says yes and no deny rule does.
+
+    A refused command does not tell whether there is a model or reference: `NotFound` is the answer only for
+    those whom the rules permit the event on every model, without looking at it; `Denied` for everyone else.
+    A rule that cannot find a model which it reads permits nothing. Of its parameters' references a command is
+    told only once it is permitted. Commands that blocks cause and those of the system are not asked about.
     """
 
     def __init__(self, app_open_check: Callable[[], None]) -> None:
         self._app_open_check = app_open_check
         self.all: list[Permission] = []
 
+    @needs_parentheses
     def command(self, *events: AnyEvent) -> Callable[[F], F]:
         """Cover the commands of these events, or of all when none is named."""
         for event in events:
@@ -81,11 +90,13 @@ class Permissions:
                 )
         return self._declare(COMMAND, events)
 
+    @needs_parentheses
     def read(self, *classes: type[Model]) -> Callable[[F], F]:
         """Cover reading models of these classes, or of all when none is named."""
         self._require_classes(classes)
         return self._declare(READ, classes)
 
+    @needs_parentheses
     def field(
         self, *classes: type[Model], names: Iterable[str] = (), tag: str | None = None
     ) -> Callable[[F], F]:
@@ -98,6 +109,14 @@ class Permissions:
         """
         self._require_classes(classes)
         return self._declare(FIELD, classes, (names,) if isinstance(names, str) else tuple(names), tag)
+
+    def log(self) -> Callable[[F], F]:
+        """Cover reading the commit log. Values in it are masked as fields are."""
+        return self._declare(LOG, ())
+
+    def erasure(self) -> Callable[[F], F]:
+        """Cover erasing what the commit log says of a model."""
+        return self._declare(ERASURE, ())
 
     def kv(self, *prefixes: str, action: KeyAction | None = None) -> Callable[[F], F]:
         """Cover key-values, which the rule knows as ``a.key`` and ``a.action``.
@@ -161,6 +180,7 @@ class Permissions:
         place = here()
 
         def declare(function: F) -> F:
+            require_function(function, "as an allow or deny rule")
             self.all.append(
                 Permission(
                     function=function,
@@ -184,6 +204,10 @@ class Permissions:
     def for_class(self, model_class: type[Model]) -> list[Permit]:
         """Return the rules about reading models of a class."""
         return [p.function for p in self.all if p.subject == READ and p.covers(model_class)]
+
+    def for_subject(self, subject: str) -> list[Permit]:
+        """Return the rules about a subject that has no targets."""
+        return [p.function for p in self.all if p.subject == subject]
 
     def for_field(self, model_class: type[Model], name: str, tags: frozenset[str]) -> list[Permit]:
         """Return the rules about reading one field."""

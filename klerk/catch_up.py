@@ -19,11 +19,11 @@ class CatchUp:
 
     Parameters:
         storage: with the log.
-        plans: class plans by their code.
+        plans: class plans by their code; None for a class that was deleted.
         watched: what deltas are wanted for; other models are left out.
     """
 
-    def __init__(self, storage: Storage, plans: dict[int, ClassPlan], watched: Watched) -> None:
+    def __init__(self, storage: Storage, plans: dict[int, ClassPlan | None], watched: Watched) -> None:
         self._storage = storage
         self._plans = plans
         self._watched = watched

@@ -1,4 +1,4 @@
-"""Brings the families of models, jobs and tokens up to the commit log, behind the commits.
+"""Brings the families of models, jobs, tokens and history up to the commit log, behind the commits.
 
 A commit writes one record to the log and nothing else: the record holds every after-image and every job of
 the group. What a later version overtakes within a second is never written a second time. After a crash, the
@@ -15,6 +15,7 @@ from klerk._core import Group
 from klerk._image import key_of, model_puts
 from klerk.codec import APPLIED_KEY, job_puts, token_puts
 from klerk.errors import StorageError
+from klerk.history import History
 from klerk.jobs import JobRecord
 from klerk.storage.contract import Family, Storage
 
@@ -60,10 +61,14 @@ class Checkpointer:
 
     Parameters:
         storage: where to.
+        history: collects by itself what it needs of the groups, and is written at the same times.
     """
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, history: History) -> None:
         self._storage = storage
+        self._history = history
+        self._writing = threading.Lock()
+        self._transactions = 0
         self._changed = threading.Condition()
         self._images: dict[int, bytes | None] = {}
         self._jobs: dict[int, tuple[JobRecord, bytes]] = {}
@@ -74,7 +79,8 @@ class Checkpointer:
         self._thread.start()
 
     def note(self, group: Group) -> None:
-        """Take over a durable group."""
+        """Take over a durable group, before it is published: whoever sees what it did finds its history."""
+        self._history.note(group.heads, group.first_sequence)
         with self._changed:
             was_empty = not self._newest
             self._images.update(group.images)
@@ -82,6 +88,7 @@ class Checkpointer:
                 self._jobs[record.id] = (record, encoded)
             self._tokens.update(group.tokens)
             self._newest = group.first_sequence
+            self._transactions += len(group.heads)
             if was_empty or self._is_urgent():
                 self._changed.notify()
 
@@ -98,17 +105,20 @@ class Checkpointer:
                 return
 
     def _is_urgent(self) -> bool:
-        collected = len(self._images) + len(self._jobs) + len(self._tokens)
+        collected = max(len(self._images) + len(self._jobs) + len(self._tokens), self._transactions)
         return self._closed or collected >= limits.CHECKPOINT_RECORDS_MAX
 
     def write(self) -> None:
-        """Write what was collected."""
-        with self._changed:
-            images, jobs, tokens, newest = self._images, self._jobs, self._tokens, self._newest
-            self._images, self._jobs, self._tokens, self._newest = {}, {}, {}, 0
-        if not newest:
-            return
-        apply(self._storage, images, jobs, tokens, newest)
+        """Write what was collected until now, and return when that is done."""
+        # One at a time: what is older must not be written over what is newer.
+        with self._writing:
+            with self._changed:
+                images, jobs, tokens, newest = self._images, self._jobs, self._tokens, self._newest
+                self._images, self._jobs, self._tokens, self._newest = {}, {}, {}, 0
+                self._transactions = 0
+            if newest:
+                apply(self._storage, images, jobs, tokens, newest)
+                self._history.write()
 
     def close(self) -> None:
         """Write the rest and stop."""

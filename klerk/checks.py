@@ -8,11 +8,13 @@ from typing import Any, NoReturn
 from cronsim import CronSim, CronSimError
 
 from klerk.blocks import Block
+from klerk.commands import Actor, Context, System
 from klerk.declared import DELETE, TO, TO_WHEN
 from klerk.errors import ConfigError
 from klerk.jobs import Job, Rate, Retry
 from klerk.machine import CreateEvent, Event, Machine, State
 from klerk.places import Place, place_of
+from klerk.values import Model, field_names
 
 
 def declared_job(
@@ -67,6 +69,33 @@ def declared_job(
     return job
 
 
+def check_system_context(
+    provider: Callable[[Actor, datetime], Context], machines: Iterable[Machine[Any]], jobs: Iterable[Job[Any]]
+) -> None:
+    """Check that jobs and timers, if there are any, can get the context in which they act.
+
+    Raises:
+        ConfigError: K021.
+    """
+    timed = any(state.triggers for machine in machines for state in machine.all_states)
+    if provider is Context or not (timed or any(True for _ in jobs)):
+        return
+    try:
+        context: object = provider(System("check"), datetime.now(UTC))
+        problem = "" if isinstance(context, Context) else f"returned {type(context).__name__}"
+        cause = None
+    except Exception as error:
+        problem, cause = f"raised {type(error).__name__}: {error}", error
+    if problem:
+        name = getattr(provider, "__name__", repr(provider))
+        raise ConfigError(
+            "K021",
+            f"jobs and timers have no context to act in: the provider {name} {problem}.",
+            where=str(place_of(provider)),
+            hint="Return a Context for any actor and time: context(actor, now, ...).",
+        ) from cause
+
+
 def check_design(machines: tuple[Machine[Any], ...]) -> None:
     """Check every machine.
 
@@ -74,9 +103,25 @@ def check_design(machines: tuple[Machine[Any], ...]) -> None:
         ConfigError: the first thing found.
     """
     for machine in machines:
+        _check_names(machine)
         _check_machine(machine)
         for block, in_exit in _blocks(machine):
             _check_block(block, in_exit=in_exit)
+        for block, source in _blocks_from(machine):
+            if source is not None:
+                _check_return(block, source)
+
+
+def _check_names(machine: Machine[Any]) -> None:
+    """Check that no field takes the place of what every model offers."""
+    for name in field_names(machine.model_class):
+        if hasattr(Model, name) or name == "self":
+            raise ConfigError(
+                "K024",
+                f"the field '{name}' of {machine.name} hides what every model has by that name.",
+                where=str(machine.model_class.__klerk_place__),
+                hint="Rename the field.",
+            )
 
 
 def _check_machine(machine: Machine[Any]) -> None:
@@ -109,7 +154,7 @@ def _check_paths(machine: Machine[Any], moves: list[tuple[State[Any], State[Any]
         if not further:
             break
         reached |= further
-    left = {source for source, _ in moves} | {
+    left = {source for source, target in moves if source is not target} | {
         state for state in machine.all_states if _deletes(machine, state)
     }
     for state in machine.all_states:
@@ -218,3 +263,24 @@ def _check_block(block: Block[Any], *, in_exit: bool) -> None:
                 where=str(moves[0].place),
                 hint=f"Use one of: {', '.join(map(str, block.owner.all_states))}.",
             )
+
+
+def _check_return(block: Block[Any], source: State[Any]) -> None:
+    """Check that no transition leads back to where it comes from, unless under a condition of its own."""
+    for executable in block.executables:
+        if executable.kind == TO and executable.value is source and executable.when is None:
+            raise ConfigError(
+                "K019",
+                f"the transition {block.occasion} leads from {source!r} to itself.",
+                where=str(executable.place),
+                hint="Leave it out; or give it a condition (when=...), if the state shall be entered anew.",
+            )
+        if executable.kind == TO_WHEN:
+            choices, otherwise = executable.value
+            if otherwise is source or any(state is source for _, state in choices):
+                raise ConfigError(
+                    "K020",
+                    f"a choice {block.occasion} leads from {source!r} to itself.",
+                    where=str(executable.place),
+                    hint="Leave it out: without a choice that holds, and no otherwise=, the model stays.",
+                )

@@ -1,6 +1,6 @@
 """Records and bytes: what stands in the store, and how it is read back. Every format carries its version."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from typing import Any, Final
 
@@ -8,18 +8,17 @@ import msgspec
 
 from klerk._core import Group
 from klerk._image import key_of, without_meta
-from klerk.app import Spec
-from klerk.errors import Corrupted, SchemaChanged
-from klerk.field_types import FieldType
+from klerk.errors import Corrupted
 from klerk.jobs import JobRecord
 from klerk.storage.contract import Delete, Family, Put
-from klerk.values import has_default
 
 LOG_FORMAT: Final = 1
 CATALOG_FORMAT: Final = 1
 CATALOG_KEY: Final = b"catalog"
 VERIFIED_KEY: Final = b"verified"
 APPLIED_KEY: Final = b"applied"
+INDEXED_KEY: Final = b"indexed"
+ERASED_KEY: Final = b"erased"
 TOKEN_SECRET_KEY: Final = b"token secret"
 GENESIS: Final = b"\0" * 32
 
@@ -27,6 +26,19 @@ GENESIS: Final = b"\0" * 32
 UNSAFE_CREATE: Final = -1
 UNSAFE_UPDATE: Final = -2
 UNSAFE_DELETE: Final = -3
+ERASURE: Final = -4
+RENEWAL: Final = -5
+
+OWN_EVENTS: Final = {
+    0: "timer",
+    UNSAFE_CREATE: "unsafe create",
+    UNSAFE_UPDATE: "unsafe update",
+    UNSAFE_DELETE: "unsafe delete",
+    ERASURE: "erasure",
+    RENEWAL: "renewal",
+}
+"""The names of Klerk's own events by their code. A renewal stores the newest version of a model once more,
+because the payload that held it is erased for the sake of another model."""
 
 # Jobs that are still to run come first in their family, so that opening reads nothing else.
 LIVE_JOB: Final = b"a"
@@ -50,7 +62,8 @@ class TransactionHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
         sequence: in the total order.
         time_us: of its context, in microseconds since 1970 UTC.
         actor: kind, id and cause.
-        targets: (event code, model id, depth) of every command, secondary ones with a depth over 0.
+        targets: (event code, model id, depth) of every command, secondary ones with a depth over 0. Every
+            model that the transaction touched is among them: its history is found by that.
         digest: SHA-256 of the payload.
         behalf: kind and id of the actor on whose behalf the actor acted, if that was somebody else.
         token: the token that it used, as it stands in its family.
@@ -202,12 +215,52 @@ def read_job(job_id: int, value: bytes) -> JobRecord:
         raise Corrupted(f"job {job_id} cannot be read: {error}") from error
 
 
+Types = tuple[tuple[str, str], ...]
+"""Names, in order, each with what is stored under it."""
+
+
 class ClassEntry(msgspec.Struct, frozen=True):
-    """A model class in the catalog: its states by code, its fields in order with what is stored of them."""
+    """A model class in the catalog, or what it once was.
+
+    Parameters:
+        name: empty when a migration deleted the class, whose code stays taken.
+        states: by code; an empty name is a state that a migration deleted.
+        fields: name and what is stored of it, in order. Models stored before the last ones came lack them.
+        since: the schema version from which on models have been stored like this.
+        defaults: for fields that were added since then, what models that lack them have: MessagePack, in
+            hexadecimal.
+    """
 
     name: str
     states: tuple[str, ...]
-    fields: tuple[tuple[str, str], ...]
+    fields: Types
+    since: int = 0
+    defaults: dict[str, str] = {}
+
+
+class EarlierClass(msgspec.Struct, frozen=True):
+    """How the models of a class were stored up to a schema version: what is needed to read those again."""
+
+    code: int
+    until: int
+    entry: ClassEntry
+
+
+class EarlierJob(msgspec.Struct, frozen=True):
+    """With which parameters the jobs of a kind were stored up to a schema version."""
+
+    kind: str
+    until: int
+    parameters: Types
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """A migration that was run: which, and when, in microseconds since 1970 UTC."""
+
+    version: int
+    name: str
+    fingerprint: str
+    time_us: int
 
 
 class Catalog(msgspec.Struct, frozen=True):
@@ -217,12 +270,25 @@ class Catalog(msgspec.Struct, frozen=True):
         format: of the catalog.
         classes, events, jobs: by code; event code 0 is a timer, whose one parameter, if it has any, is why it
             was refused.
+        job_types: the parameters of each job kind.
+        version: of the schema, which is the number of the newest migration that was run.
+        rewritten: the version up to which stored models and jobs have been stored anew.
+        earlier, earlier_jobs: how models and jobs were stored before.
+        ran: the migrations that were run here, in order. A store that was made later has none of them.
+        fingerprint: of the design that opened the store last.
     """
 
     format: int
     classes: tuple[ClassEntry, ...] = ()
     events: tuple[str, ...] = ("timer",)
     jobs: tuple[str, ...] = ()
+    job_types: dict[str, Types] = {}
+    version: int = 0
+    rewritten: int = 0
+    earlier: tuple[EarlierClass, ...] = ()
+    earlier_jobs: tuple[EarlierJob, ...] = ()
+    ran: tuple[Ran, ...] = ()
+    fingerprint: str = ""
 
 
 def read_catalog(value: bytes | None) -> Catalog:
@@ -235,77 +301,13 @@ def read_catalog(value: bytes | None) -> Catalog:
         raise Corrupted(f"the catalog of the design cannot be read: {error}") from error
 
 
+def event_name(catalog: Catalog, code: int) -> str:
+    """Return the name of an event by its code, of one of Klerk's own too."""
+    if code in OWN_EVENTS:
+        return OWN_EVENTS[code]
+    return catalog.events[code] if 0 < code < len(catalog.events) else f"event {code}"
+
+
 def write_catalog(catalog: Catalog) -> bytes:
     """Return a catalog as it is stored."""
     return msgspec.json.encode(catalog)
-
-
-def extended(catalog: Catalog, spec: Spec) -> Catalog:
-    """Return the catalog with what the design adds.
-
-    Raises:
-        SchemaChanged: the design contradicts what is stored; every difference is named.
-    """
-    differences: list[str] = []
-    known = {entry.name: entry for entry in catalog.classes}
-    declared = {each.machine.name: each for each in spec.machines}
-    classes = list(catalog.classes)
-    for i, entry in enumerate(classes):
-        if entry.name not in declared:
-            differences.append(f"the model {entry.name} is no longer declared")
-            continue
-        each = declared[entry.name]
-        states = [state.name for state in each.machine.all_states]
-        differences.extend(
-            f"the state {entry.name}.{name} is no longer declared"
-            for name in entry.states
-            if name not in states
-        )
-        fields = _stored_fields(each.fields)
-        required = {name for name in each.fields if not has_default(each.machine.model_class, name)}
-        differences.extend(_field_differences(entry, fields, required))
-        added = tuple(name for name in states if name not in entry.states)
-        classes[i] = ClassEntry(entry.name, entry.states + added, fields)
-    if differences:
-        raise SchemaChanged(
-            "the design does not fit the store:\n  - " + "\n  - ".join(differences),
-            hint="Undo these changes, or open another store. New models, states, events, jobs and new last"
-            " fields with a default need nothing.",
-        )
-    for name, each in declared.items():
-        if name not in known:
-            states_now = tuple(state.name for state in each.machine.all_states)
-            classes.append(ClassEntry(name, states_now, _stored_fields(each.fields)))
-    return Catalog(
-        CATALOG_FORMAT,
-        tuple(classes),
-        _grown(catalog.events, [str(each.event) for each in spec.events]),
-        _grown(catalog.jobs, list(spec.jobs)),
-    )
-
-
-def _stored_fields(fields: dict[str, FieldType]) -> tuple[tuple[str, str], ...]:
-    return tuple((name, field.stored) for name, field in fields.items())
-
-
-def _grown(known: Sequence[str], declared: Sequence[str]) -> tuple[str, ...]:
-    return (*known, *(name for name in declared if name not in known))
-
-
-def _field_differences(
-    entry: ClassEntry, fields: tuple[tuple[str, str], ...], required: set[str]
-) -> list[str]:
-    """Return how the declared fields contradict the stored ones, which they may only follow."""
-    differences = []
-    now = dict(fields)
-    for i, (name, stored) in enumerate(entry.fields):
-        if name not in now:
-            differences.append(f"the field {entry.name}.{name} is no longer declared")
-        elif now[name] not in (stored, f"{stored}?"):
-            differences.append(f"the field {entry.name}.{name} was {stored} and is {now[name]}")
-        elif i < len(fields) and fields[i][0] != name:
-            differences.append(f"the field {entry.name}.{name} is no longer number {i + 1}")
-    for name, _ in fields[len(entry.fields) :]:
-        if name not in dict(entry.fields) and name in required:
-            differences.append(f"the new field {entry.name}.{name} has no default")
-    return differences

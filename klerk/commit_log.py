@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from klerk import limits
 from klerk._image import key_of
 from klerk.codec import LogRecord, Payload, TransactionHead, number_of, read_payload, read_record
 from klerk.errors import Corrupted
@@ -40,6 +41,47 @@ def transactions(storage: Storage, start: int = 1, stop: int | None = None) -> I
                 yield Transaction(transaction, None if payload is None else _payload(transaction, payload))
 
 
+class Lookup:
+    """Looks transactions up, mostly near each other: it keeps the record that it read last."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._heads: tuple[TransactionHead, ...] = ()
+        self._payloads: tuple[bytes | None, ...] = ()
+
+    def head(self, sequence: int) -> TransactionHead:
+        """Return the head of a transaction that there is.
+
+        Raises:
+            Corrupted: it is missing, or its record cannot be read.
+        """
+        at = self._at(sequence)
+        return self._heads[at]
+
+    def payload(self, sequence: int) -> Payload | None:
+        """Return what a transaction did; None when that was erased.
+
+        Raises:
+            Corrupted: as for `head`.
+        """
+        at = self._at(sequence)
+        payload = self._payloads[at]
+        return None if payload is None else _payload(self._heads[at], payload)
+
+    def _at(self, sequence: int) -> int:
+        """Return the place of a transaction in the record that holds it, having read that."""
+        if not (self._heads and self._heads[0].sequence <= sequence <= self._heads[-1].sequence):
+            number = _record_of(self._storage, sequence)
+            value = self._storage.get(Family.LOG, key_of(number))
+            if value is None:
+                raise Corrupted(f"transaction {sequence} is missing in the commit log")
+            head, _, record = read_record(key_of(number), value)
+            if not head.first <= sequence <= head.last:
+                raise Corrupted(f"transaction {sequence} is missing in the commit log")
+            self._heads, self._payloads = head.transactions, record.payloads
+        return sequence - self._heads[0].sequence
+
+
 def transaction_at(storage: Storage, sequence: int) -> Transaction | None:
     """Return the transaction with a sequence, or None when there is none."""
     for transaction in transactions(storage, sequence, sequence + 1):
@@ -59,8 +101,10 @@ def record_at(storage: Storage, sequence: int) -> tuple[int, LogRecord] | None:
 
 def _record_of(storage: Storage, sequence: int) -> int:
     """Return the number of the record that holds a sequence: the last one that begins no later."""
-    for key, _ in storage.scan(Family.LOG, b"", key_of(sequence + 1), reverse=True):
-        return number_of(key)
+    # It begins no further back than a group is long; what may be further back was written by other limits.
+    for start in (max(0, sequence - limits.GROUP_COMMANDS_MAX), 0):
+        for key, _ in storage.scan(Family.LOG, key_of(start), key_of(sequence + 1), reverse=True):
+            return number_of(key)
     return 0
 
 

@@ -1,5 +1,6 @@
 """What the declarations of a machine consist of: executables, conditions and rules."""
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable
@@ -8,20 +9,23 @@ from datetime import datetime, timedelta
 from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
 from klerk import limits
-from klerk._dispatch import Args, Command, JobRequest
+from klerk._dispatch import Args, Command, EventBase, JobRequest
 from klerk.commands import Actor
 from klerk.errors import ConfigError
+from klerk.jobs import Job
 from klerk.places import Place, here, place_of
 from klerk.values import Model
 
 M = TypeVar("M", bound=Model)
 P = ParamSpec("P")
+F = TypeVar("F", bound=Callable[..., Any])
 
 # What functions of the application get and give. They may also take any of the event's parameters, by name,
 # which type checkers cannot express; `klerk.validation` checks those names when the app is opened.
 Updating: TypeAlias = "Callable[Concatenate[Args[M, Any], P], M | None]"
 Commanding: TypeAlias = "Callable[Concatenate[Args[M, Any], P], Command[Any] | Iterable[Command[Any]] | None]"
 Requesting: TypeAlias = "Callable[Concatenate[Args[M, Any], P], JobRequest | Iterable[JobRequest] | None]"
+Calling: TypeAlias = "Callable[Concatenate[Args[M, Any], P], object]"
 Condition: TypeAlias = "Callable[Concatenate[Args[M, Any], P], bool]"
 Due: TypeAlias = "Callable[[Args[M, Any]], datetime | None]"
 RunAs: TypeAlias = "Actor | Callable[[Args[M, Any]], Actor]"
@@ -64,6 +68,71 @@ class DeclaredRule:
     message: str
     place: Place
     path: str = ""
+
+
+def needs_parentheses(decorator: F) -> F:
+    """Make a method that returns a decorator refuse to be used as one itself."""
+
+    @functools.wraps(decorator)
+    def checked(self: Any, *args: Any, **options: Any) -> Any:
+        if len(args) == 1 and inspect.isfunction(args[0]) and not options:
+            raise ConfigError(
+                "K022",
+                f"the decorator of '{args[0].__name__}' has no parentheses.",
+                where=str(place_of(args[0])),
+                hint=f"Write @...{decorator.__name__}(...) with what it needs, above the function.",
+            )
+        return decorator(self, *args, **options)
+
+    return checked  # type: ignore[return-value]
+
+
+def require_function(function: Any, what: str) -> None:
+    """Refuse what stands in a function's place, such as a command that was made too early.
+
+    Parameters:
+        what: it is for, as in "on Loan.lend".
+
+    Raises:
+        ConfigError: K025.
+    """
+    if not callable(function) or isinstance(function, (EventBase, Job)):
+        raise ConfigError(
+            "K025",
+            f"{function!r} is not a function that can be called {what}.",
+            where=str(here()),
+            hint="Give a function of the args, as in lambda a: ...",
+        )
+
+
+def require_model_function(function: Any, what: str) -> None:
+    """Refuse a function that cannot be called with a model alone.
+
+    Parameters:
+        what: it is for, as in "a rule of Loan".
+
+    Raises:
+        ConfigError: K023.
+    """
+    problem = "" if callable(function) else "it is no function"
+    if inspect.iscoroutinefunction(function):
+        problem = "it is a coroutine, and nothing is awaited here"
+    elif not problem:
+        try:
+            inspect.signature(function).bind(None)
+        except TypeError:
+            problem = "it does not take the model alone"
+        except ValueError:
+            # Some functions of compiled modules do not tell what they take.
+            problem = ""
+    if problem:
+        name = getattr(function, "__name__", repr(function))
+        raise ConfigError(
+            "K023",
+            f"{name} cannot serve as {what}: {problem}.",
+            where=str(here()),
+            hint="Give a function of one model, as in lambda m: m.name.",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +194,13 @@ def required_delay(delay: timedelta) -> timedelta:
     Raises:
         ConfigError: K017.
     """
+    if not isinstance(delay, timedelta):
+        raise ConfigError(
+            "K017",
+            f"{delay!r} is no time after which a timer can be due.",
+            where=str(here()),
+            hint="Use a timedelta, as in timedelta(days=14).",
+        )
     if not timedelta(0) < delay <= timedelta(days=limits.TIMER_DELAY_DAYS_MAX):
         raise ConfigError(
             "K017",

@@ -21,6 +21,8 @@ from klerk.jobs import Job, Parameter, Retry
 from klerk.machine import CreateEvent, Machine, State
 from klerk.places import place_of
 from klerk.selections import View
+from klerk.type_names import type_name
+from klerk.visibility import Visibility
 from klerk.wording import (
     bounds_text,
     duration_text,
@@ -30,11 +32,15 @@ from klerk.wording import (
     paragraph,
     rate_text,
     shortened,
-    type_name,
 )
 
 _INDENT: Final = "  "
 _NOBODY_DOES: Final = "only by jobs, timers and other commands: no allow rule covers it"
+_VISIBILITIES: Final = {
+    Visibility.INTERNAL: "caused by blocks of this machine alone",
+    Visibility.MACHINES: "caused by blocks of machines alone",
+    Visibility.CODE: "caused by code of the application, not offered to the outside",
+}
 _NOBODY_READS: Final = "only by jobs: no allow rule covers it"
 
 
@@ -175,15 +181,19 @@ def _event_lines(spec: Spec, each: EventSpec) -> list[str]:
         lines.append(_INDENT + paragraph(documentation))
     valid = {choice.parameter: _choice_text(choice) for choice in event.choices}
     lines += _indented(_columns(_parameter_rows(event.parameters, each.parameters, valid)))
-    who = _who(
-        [p for p in spec.allow.all if p.subject == COMMAND and p.covers(event)],
-        [p for p in spec.deny.all if p.subject == COMMAND and p.covers(event)],
-        _NOBODY_DOES,
-    )
     rows = [("also", effect) for effect in effects]
     rows += [("values", rule) for rule in _rule_lines(event.validators)]
     rows += [("only if", rule) for rule in _rule_lines(event.rules)]
-    return [*lines, *_indented(_columns([*rows, ("allowed", who)]))]
+    if event.visibility in _VISIBILITIES:
+        rows.append((event.visibility.value, _VISIBILITIES[event.visibility]))
+    if event.visibility.reaches(Visibility.CODE):
+        who = _who(
+            [p for p in spec.allow.all if p.subject == COMMAND and p.covers(event)],
+            [p for p in spec.deny.all if p.subject == COMMAND and p.covers(event)],
+            _NOBODY_DOES,
+        )
+        rows.append(("allowed", who))
+    return [*lines, *_indented(_columns(rows))]
 
 
 def _choice_text(choice: DeclaredChoice) -> str:

@@ -3,7 +3,7 @@
 A transition is labelled as in UML, ``event(parameters) [conditions] / effects``. The void is ``[*]``, as are
 the ends. What happens in a state without leaving it stands in the state's box, what happens on the way in and
 out in a note. Only declarations are read: a diagram can be drawn before the functions have bodies, and of a
-design with errors.
+design with errors. An event that is not offered to the outside shows its visibility: ``«internal» event``.
 """
 
 import re
@@ -14,6 +14,7 @@ from klerk.blocks import Block, TimeTrigger
 from klerk.commands import Actor
 from klerk.declared import COMMANDS, DELETE, JOB, TO, TO_WHEN, UNMANAGED, UPDATE, Executable
 from klerk.machine import CreateEvent, Event, Machine, State
+from klerk.visibility import Visibility
 from klerk.wording import duration_text, function_text, meaning_of, shortened
 
 _VOID: Final = "[*]"
@@ -141,7 +142,8 @@ def trigger_text(trigger: TimeTrigger[Any]) -> str:
 
 
 def _call(event: CreateEvent[Any, Any] | Event[Any, Any]) -> str:
-    return f"{event.name}({', '.join(event.names)})" if event.names else event.name
+    text = f"{event.name}({', '.join(event.names)})" if event.names else event.name
+    return text if event.visibility is Visibility.EXTERNAL else f"«{event.visibility}» {text}"
 
 
 def _rules(event: CreateEvent[Any, Any] | Event[Any, Any]) -> list[str]:

@@ -79,7 +79,7 @@ class Engine:
         self._processor = recovered.program.processor
         self._digest = recovered.digest
         self._published = published
-        self._checkpointer = Checkpointer(storage)
+        self.checkpointer = Checkpointer(storage, recovered.history)
         self._baton = threading.Lock()
         self._turn: Turn | None = None
         self._failure: StoreFailed | None = None
@@ -150,12 +150,12 @@ class Engine:
             turn.wait()
             if digest is not None:
                 self.storage.witness(group.first_sequence, digest)
+                self.checkpointer.note(group)
                 self.lock.acquire_write(limits.READ_LOCK_WARN_S, _warn_of_readers)
                 try:
                     self._processor.publish(group)
                 finally:
                     self.lock.release_write()
-                self._checkpointer.note(group)
                 self._published(group)
         except BaseException as error:
             return self._fail(error)
@@ -212,7 +212,7 @@ class Engine:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
-        self._checkpointer.close()
+        self.checkpointer.close()
 
 
 def _warn_of_readers(lock: ReadWriteLock) -> None:

@@ -126,6 +126,13 @@ class NotFound(KlerkError, LookupError):
     status = 404
 
 
+class Erased(NotFound):
+    """It was there, and was erased from the commit log on request."""
+
+    code = "erased"
+    status = 410
+
+
 class BrokenReference(InvalidValue, NotFound):
     """A reference names a model that does not exist, or one of another class. Nothing was changed."""
 
@@ -269,7 +276,7 @@ class WrongStore(StorageError, ValueError):
 
 
 class NewerStore(StorageError, ValueError):
-    """The store was written by a newer version of Klerk's format."""
+    """The store was written by a newer version of Klerk's format, or of the application's design."""
 
     code = "newer_store"
 
@@ -278,6 +285,12 @@ class SchemaChanged(StorageError, ValueError):
     """The design differs from the one that the store was written with, and no migration covers that."""
 
     code = "schema_changed"
+
+
+class MigrationFailed(StorageError, ValueError):
+    """Models or jobs do not fit the design as migrations leave them. The store was left as it was."""
+
+    code = "migration_failed"
 
 
 class Corrupted(StorageError):

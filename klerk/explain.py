@@ -52,7 +52,8 @@ Remove the transition, or do not mark the state final.""",
     "K014": """A block has more than one transition that may happen at once.
 
 One block moves a model at most once. Put the choice into
-`to_when({condition: state, ...}, otherwise=state)`.""",
+`to_when({condition: state, ...}, otherwise=state)`; or give every transition but the last a condition
+(`when=`): the first that holds, as declared, is the one that happens.""",
     "K015": """The design was changed after the app was opened.
 
 Declare everything first and call `app.open` last: the design is checked once and then frozen.""",
@@ -100,6 +101,28 @@ It is a function without parameters that returns an aware datetime: `lambda: dat
 
 It is an actor, as in `run_as=User("billing")`, or a function `(a) -> Actor`. The timers that one state
 declares with `at` act as one actor, because the moment alone does not say which of them has come.""",
+    "K050": """The numbers of the migrations are not 1, 2, 3 and so on.
+
+Give each migration the next number. Those that ever ran in a store are kept, however old: history is read
+with them, and a store may be many versions behind.""",
+    "K051": """The function of a migration cannot be called.
+
+Declare it as `@app.migration(1)` and `def people_are_members(m: klerk.Migration) -> None: ...`. It says what
+to do by calling methods of `m` and returns nothing.""",
+    "K052": """A migration leads to a model, field or state that there is not.
+
+After all migrations the names must be those of the declared design. Inside a migration the operations are run
+one after the other, on the names that those before have left: once a model is renamed, its fields are renamed
+under the new name.""",
+    "K053": """A migration contradicts itself or the design.
+
+Two operations are about the same thing, one changes nothing, or something is deleted that is still declared.
+Deleting would lose what is stored. If a field was deleted once and is new again, say so with `m.add_field` in
+a later migration; a new model needs another name than the one that was deleted.""",
+    "K054": """An operation of a migration has an argument that it cannot have.
+
+Names are texts as in the design; events are written as "Loan.give_back". Transforms are plain functions that
+take a dict of values by name and return one. A default must be a value that a field can have.""",
     "K060": """A rule about key-values or blobs names something that is no prefix.
 
 Prefixes are texts that are not empty: `@app.allow.kv("session:", "cart:")`. Without any, the rule covers all
@@ -107,5 +130,36 @@ keys.""",
     "K061": """A rule about key-values or blobs names an action that there is not.
 
 The actions are "read", "write", "delete" and "list"; without `action=` the rule covers all four.""",
+    "K019": """A transition leads from a state to itself.
+
+What stays where it is needs no transition: an event that only updates is declared without one. Where the
+state shall be entered anew, with its exit and enter blocks and its timers from the start, say when:
+`active.on(renew).to(active, when=is_renewable)`.""",
+    "K020": """A choice of `to_when` leads to the state that the model is in already.
+
+When no condition holds and there is no `otherwise=`, the model stays where it is. Leave the choice out, or
+put what it excludes into the other conditions.""",
+    "K021": """Jobs and timers have no context to act in.
+
+They act as the system, in the context that the app's context provider makes: a function `(actor, now)` that
+returns a Context. It is called once when the app is opened, so that no timer is the first to find a mistake.
+An app with a context class of its own declares one: `@app.context_provider`.""",
+    "K022": """A decorator was used without parentheses.
+
+`@loan.event(out)`, `@loan.create(into=out)`, `@app.job()` and `@app.allow.command()` are called first; what
+they return decorates the function. Only `rule` and `context_provider` are written without.""",
+    "K023": """A function of models does not take a model alone.
+
+Rules of a machine and keys of its indexes are asked about each version of a model and know nothing else:
+`@member.rule def is_named(member): ...`, `member.index(lambda m: m.email)`. What needs the args, the context
+or other models is the rule of an event.""",
+    "K024": """A field has the name of something that every model has.
+
+`meta`, `replace` and `as_dict` belong to all models, and `self` is how Python calls the model in its methods.
+Rename the field.""",
+    "K025": """Something else stands where a function belongs.
+
+Blocks, conditions and rules are functions of the args that are called when it is time, as in
+`lambda a: remind(...)`. An event, a job or a command that was made already cannot be called that way.""",
 }
 """The text for each code; its first paragraph says what is wrong, the rest how to mend it."""

@@ -4,7 +4,16 @@ import enum
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import (
+    Callable,
+    Iterable,
+    Mapping,
+    MutableMapping,
+    MutableSequence,
+    MutableSet,
+    Sequence,
+)
+from collections.abc import Set as AbstractSet
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Final
@@ -27,6 +36,7 @@ from klerk.field_types import (
     tuple_type,
     value_type,
 )
+from klerk.type_names import type_name
 from klerk.values import INT64_MAX, INT64_MIN, Bytes, Float, Int, RefTo, Text
 
 Resolve = Callable[[str], Any]
@@ -62,7 +72,7 @@ def _own_annotations(cls: type) -> dict[str, Any]:
     return inspect.get_annotations(cls)
 
 
-_MUTABLE: Final = {list: "tuple[X, ...]", set: "frozenset[X]", dict: "a frozen struct", bytearray: "bytes"}
+_MUTABLE: Final = (MutableSequence, MutableSet, MutableMapping, memoryview)
 
 _SIMPLE: Final[dict[Any, Callable[[], FieldType]]] = {
     str: lambda: value_type(Text, str, "text", 0, limits.TEXT_LENGTH_MAX, None),
@@ -96,6 +106,15 @@ def field_type(annotation: Any, resolve: Resolve, depth: int = 0) -> FieldType:
     if isinstance(annotation, typing.ForwardRef):
         annotation = resolve(annotation.__forward_arg__)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    try:
+        return _compiled(annotation, origin, arguments, resolve, depth)
+    except Unsupported as error:
+        if depth == 0 and arguments and type_name(annotation) not in str(error):
+            raise Unsupported(f"in {type_name(annotation)}, {error}") from error
+        raise
+
+
+def _compiled(annotation: Any, origin: Any, arguments: Any, resolve: Resolve, depth: int) -> FieldType:
     if origin is Annotated:
         return _annotated(annotation, resolve, depth)
     if origin in (typing.Union, types.UnionType):
@@ -109,12 +128,31 @@ def field_type(annotation: Any, resolve: Resolve, depth: int = 0) -> FieldType:
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return collection_type(field_type(arguments[0], resolve, depth + 1), tuple)
         return tuple_type([field_type(argument, resolve, depth + 1) for argument in arguments])
-    mutable = _MUTABLE.get(origin or annotation)
-    if mutable is not None:
-        raise Unsupported(f"a {(origin or annotation).__name__} can be changed: use {mutable}")
+    replacement = _replacement(origin or annotation, arguments)
+    if replacement:
+        raise Unsupported(f"{type_name(annotation)} can be changed: use {replacement}")
+    if annotation in (tuple, frozenset):
+        what = "tuple[X, ...]" if annotation is tuple else "frozenset[X]"
+        raise Unsupported(f"{annotation.__name__} does not say of what it is: write {what}")
     if isinstance(annotation, type):
         return _class_type(annotation, resolve, depth)
     raise Unsupported(f"{annotation!r} is not a type that Klerk can keep")
+
+
+def _replacement(cls: Any, arguments: Sequence[Any]) -> str:
+    """Return the immutable type to be used instead of a collection that can be changed; else nothing."""
+    abstract = isinstance(cls, type) and cls.__module__ == "collections.abc" and issubclass(cls, Iterable)
+    if not abstract and not (isinstance(cls, type) and issubclass(cls, _MUTABLE)):
+        return ""
+    names = [
+        _replacement(typing.get_origin(each) or each, typing.get_args(each)) or type_name(each)
+        for each in arguments
+    ] + ["X", "Y"]
+    if issubclass(cls, (bytearray, memoryview)):
+        return "bytes"
+    if issubclass(cls, Mapping):
+        return f"tuple[tuple[{names[0]}, {names[1]}], ...], or a frozen msgspec.Struct"
+    return f"frozenset[{names[0]}]" if issubclass(cls, AbstractSet) else f"tuple[{names[0]}, ...]"
 
 
 def _annotated(annotation: Any, resolve: Resolve, depth: int) -> FieldType:

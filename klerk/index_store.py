@@ -124,9 +124,9 @@ class IndexStore:
         """
         for key in self.index.keys_of(model):
             if self.index.unique and key in self.entries:
-                name = self.index.machine.name
+                name, other = self.index.machine.name, self.entries[key]
                 raise SchemaChanged(
-                    f"a unique index of {name} cannot hold: {name} {id} and another one have the key {key!r}",
+                    f"a unique index of {name} cannot hold: {name} {id} and {other} have the key {key!r}",
                     hint="Change the models with the old design first, or do without `unique`.",
                 )
             self._add(key, id)

@@ -62,6 +62,7 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
         error: why the last attempt failed.
         log: what the job wrote about itself.
         done, total: its progress, as far as it told.
+        schema: the version of the schema that it was stored with.
     """
 
     id: int
@@ -77,6 +78,7 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     log: tuple[str, ...] = ()
     done: int = 0
     total: int = 0
+    schema: int = 0
 
 
 class Parameter(msgspec.Struct, frozen=True):

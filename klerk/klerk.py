@@ -4,18 +4,22 @@ import os
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from klerk import limits
 from klerk._core import Group, InternalWork
 from klerk._waiting import ReadWriteLock, Submission
 from klerk.aio import AioKlerk
 from klerk.app import Spec
+from klerk.audit import Audit
+from klerk.authorization import ERASURE
 from klerk.blob_store import BlobStore
 from klerk.blobs import Blobs
 from klerk.commands import Actor, Command, Context, Result, System
 from klerk.engine import Engine
+from klerk.erasure import Eraser, Erasure
 from klerk.errors import Closed, NotPure, ReadLockHeld
 from klerk.expiring import Shelf
 from klerk.feeds import Hub
@@ -23,6 +27,8 @@ from klerk.job_manager import JobManager
 from klerk.job_work import acting_as
 from klerk.jobs import JobRecord
 from klerk.keyvalue import KeyValues
+from klerk.log_entries import LogFilter, LogPage, Version
+from klerk.log_search import id_of
 from klerk.processing import Program
 from klerk.reader import Reader
 from klerk.recovery import Recovered
@@ -36,7 +42,7 @@ from klerk.timers import Timers
 from klerk.token_uses import TokenUses
 from klerk.unmanaged import UnmanagedCalls
 from klerk.unsafe import Unsafe, UnsafeWork
-from klerk.values import Model
+from klerk.values import Model, Ref
 
 M = TypeVar("M", bound=Model)
 
@@ -93,6 +99,10 @@ class Klerk(Submitting, Subscribable):
             storage, recovered, self._lock, queue_length_max=queue_length_max, published=self._published
         )
         self._push = self._engine.queue.push
+        self._audit = self._sight.commit_log = Audit(spec, self._program, recovered.history, storage)
+        self._eraser = Eraser(
+            storage, recovered.history, self._program.table, self._engine.checkpointer.write
+        )
         self._hub = Hub(self._program, storage, self._lock, self._engine.queue)
         self.jobs = JobManager(
             spec,
@@ -148,6 +158,49 @@ class Klerk(Submitting, Subscribable):
             if isinstance(what, Model):
                 return reader.show(what)
             return what if what is None else reader.get(what)
+
+    # --- the commit log ---------------------------------------------------------------------------
+
+    def log(self, context: Context, **which: Unpack[LogFilter]) -> LogPage:
+        """Return a page of the commit log; see `Reader.log`. Nobody is held up while the store is read."""
+        return self._audit.log_aside(partial(self.read, context), which)
+
+    def history(
+        self, ref: Ref[M], context: Context, *, limit: int = limits.LOG_PAGE_MAX, after: int = 0
+    ) -> tuple[Version[M], ...]:
+        """Return the versions of a model; see `Reader.history` and `log`."""
+        return self._audit.versions_aside(partial(self.read, context), ref, limit, after)
+
+    def as_of(self, ref: Ref[M], sequence: int, context: Context) -> M:
+        """Return a model as it was after a transaction; see `Reader.as_of` and `log`."""
+        found: M = self._audit.version_aside(partial(self.read, context), ref, sequence)
+        return found
+
+    def erase(self, ref: Ref[Any], context: Context) -> Erasure:
+        """Erase what the commit log says of a model up to now, from the store's files too.
+
+        Every transaction that touched the model loses its parameters, the versions it made of any model and
+        the jobs it created; who did what when, and the hashes, stay. A model that exists stays as it is, and
+        so does every other one: their newest versions are stored once more. To erase a person, change or
+        delete the model first. Arguments of jobs, and copies made by `checkpoint`, are left alone.
+
+        The cost is that of reading those transactions, and of writing the files of the log between the first
+        and the last of them once more.
+
+        Raises:
+            Denied: the context's actor may not do it.
+            NotFound: there never was such a model.
+            StorageError: it was decided on, and will be finished at the next start.
+        """
+        with self.read(context) as reader:
+            self._audit.require(reader, ERASURE, "erase what the commit log says")
+            id, until = id_of(ref), self._program.processor.published_sequence
+        work = self._eraser.prepare(id, until)
+        submission: Submission[int] = Submission(work, context)
+        self._push(submission, True)
+        sequence = submission.result()
+        self._eraser.finish(sequence)
+        return Erasure(sequence=sequence, transactions=work.transactions)
 
     # --- jobs and timers --------------------------------------------------------------------------
 

@@ -159,6 +159,16 @@ PROBE_S_PER_GIB: Final = 60.0
 # Progress is shown for whatever takes longer than this, in seconds.
 PROGRESS_AFTER_S: Final = 1.0
 
+# Migrations that a design may have: a stored model has 16 bits for the version that it was stored with.
+SCHEMA_VERSION_MAX: Final = 2**16 - 1
+
+# Models and jobs that a migration stores anew in one batch: about 200 KB of small models, so that writing is
+# cheap, little is done again after a crash, and the line of progress moves.
+MIGRATION_BATCH_RECORDS: Final = 1_000
+
+# Characters of a name in a migration: an event's, which is two identifiers and a dot, is far below.
+NAME_LENGTH_MAX: Final = 500
+
 # The text of one JSON object that becomes a command, in bytes: the longest stored record with every byte
 # escaped, as in "\u00e9".
 JSON_BYTES_MAX: Final = 6 * RECORD_BYTES_MAX
@@ -222,3 +232,8 @@ CATCH_UP_TRANSACTIONS: Final = 1_000
 # Versions that a subscriber keeps while it reads the log, since what changed lately mostly changes next. For
 # the others it has to look further back.
 CATCH_UP_VERSIONS_MAX: Final = 100_000
+
+# Entries of the commit log in one page unless it is asked for more or fewer, and at most: 1,000 transactions
+# are 1 MB or so, and reading them from as many log records takes about a second.
+LOG_PAGE: Final = 50
+LOG_PAGE_MAX: Final = 1_000

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 from klerk._dispatch import Args, Command
 from klerk.blocks import Block, TimeTrigger
 from klerk.declared import (
+    Calling,
     Commanding,
     Condition,
     DeclaredRule,
@@ -15,6 +16,9 @@ from klerk.declared import (
     Requesting,
     RunAs,
     declared_rule,
+    needs_parentheses,
+    require_function,
+    require_model_function,
     required_delay,
     required_run_as,
 )
@@ -24,6 +28,7 @@ from klerk.parameters import CheckedEvent
 from klerk.places import Place, here, place_of
 from klerk.selections import Index, MachineBase, StateBase
 from klerk.values import Model, Ref, field_names
+from klerk.visibility import Visibility, required_visibility
 
 M = TypeVar("M", bound=Model)
 P = ParamSpec("P")
@@ -45,7 +50,18 @@ class State(StateBase[M]):
         self.triggers: list[TimeTrigger[M]] = []
 
     def on(self, event: "Event[M, Any]") -> Block[M]:
-        """Return the block that runs when the event happens in this state, which accepts it from now on."""
+        """Return the block that runs when the event happens in this state, which accepts it from now on.
+
+        Raises:
+            ConfigError: K009.
+        """
+        if not isinstance(event, Event):
+            raise ConfigError(
+                "K009",
+                f"{event!r} is no event that happens to a model in a state.",
+                where=str(here()),
+                hint="Name an event declared with @machine.event; a create event has its own chain.",
+            )
         return event.block_in(self)
 
     def at(self, due: "Due[M]", *, run_as: "RunAs[M] | None" = None) -> Block[M]:
@@ -69,6 +85,7 @@ class State(StateBase[M]):
                     where=str(here()),
                     hint="Give all of them the same run_as, as a function (a) -> Actor when it depends.",
                 )
+        require_function(due, f"at a moment in {self!r}")
         block: Block[M] = Block(self.machine, f"at a moment in {self.machine.name}.{self.name}")
         self.triggers.append(TimeTrigger(block=block, due=due, run_as=run_as))
         return block
@@ -98,10 +115,11 @@ class State(StateBase[M]):
 class _Event(CheckedEvent[M], Generic[M]):
     """What create events and events on models share."""
 
-    def __init__(self, machine: "Machine[M]", function: Callable[..., Any]) -> None:
+    def __init__(self, machine: "Machine[M]", function: Callable[..., Any], visibility: Visibility) -> None:
         super().__init__()
         self.machine = machine
         self.function = function
+        self.visibility = visibility
         self.name = function.__name__
         self.place = place_of(function)
         self.label = (inspect.getdoc(function) or self.name.replace("_", " ")).splitlines()[0]
@@ -128,8 +146,14 @@ class _Event(CheckedEvent[M], Generic[M]):
 class CreateEvent(_Event[M], Generic[M, P]):
     """An event that leads out of the void: calling it makes a command that creates a model."""
 
-    def __init__(self, machine: "Machine[M]", function: Callable[..., Any], into: State[M]) -> None:
-        super().__init__(machine, function)
+    def __init__(
+        self,
+        machine: "Machine[M]",
+        function: Callable[..., Any],
+        into: State[M],
+        visibility: Visibility,
+    ) -> None:
+        super().__init__(machine, function, visibility)
         self.creates = True
         self.into = into
         self.block: Block[M] = Block(machine, f"on {self}")
@@ -161,9 +185,7 @@ class CreateEvent(_Event[M], Generic[M, P]):
         """See `Block.job`."""
         return self.block.job(job, when=when)
 
-    def unmanaged_job(
-        self, function: "Callable[[Args[M, Any]], object]", *, when: "Condition[M, W] | None" = None
-    ) -> Block[M]:
+    def unmanaged_job(self, function: "Calling[M, Q]", *, when: "Condition[M, W] | None" = None) -> Block[M]:
         """See `Block.unmanaged_job`."""
         return self.block.unmanaged_job(function, when=when)
 
@@ -177,8 +199,9 @@ class Event(_Event[M], Generic[M, P]):
         function: Callable[..., Any],
         states: tuple[State[M], ...],
         to: State[M] | None,
+        visibility: Visibility,
     ) -> None:
-        super().__init__(machine, function)
+        super().__init__(machine, function, visibility)
         self.creates = False
         self.blocks: dict[State[M], Block[M]] = {}
         for state in states:
@@ -259,37 +282,46 @@ class Machine(MachineBase[M]):
             )
         return tuple(self.all_states[-len(names) :]) if names else ()
 
+    @needs_parentheses
     def create(
-        self, *, into: State[M]
+        self, *, into: State[M], visibility: Visibility = Visibility.EXTERNAL
     ) -> Callable[[Callable[Concatenate[Args[Any, Any], P], M | None]], CreateEvent[M, P]]:
         """Declare an event that creates a model, by decorating the function that returns it.
 
         Parameters:
             into: the state in which the model begins.
+            visibility: who may cause it.
         """
+        visibility = required_visibility(visibility)
 
         def declare(function: Callable[Concatenate[Args[Any, Any], P], M | None]) -> CreateEvent[M, P]:
             self._require_own(into)
-            event: CreateEvent[M, P] = CreateEvent(self, function, into)
+            event: CreateEvent[M, P] = CreateEvent(self, function, into, visibility)
             self._add_event(event)
             return event
 
         return declare
 
+    @needs_parentheses
     def event(
-        self, *states: State[M], to: State[M] | None = None
+        self,
+        *states: State[M],
+        to: State[M] | None = None,
+        visibility: Visibility = Visibility.EXTERNAL,
     ) -> Callable[[Callable[Concatenate[Args[M, Any], P], M | None]], Event[M, P]]:
         """Declare an event that happens to a model, by decorating the function that returns its new version.
 
         Parameters:
             states: those that accept the event; more can be added with ``state.on(event)``.
             to: the state it leads to from all of them.
+            visibility: who may cause it.
         """
+        visibility = required_visibility(visibility)
 
         def declare(function: Callable[Concatenate[Args[M, Any], P], M | None]) -> Event[M, P]:
             for state in (*states, *([] if to is None else [to])):
                 self._require_own(state)
-            event: Event[M, P] = Event(self, function, states, to)
+            event: Event[M, P] = Event(self, function, states, to, visibility)
             self._add_event(event)
             return event
 
@@ -308,6 +340,7 @@ class Machine(MachineBase[M]):
 
         def declare(function: Callable[[M], bool]) -> Callable[[M], bool]:
             self.app_open_check()
+            require_model_function(function, f"a rule of {self.name}")
             self.rules.append(declared_rule(function, path, field_names(self.model_class)))
             return function
 
@@ -322,6 +355,7 @@ class Machine(MachineBase[M]):
             each: the function gives several keys, as a tuple or frozenset, and the model is found under each.
         """
         self.app_open_check()
+        require_model_function(key, f"the key of an index of {self.name}")
         index = Index(self, key, unique, each, here())
         self.indexes.append(index)
         return index

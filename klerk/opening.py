@@ -13,12 +13,13 @@ from klerk import limits
 from klerk._waiting import ReadWriteLock
 from klerk.app import Design
 from klerk.clocks import checked_clock
-from klerk.codec import extended, read_catalog
+from klerk.codec import read_catalog
 from klerk.errors import ConfigError
 from klerk.klerk import Klerk
 from klerk.places import here
 from klerk.processing import Program, utc_now
 from klerk.recovery import ProgressLine, quiet, recover
+from klerk.schema import extended
 from klerk.storage import MemoryStorage, RocksStorage, Storage
 from klerk.storage.forks import leave_without_destructors
 
@@ -87,6 +88,7 @@ class App(Design):
             ConfigError: the design is wrong.
             StorageError: the store cannot be used; its subclasses say why.
         """
+        self.check_system_context()
         spec = self.freeze()
         # The machine's own clock needs no check, which would cost every command a little.
         clock = utc_now if clock is None else checked_clock(clock)

@@ -8,8 +8,8 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from klerk._dispatch import Args, Command, Demands, EventBase
 from klerk.conversion import ABSENT, Form, Json, Notation, parameter_values, read_json
-from klerk.declared import DeclaredChoice, DeclaredRule, declared_rule
-from klerk.errors import ArgumentError, ConfigError, InvalidValue, Problem, listed
+from klerk.declared import DeclaredChoice, DeclaredRule, declared_rule, require_function
+from klerk.errors import ArgumentError, ConfigError, Denied, InvalidValue, Problem, listed
 from klerk.field_types import FieldType
 from klerk.forms import Inputs
 from klerk.jobs import Parameter
@@ -17,6 +17,7 @@ from klerk.places import here, place_of
 from klerk.selections import MachineBase, View
 from klerk.translation import Translation, translated
 from klerk.values import Model, Ref
+from klerk.visibility import Visibility
 
 M = TypeVar("M", bound=Model)
 V = TypeVar("V", bound=Callable[..., bool])
@@ -51,6 +52,7 @@ class CheckedEvent(EventBase, Generic[M]):
 
     machine: MachineBase[M]
     function: Callable[..., Any]
+    visibility: Visibility
     parameters: tuple[Parameter, ...]
     names: tuple[str, ...]
 
@@ -65,6 +67,7 @@ class CheckedEvent(EventBase, Generic[M]):
 
         def declare(function: Callable[..., bool]) -> Callable[..., bool]:
             self.machine.app_open_check()
+            require_function(function, f"as a rule of {self}")
             self.rules.append(declared_rule(function, path, self.names))
             return function
 
@@ -132,6 +135,7 @@ class CheckedEvent(EventBase, Generic[M]):
 
         Raises:
             InvalidValue: with every problem found, at paths such as ``address.lines[2]``.
+            Denied: (``not_visible``) the event is not for the outside.
             ArgumentError: the target is missing, or there is none to be given.
             ConfigError: K030.
         """
@@ -192,6 +196,12 @@ class CheckedEvent(EventBase, Generic[M]):
         translation: Translation | None,
     ) -> Command[M]:
         compiled = self.compiled_parameters()
+        if self.visibility is not Visibility.EXTERNAL:
+            raise Denied(
+                f"{self!r} cannot be made from JSON or a form: it is not for the outside",
+                code="not_visible",
+                hint="Declare it with visibility=Visibility.EXTERNAL, or call it in code.",
+            )
         if self.creates != (target is None):
             problem = "creates its model, so there is no target" if self.creates else "needs its target"
             raise ArgumentError(

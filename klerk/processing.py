@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -25,7 +26,7 @@ from klerk._waiting import ReadWriteLock
 from klerk.app import EventSpec, MachineSpec, Spec
 from klerk.authorization import BLOB, KV, Permit
 from klerk.blocks import Block as DeclaredBlock
-from klerk.codec import Catalog, encode
+from klerk.codec import Catalog, ClassEntry, encode
 from klerk.commands import NOW, Actor, Context, Result, System
 from klerk.declared import JOB, TO_WHEN, Executable
 from klerk.errors import ArgumentError, ConfigError
@@ -33,9 +34,11 @@ from klerk.index_store import IndexStore
 from klerk.jobs import Job, JobRecord, JobState
 from klerk.key_access import KeyAccess
 from klerk.machine import CreateEvent
+from klerk.possibilities import Possibilities
 from klerk.reader import ClassAccess, FieldAccess, PlainReader, Sight
 from klerk.selections import OrderedView
 from klerk.sources import LockedSource, WorkingSource
+from klerk.upcasting import upcaster_of
 from klerk.validation import call_of, rule_of
 from klerk.view_store import FilterStore, OrderStore, order_key
 from klerk.views import PublishedSource, Views
@@ -76,7 +79,8 @@ class Program:
         codes = {entry.name: (code, entry) for code, entry in enumerate(catalog.classes)}
         kept = {each.machine.name: _stores(each) for each in spec.machines}
         self.plans = [
-            _class_plan(each, *codes[each.machine.name], kept[each.machine.name]) for each in spec.machines
+            _class_plan(each, *codes[each.machine.name], kept[each.machine.name], spec, catalog)
+            for each in spec.machines
         ]
         _link_references(self.plans)
         by_class = {plan.model_class: plan for plan in self.plans}
@@ -94,7 +98,7 @@ class Program:
             sha256=sha256,
             outcome_class=Result,
             resolve_context=self.resolve,
-            make_job=_job_record,
+            make_job=partial(_job_record, catalog.version),
         )
         stores = [store for each in kept.values() for store in each]
         self.views = Views(
@@ -103,18 +107,23 @@ class Program:
             [store for store in stores if isinstance(store, IndexStore)],
             [store for store in stores if not isinstance(store, IndexStore)],
         )
-        self.processor.reader = PlainReader(WorkingSource(self.processor, self.views), self.processor.args)
+        possibilities = Possibilities(events, self._resolve_for_reading)
+        working = WorkingSource(self.processor, self.views)
+        self.processor.reader = PlainReader(working, possibilities, self.processor.args)
         published = PublishedSource(self.views, self.table.get)
-        self.processor.published_reader = PlainReader(LockedSource(published, lock))
+        self.processor.published_reader = PlainReader(LockedSource(published, lock), possibilities)
         self.sight = Sight(
             {each.machine.model_class: _access(spec, each) for each in spec.machines},
             published,
             self.table,
             self._resolve_for_reading,
+            possibilities,
         )
         self.kv_access = KeyAccess(spec, KV, self.resolve, self.sight.plain, lock)
         self.blob_access = KeyAccess(spec, BLOB, self.resolve, self.sight.plain, lock)
-        self.plan_of_code = {plan.code: plan for plan in self.plans}
+        # The classes that migrations deleted have no plan.
+        self.plan_of_code: dict[int, ClassPlan | None] = dict.fromkeys(range(len(catalog.classes)))
+        self.plan_of_code.update((plan.code, plan) for plan in self.plans)
 
     def resolve(
         self, context: Any
@@ -177,7 +186,9 @@ def _stores(each: MachineSpec) -> list[Store]:
     return stores
 
 
-def _class_plan(each: MachineSpec, code: int, entry: Any, indexes: list[Store]) -> ClassPlan:
+def _class_plan(
+    each: MachineSpec, code: int, entry: ClassEntry, indexes: list[Store], spec: Spec, catalog: Catalog
+) -> ClassPlan:
     machine = each.machine
     state_codes = {name: number for number, name in enumerate(entry.states)}
     states = [
@@ -199,6 +210,9 @@ def _class_plan(each: MachineSpec, code: int, entry: Any, indexes: list[Store]) 
         indexes=indexes,
         rules=[rule_of(rule, (), machine) for rule in machine.rules],
         decode=msgspec.msgpack.Decoder(machine.model_class).decode,
+        schema=catalog.version,
+        since=entry.since,
+        upcaster=upcaster_of(code, catalog, machine.model_class, spec),
     )
 
 
@@ -278,6 +292,7 @@ def _event_plan(spec: Spec, each: EventSpec, owner: ClassPlan, code: int) -> Eve
         blocks=blocks,
         create=create,
         into=into,
+        reach=event.visibility.level,
         demands=each.demands,
     )
 
@@ -303,7 +318,9 @@ def _access(spec: Spec, each: MachineSpec) -> ClassAccess:
     )
 
 
-def _job_record(request: JobRequest, job_id: int, a: Args[Any], sequence: int) -> tuple[JobRecord, bytes]:
+def _job_record(
+    schema: int, request: JobRequest, job_id: int, a: Args[Any], sequence: int
+) -> tuple[JobRecord, bytes]:
     """Return the record of a job that a transaction creates, and the record as it is stored."""
     now_us = microseconds(a.now)
     run_at_us = 0 if request.run_at is None else microseconds(request.run_at)
@@ -315,5 +332,6 @@ def _job_record(request: JobRequest, job_id: int, a: Args[Any], sequence: int) -
         run_at_us=run_at_us,
         created_us=now_us,
         cause=sequence,
+        schema=schema,
     )
     return record, encode(record)

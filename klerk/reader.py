@@ -1,19 +1,24 @@
 """Readers: who may see what, of what is published, consistent while the lock is held."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, Unpack
 
 import msgspec
 
+from klerk import limits
 from klerk._dispatch import Args, Call, ask, new_args
 from klerk._reading import ReaderBase
 from klerk._working import id_or_zero
 from klerk.commands import Context
 from klerk.errors import ArgumentError, Denied
 from klerk.field_types import FieldType
+from klerk.log_entries import LogFilter, LogPage, Version
+from klerk.machine import CreateEvent, Event, Machine
+from klerk.possibilities import Possibilities, reference_of
 from klerk.reading import Reading, Verdict, not_found
 from klerk.values import MASKED, Model, Ref
 from klerk.views import Source
+from klerk.visibility import Visibility
 
 M = TypeVar("M", bound=Model)
 
@@ -23,11 +28,18 @@ class PlainReader(Reading):
 
     Parameters:
         source: the working state while a command is processed, the published one in rules about reading.
+        possibilities: says what may happen next.
         args: ``args(None)`` gives the args of the transaction at hand; None when there is none.
     """
 
-    def __init__(self, source: Source, args: Callable[[None], Args[Any, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        possibilities: Possibilities,
+        args: Callable[[None], Args[Any, Any]] | None = None,
+    ) -> None:
         self._source = source
+        self._possibilities = possibilities
         self._args = args
 
     def get(self, ref: Ref[M]) -> M:
@@ -57,6 +69,19 @@ class PlainReader(Reading):
     def _verdict(self, model_class: type[Model]) -> Verdict:
         return True
 
+    def possible_events(
+        self, model: M | Ref[M], context: Context, *, visibility: Visibility = Visibility.EXTERNAL
+    ) -> tuple[Event[M, ...], ...]:
+        """Return what may happen to a model on behalf of a context's actor; see `Reader.possible_events`."""
+        found = self.get(reference_of(model))
+        return self._possibilities.events(self, context, found, visibility)
+
+    def possible_creations(
+        self, what: type[M] | Machine[M], context: Context, *, visibility: Visibility = Visibility.EXTERNAL
+    ) -> tuple[CreateEvent[M, ...], ...]:
+        """Return what a context's actor may create; see `Reader.possible_creations`."""
+        return self._possibilities.creations(self, context, what, visibility)
+
 
 class FieldAccess(msgspec.Struct, frozen=True):
     """The rules about reading one field."""
@@ -75,6 +100,14 @@ class ClassAccess(msgspec.Struct, frozen=True):
     types: dict[str, FieldType]
 
 
+class CommitLog(Protocol):
+    """What a reader asks about the commit log."""
+
+    def log(self, reader: "Reader", which: LogFilter) -> LogPage: ...
+    def versions(self, reader: "Reader", ref: Any, limit: int, after: int) -> tuple[Version[Any], ...]: ...
+    def version(self, reader: "Reader", ref: Any, sequence: int) -> Any: ...
+
+
 class Sight:
     """What decides who sees what of one moment.
 
@@ -83,7 +116,13 @@ class Sight:
         source: what is read.
         table: of the models that the source holds, when a look into it is enough.
         resolve: gives a context its time, and says whether rules are not asked about its actor.
+        possibilities: says what may happen next.
+
+    Attributes:
+        commit_log: what was done until now.
     """
+
+    commit_log: CommitLog
 
     def __init__(
         self,
@@ -91,16 +130,18 @@ class Sight:
         source: Source,
         table: Any,
         resolve: Callable[[Context], tuple[Context, bool]],
+        possibilities: Possibilities,
     ) -> None:
         self.access = access
         self.source = source
         self.table = table
-        self.plain = PlainReader(source)
+        self.plain = PlainReader(source, possibilities)
         self._resolve = resolve
+        self._possibilities = possibilities
 
     def of(self, source: Source) -> "Sight":
         """Return what decides about another moment."""
-        return Sight(self.access, source, None, self._resolve)
+        return Sight(self.access, source, None, self._resolve, self._possibilities)
 
     def begin(self, context: Context) -> tuple[Context, dict[type[Model], Verdict]]:
         """Return a reader's context with its time, and what may be read from the start: all by the system."""
@@ -198,6 +239,39 @@ class AuthorizedReading(Reading):
     def _verdict(self, model_class: type[Model]) -> Verdict | None:
         return self.verdict(model_class)
 
+    def possible_events(
+        self, model: M | Ref[M], *, visibility: Visibility = Visibility.EXTERNAL
+    ) -> tuple[Event[M, ...], ...]:
+        """Return the events that may happen to a model, in the order of their declaration.
+
+        The model's state, the context, authorization and every rule are considered that can be decided
+        without parameters; handling a command asks again, with them.
+
+        Parameters:
+            model: or a reference to it; what counts is the version that this reader sees.
+            visibility: only events that are offered to the outside, unless others are asked for.
+
+        Raises:
+            NotFound: there is no such model.
+            Denied: it may not be read.
+        """
+        reference: Ref[M] = reference_of(model)
+        if self.find(reference) is None:
+            raise not_found(reference)
+        return self.sight.plain.possible_events(reference, self.context, visibility=visibility)
+
+    def possible_creations(
+        self, what: type[M] | Machine[M], *, visibility: Visibility = Visibility.EXTERNAL
+    ) -> tuple[CreateEvent[M, ...], ...]:
+        """Return the create events of a class that the actor may cause, as `possible_events` does.
+
+        Parameters:
+            what: a model class, or its machine.
+            visibility: as for `possible_events`.
+        """
+        self._open_source()
+        return self.sight.plain.possible_creations(what, self.context, visibility=visibility)
+
     @property
     def readable(self) -> "Readable":
         """The same reads, which leave out what may not be read instead of raising `Denied`."""
@@ -259,3 +333,48 @@ class Reader(AuthorizedReading, ReaderBase):
 
     def _shown(self, ids: Iterable[int]) -> list[Any]:
         return self.models(ids)
+
+    def log(self, **which: Unpack[LogFilter]) -> LogPage:
+        """Return a page of the commit log, as of this reader's moment.
+
+        The cost is that of the page, and of the rarest of what was asked for. The store is read while the
+        lock is held: `Klerk.log` holds up nobody.
+
+        Parameters:
+            which: model, actor, event, since, until, limit, after, newest_first; see `LogFilter`.
+
+        Returns:
+            The entries. Parameters that the actor could not see as fields show `klerk.MASKED`.
+
+        Raises:
+            Denied: the actor may not read the commit log.
+            ArgumentError: something in the filter cannot be meant, or the cursor is none of this search.
+        """
+        return self.sight.commit_log.log(self, which)
+
+    def history(
+        self, ref: Ref[M], *, limit: int = limits.LOG_PAGE_MAX, after: int = 0
+    ) -> tuple[Version[M], ...]:
+        """Return the versions of a model, oldest first, also of one that was deleted.
+
+        Parameters:
+            limit: versions at most.
+            after: the sequence of the last version of the page before.
+
+        Raises:
+            Denied: the actor may not read the commit log, or the model.
+            NotFound: there never was such a model.
+        """
+        return self.sight.commit_log.versions(self, ref, limit, after)
+
+    def as_of(self, ref: Ref[M], sequence: int) -> M:
+        """Return a model as it was after a transaction.
+
+        Raises:
+            Denied: the actor may not read the commit log, or the model.
+            NotFound: it did not exist then.
+            Erased: it is not known any more.
+            ArgumentError: there is no such transaction.
+        """
+        found: M = self.sight.commit_log.version(self, ref, sequence)
+        return found

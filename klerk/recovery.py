@@ -3,7 +3,7 @@
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -20,22 +20,21 @@ from klerk.codec import (
     LIVE_JOB,
     VERIFIED_KEY,
     check_payloads,
-    extended,
     number_of,
     read_catalog,
     read_job,
     read_payload,
     read_record,
-    write_catalog,
 )
+from klerk.erasure import finish_erasures
 from klerk.errors import Corrupted
+from klerk.history import History
 from klerk.jobs import JobRecord
+from klerk.migrating import Migrating, Progress
 from klerk.processing import Clock, Program
-from klerk.retiming import retime
+from klerk.retiming import Retiming
+from klerk.schema import plan_of
 from klerk.storage.contract import Family, Storage
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much is done and how much there is (0: not known)."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,9 +46,11 @@ class Recovered:
         digest: of the newest log record's head.
         ended_jobs: completed, discarded and cancelled, since the store was made.
         jobs: those that are still to run.
+        history: up to date.
     """
 
     program: Program
+    history: History
     digest: bytes = GENESIS
     ended_jobs: tuple[int, int, int] = (0, 0, 0)
     jobs: list[JobRecord] = field(default_factory=list)
@@ -59,27 +60,43 @@ def recover(storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, pro
     """Check and load a store.
 
     Raises:
-        SchemaChanged: the design does not fit what is stored.
-        FunctionFailed: the context provider failed, which timers of a changed design need.
+        SchemaChanged, NewerStore: the design does not fit what is stored.
+        MigrationFailed: what is stored does not fit the design after its migrations.
+        FunctionFailed: a migration failed, or the context provider, which timers of a changed design need.
         Corrupted: something is damaged, or acknowledged commands are missing.
     """
-    stored = storage.get(Family.META, CATALOG_KEY)
-    known = read_catalog(stored)
-    catalog = extended(known, spec)
-    recovered = Recovered(program=Program(spec, catalog, clock, lock))
+    recovered, migrating, retiming = prepare(storage, spec, clock, lock, progress)
+    # Written last: a design that cannot be opened leaves the store to the one that can.
+    migrating.commit(clock, progress)
+    retiming.write(progress)
+    storage.write([(Family.META, VERIFIED_KEY, key_of(_newest(storage)))], [])
+    return recovered
+
+
+def prepare(
+    storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, progress: Progress
+) -> tuple[Recovered, Migrating, Retiming]:
+    """Check and load a store, and leave what it knows of its design as it is.
+
+    Raises:
+        As `recover`.
+    """
+    plan = plan_of(read_catalog(storage.get(Family.META, CATALOG_KEY)), spec)
+    recovered = Recovered(program=Program(spec, plan.catalog, clock, lock), history=History(storage))
     _read_head(storage, recovered)
     verify_log(storage, _marked(storage, VERIFIED_KEY), progress)
     _apply_tail(storage, progress)
+    recovered.history.catch_up(progress)
+    finish_erasures(storage, recovered.history, recovered.program.processor.sequence)
+    migrating = Migrating(storage, recovered.program, plan)
     with _without_collection():
-        _load_models(storage, recovered.program, progress)
-        retime(storage, recovered.program, clock, progress)
-    _load_jobs(storage, recovered, progress)
-    if catalog != known:
-        # Written last: a design that cannot be opened leaves the store to the one that can.
-        storage.write([(Family.META, CATALOG_KEY, write_catalog(catalog))], [])
-        storage.sync()
-    storage.write([(Family.META, VERIFIED_KEY, key_of(_newest(storage)))], [])
-    return recovered
+        _load_models(storage, recovered.program, migrating if plan.is_migrating else None, progress)
+    _load_jobs(storage, recovered, migrating, progress)
+    migrating.check()
+    retiming = Retiming(storage, recovered.program, since=plan.known.rewritten)
+    with _without_collection():
+        retiming.compute(clock, progress)
+    return recovered, migrating, retiming
 
 
 def _newest(storage: Storage) -> int:
@@ -125,24 +142,31 @@ def _read_head(storage: Storage, recovered: Recovered) -> None:
     Raises:
         Corrupted: the witness knows of acknowledged commands that the log does not have.
     """
-    witness = storage.witnessed()
     for key, value in storage.scan(Family.LOG, reverse=True):
         head, digest, _ = read_record(key, value)
         processor = recovered.program.processor
         processor.sequence = processor.published_sequence = head.last
         processor.next_id, processor.next_job_id = head.next_id, head.next_job_id
         recovered.digest, recovered.ended_jobs = digest, head.ended_jobs
-        if witness is not None and witness.sequence > head.first:
-            raise _behind(witness.sequence, head.last)
         break
-    else:
-        if witness is not None and witness.sequence:
-            raise _behind(witness.sequence, 0)
+    require_acknowledged(storage, recovered.program.processor.sequence)
+
+
+def require_acknowledged(storage: Storage, newest: int) -> None:
+    """Hold the log against the witness.
+
+    Parameters:
+        newest: the sequence of the last transaction in the log; 0 for an empty one.
+
+    Raises:
+        Corrupted: the witness knows of acknowledged commands that the log does not have.
+    """
+    witness = storage.witnessed()
     if witness is None or not witness.sequence:
         return
     value_at_witness = storage.get(Family.LOG, key_of(witness.sequence))
     if value_at_witness is None:
-        raise _behind(witness.sequence, recovered.program.processor.sequence)
+        raise _behind(witness.sequence, newest)
     _, digest, _ = read_record(key_of(witness.sequence), value_at_witness)
     if digest != witness.digest:
         raise Corrupted(f"log record {witness.sequence} is not the one that was acknowledged")
@@ -155,21 +179,36 @@ def _behind(acknowledged: int, found: int) -> Corrupted:
     )
 
 
-def verify_log(storage: Storage, start: int, progress: Progress) -> int:
+@dataclass(slots=True, kw_only=True)
+class Verified:
+    """What following the hash chain came across.
+
+    Parameters:
+        records, transactions: how many were checked.
+        erased: how many of those transactions were erased.
+        newest: the sequence of the last transaction.
+        digest: of the last record's head.
+    """
+
+    records: int = 0
+    transactions: int = 0
+    erased: int = 0
+    newest: int = 0
+    digest: bytes = GENESIS
+
+
+def verify_log(storage: Storage, start: int, progress: Progress) -> Verified:
     """Follow the hash chain of the commit log from a record to the end.
 
     Parameters:
         start: the key of a record that is known to be good; 0 for the beginning.
-
-    Returns:
-        How many records were checked.
 
     Raises:
         Corrupted: a record is missing, damaged, or not the one that its successor names.
     """
     previous: bytes | None = GENESIS if start == 0 else None
     expected: int | None = 1 if start == 0 else None
-    total, count = storage.estimated_count(Family.LOG) if start == 0 else 0, 0
+    total, found = storage.estimated_count(Family.LOG) if start == 0 else 0, Verified()
     for key, value in storage.scan(Family.LOG, key_of(start)):
         head, digest, record = read_record(key, value)
         if expected is not None and head.first != expected:
@@ -178,10 +217,13 @@ def verify_log(storage: Storage, start: int, progress: Progress) -> int:
             raise Corrupted(f"log record {head.first} does not follow the one before it")
         check_payloads(head, record)
         previous, expected = digest, head.last + 1
-        count += 1
-        if count % 256 == 0:
-            progress("checking the log", count, total)
-    return count
+        found.records += 1
+        found.transactions += len(record.payloads)
+        found.erased += record.payloads.count(None)
+        found.newest, found.digest = head.last, digest
+        if found.records % 256 == 0:
+            progress("checking the log", found.records, total)
+    return found
 
 
 @contextmanager
@@ -196,18 +238,23 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _load_models(storage: Storage, program: Program, progress: Progress) -> None:
+def _load_models(storage: Storage, program: Program, migrating: Migrating | None, progress: Progress) -> None:
     total = storage.estimated_count(Family.MODELS)
+    what, refused = "loading models", None
+    if migrating is not None:
+        what, refused = "migrating models", migrating.refuse
 
     def tell(count: int) -> None:
-        progress("loading models", count, total)
+        progress(what, count, total)
 
-    load_models(program.table, storage.scan(Family.MODELS), program.plan_of_code, tell)
+    load_models(program.table, storage.scan(Family.MODELS), program.plan_of_code, tell, refused)
 
 
-def _load_jobs(storage: Storage, recovered: Recovered, progress: Progress) -> None:
+def _load_jobs(storage: Storage, recovered: Recovered, migrating: Migrating, progress: Progress) -> None:
     for count, (key, stored) in enumerate(storage.scan(Family.JOBS, LIVE_JOB, ENDED_JOB)):
-        recovered.jobs.append(read_job(number_of(key[1:]), stored))
+        record = migrating.up_to_date(read_job(number_of(key[1:]), stored))
+        if record is not None:
+            recovered.jobs.append(record)
         if count % 4096 == 0:
             progress("loading jobs", count, 0)
 

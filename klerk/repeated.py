@@ -22,11 +22,11 @@ class FirstUse:
 
     Parameters:
         storage: with the commit log.
-        plans: class plans by their code.
+        plans: class plans by their code; None for a class that was deleted.
         sequence: of the transaction.
     """
 
-    def __init__(self, storage: Storage, plans: dict[int, ClassPlan], sequence: int) -> None:
+    def __init__(self, storage: Storage, plans: dict[int, ClassPlan | None], sequence: int) -> None:
         self.sequence = sequence
         self._storage = storage
         self._plans = plans

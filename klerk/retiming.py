@@ -56,32 +56,54 @@ _PLAIN = (
 )
 
 
-def retime(storage: Storage, program: Program, clock: Clock, progress: Progress) -> None:
-    """Bring the timers of loaded models up to the design, in memory and in the store.
+class Retiming:
+    """Brings the timers of loaded models up to the design: first in memory, then in the store.
 
-    The old fingerprint goes before the first model is changed and the new one comes after the last: whatever
-    is interrupted in between is done again, also by an older design that the store goes back to.
-
-    Raises:
-        SchemaChanged: the functions of a timer fail for stored models, each of which is named.
-        FunctionFailed: the context provider failed.
+    Parameters:
+        storage: of the models.
+        program: with all models in its table.
+        since: models of classes that were stored otherwise up to this schema version get their timers anew,
+            because a migration may have changed what their moments depend on.
     """
-    stored = storage.get(Family.META, TIMERS_KEY)
-    before = _read(stored)
-    now = dict(_fingerprints(program.plans))
-    if before == now:
-        return
-    changed = _changed_models(program, before, now, clock, progress)
-    if changed:
-        storage.write([], [(Family.META, TIMERS_KEY)])
-        size = limits.CHECKPOINT_BATCH_RECORDS
-        for start in range(0, len(changed), size):
-            ids = changed[start : start + size]
-            images = [(id, program.processor.stored_image(id)) for id in ids]
-            storage.write([(Family.MODELS, key_of(id), image) for id, image in images], [])
-            progress("writing timers", start, len(changed))
-        storage.sync()
-    storage.write([(Family.META, TIMERS_KEY, msgspec.json.encode(now))], [])
+
+    def __init__(self, storage: Storage, program: Program, *, since: int) -> None:
+        self._storage = storage
+        self._program = program
+        self._since = since
+        self._before = _read(storage.get(Family.META, TIMERS_KEY))
+        self._now = dict(_fingerprints(program.plans))
+        self._changed: list[int] = []
+
+    def compute(self, clock: Clock, progress: Progress) -> None:
+        """Compute anew when timers are due, where that may have changed. Nothing is written.
+
+        Raises:
+            SchemaChanged: the functions of a timer fail for stored models, each of which is named.
+            FunctionFailed: the context provider failed.
+        """
+        if self._before != self._now or any(plan.since > self._since for plan in self._program.plans):
+            self._changed = _changed_models(
+                self._program, self._before, self._now, self._since, clock, progress
+            )
+
+    def write(self, progress: Progress) -> None:
+        """Store the models whose timers are due at another moment now.
+
+        The old fingerprint goes before the first model is changed and the new one comes after the last:
+        whatever is interrupted in between is done again, also by an older design that the store goes back to.
+        """
+        changed, storage = self._changed, self._storage
+        if changed:
+            storage.write([], [(Family.META, TIMERS_KEY)])
+            size = limits.CHECKPOINT_BATCH_RECORDS
+            for start in range(0, len(changed), size):
+                ids = changed[start : start + size]
+                images = [(id, self._program.processor.stored_image(id)) for id in ids]
+                storage.write([(Family.MODELS, key_of(id), image) for id, image in images], [])
+                progress("writing timers", start, len(changed))
+            storage.sync()
+        if changed or self._before != self._now:
+            storage.write([(Family.META, TIMERS_KEY, msgspec.json.encode(self._now))], [])
 
 
 def _read(stored: bytes | None) -> dict[str, str] | None:
@@ -93,7 +115,12 @@ def _read(stored: bytes | None) -> dict[str, str] | None:
 
 
 def _changed_models(
-    program: Program, before: dict[str, str] | None, now: dict[str, str], clock: Clock, progress: Progress
+    program: Program,
+    before: dict[str, str] | None,
+    now: dict[str, str],
+    since: int,
+    clock: Clock,
+    progress: Progress,
 ) -> list[int]:
     """Compute timers anew and return the ids of the models whose moment is another one by that."""
     changed: list[int] = []
@@ -101,7 +128,7 @@ def _changed_models(
     count = 0
     context = Context(System("timers of a changed design"))
     for plan, state, name in _states(program.plans):
-        if before is not None and before.get(name) == now.get(name):
+        if before is not None and before.get(name) == now.get(name) and plan.since <= since:
             continue
         if state.timers and len(state.ids):
             context = _context(program, context.actor, clock)

@@ -9,17 +9,16 @@ import functools
 import inspect
 import linecache
 import types
-import typing
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 from klerk import limits
 from klerk._dispatch import EventBase
 from klerk.field_types import FieldType
 from klerk.jobs import Job, Rate
 from klerk.places import place_of
-from klerk.values import INT64_MAX, INT64_MIN, RefTo
+from klerk.values import INT64_MAX, INT64_MIN
 
 _LENGTH_MAX: Final = 80
 _TREES_KEPT_MAX: Final = 64
@@ -74,29 +73,6 @@ def duration_text(duration: timedelta) -> str:
 def rate_text(rate: Rate) -> str:
     """Return how often something may start, as in ``at most 20 per minute``."""
     return f"at most {rate.count:,} per {duration_text(rate.period).removeprefix('1 ')}"
-
-
-def type_name(annotation: Any) -> str:
-    """Return an annotation as its author would write it."""
-    if isinstance(annotation, str):
-        return annotation
-    if isinstance(annotation, typing.ForwardRef):
-        return annotation.__forward_arg__
-    if annotation is types.NoneType:
-        return "None"
-    if annotation is Ellipsis:
-        return "..."
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Annotated:
-        for mark in annotation.__metadata__:
-            if isinstance(mark, RefTo):
-                return f"Ref[{type_name(mark.target)}]"
-        return type_name(arguments[0])
-    if origin in (typing.Union, types.UnionType):
-        return " | ".join(map(type_name, arguments))
-    if origin is not None:
-        return f"{type_name(origin)}[{', '.join(map(type_name, arguments))}]"
-    return getattr(annotation, "__name__", str(annotation))
 
 
 def bounds_text(field: FieldType) -> str:

@@ -586,16 +586,16 @@ class Trial:
         kind, states, specs = EVENTS[name]
         if not all(fits(spec, value) for spec, value in zip(specs, values, strict=True)):
             raise Refused(klerk.InvalidValue)
-        for spec, value in zip(specs, values, strict=True):
-            self.require_models(spec, value)
-        if kind is None:
-            return getattr(self, name)(*values)
-        assert target is not None
-        row = self.models.get(target)
-        if row is None or row.kind != kind:
-            raise Refused(klerk.NotFound)
+        row = None if target is None else self.models.get(target)
+        # Who may not do it to any model does not learn whether there is one.
         if first and self.stranger and name in ("ban", "disband"):
             raise Refused(klerk.Denied)
+        if kind is not None and (row is None or row.kind != kind):
+            raise Refused(klerk.NotFound)
+        for spec, value in zip(specs, values, strict=True):
+            self.require_models(spec, value)
+        if row is None:
+            return getattr(self, name)(*values)
         if row.state not in states:
             raise Refused(klerk.WrongState)
         getattr(self, name)(target, *values)
@@ -622,7 +622,7 @@ class Trial:
         row = self.models[id]
         before = self.world.models.get(id)
         version = 1 if before is None else before.version + 1
-        entered = row.entered if to in (None, row.state) else self.now
+        entered = row.entered if to is None else self.now
         fields = {**row.fields, **changes}
         self.store(id, Row(row.kind, to or row.state, version, row.created, self.now, entered, fields))
 
@@ -792,7 +792,8 @@ class Trial:
         rows = list(self.models.items())
         for column in ("name", "code"):
             for name in NAMES:
-                found.append(sum(id for id, row in rows if row.fields.get(column) == name))
+                # Two may have a name until the transaction ends; the older one is found.
+                found.append(min((id for id, row in rows if row.fields.get(column) == name), default=0))
         sizes = [len(row.fields["members"]) for _, row in rows if row.kind == "Team"]
         found += [sizes.count(size) for size in range(4)]
         priorities = [row.fields.get("priority") or None for _, row in rows]

@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from designs import TESTER, Bank, python_environment
+from designs import NOON, TESTER, Bank, python_environment
 
 import klerk
-from klerk import App, Args, ConfigError, JobRun, KlerkError, Model, Ref, User
+from klerk import App, Args, ConfigError, Context, JobRun, KlerkError, Migration, Model, Ref, User
 from klerk.explain import EXPLANATIONS
 
 CASES: dict[str, list[Callable[[App], object]]] = {}
@@ -657,6 +657,412 @@ def timers_of_one_state_that_act_as_two(app: App) -> None:
     _, new, _ = items_of(app)
     new.at(lambda a: None)
     new.at(lambda a: None, run_as=User("billing"))  # here
+
+
+@mistake("K019")
+def event_that_leads_nowhere(app: App) -> None:
+    items, new, _ = items_of(app)
+
+    @items.event(new, to=new)  # here
+    def touch(a: Args[Item]) -> None: ...
+
+
+@mistake("K019")
+def timer_that_leads_nowhere(app: App) -> None:
+    _, new, _ = items_of(app)
+    new.after(timedelta(1)).to(new)  # here
+
+
+@mistake("K019")
+def entering_that_leads_nowhere(app: App) -> None:
+    _, new, _ = items_of(app)
+    new.on_enter.to(new)  # here
+
+
+@mistake("K020")
+def choice_of_the_same_state(app: App) -> None:
+    items, new, old = items_of(app)
+
+    @items.event(new)
+    def touch(a: Args[Item]) -> None: ...
+
+    new.on(touch).to_when({lambda a: True: new, lambda a: False: old})  # here
+
+
+@mistake("K020")
+def otherwise_the_same_state(app: App) -> None:
+    _, new, old = items_of(app)
+    new.after(timedelta(1)).to_when({lambda a: True: old}, otherwise=new)  # here
+
+
+@mistake("K021")
+def provider_that_raises(app: App) -> None:
+    _, new, old = items_of(app)
+    new.after(timedelta(1)).to(old)
+
+    @app.context_provider  # here
+    def context_of(actor: Any, now: datetime) -> Context:
+        raise LookupError(actor.id)
+
+
+@mistake("K021")
+def provider_that_gives_no_context(app: App) -> None:
+    items_of(app)
+
+    @app.job()
+    def mail(job: JobRun) -> None: ...
+
+    @app.context_provider  # here
+    def context_of(actor: Any, now: datetime) -> Any:
+        return actor
+
+
+@mistake("K021")
+def provider_that_cannot_be_called(app: App) -> None:
+    items_of(app)
+
+    @app.job()
+    def mail(job: JobRun) -> None: ...
+
+    context_of: Any = lambda actor: None  # noqa: E731 # here
+    app.context_provider(context_of)
+
+
+@mistake("K022")
+def event_without_parentheses(app: App) -> None:
+    items, _, _ = items_of(app)
+
+    @items.event  # here
+    def touch(a: Args[Item]) -> None: ...
+
+
+@mistake("K022")
+def create_event_without_parentheses(app: App) -> None:
+    items, _, _ = items_of(app)
+
+    @items.create  # here
+    def build(a: Args) -> Item:
+        return Item(size=1)
+
+
+@mistake("K022")
+def job_without_parentheses(app: App) -> None:
+    job: Any = app.job
+
+    @job  # here
+    def mail(job: JobRun) -> None: ...
+
+
+@mistake("K022")
+def permission_without_parentheses(app: App) -> None:
+    command: Any = app.allow.command
+
+    @command  # here
+    def everyone(a: Args) -> bool:
+        return True
+
+
+@mistake("K022")
+def field_permission_without_parentheses(app: App) -> None:
+    field: Any = app.deny.field
+
+    @field  # here
+    def nobody(a: Args) -> bool:
+        return True
+
+
+@mistake("K023")
+def rule_of_models_that_wants_more(app: App) -> None:
+    items, _, _ = items_of(app)
+
+    def fits(item: Item, size: int) -> bool:
+        return True
+
+    items.rule(fits)  # here
+
+
+@mistake("K023")
+def rule_of_models_without_model(app: App) -> None:
+    items, _, _ = items_of(app)
+    items.rule(lambda: True)  # here
+
+
+@mistake("K023")
+def key_that_wants_more(app: App) -> None:
+    items, _, _ = items_of(app)
+    items.index(lambda a, item: item.size)  # here
+
+
+@mistake("K023")
+def key_that_is_a_coroutine(app: App) -> None:
+    items, _, _ = items_of(app)
+
+    async def size_of(item: Item) -> int:
+        return item.size
+
+    items.index(size_of)  # here
+
+
+@mistake("K023")
+def key_that_is_a_name(app: App) -> None:
+    items, _, _ = items_of(app)
+    items.index("size")  # here
+
+
+@mistake("K024")
+def field_named_meta(app: App) -> None:
+    class Part(Model):  # here
+        meta: int  # type: ignore[assignment]
+
+    parts = app.machine(Part)
+    (there,) = parts.states("there")
+    parts.create(into=there)(lambda a: None)
+
+
+@mistake("K025")
+def command_instead_of_a_function(app: App) -> None:
+    items, new, _ = items_of(app)
+
+    @items.event(new)
+    def touch(a: Args[Item]) -> None: ...
+
+    new.on_enter.commands(touch(1))  # here
+
+
+@mistake("K025")
+def event_instead_of_a_function(app: App) -> None:
+    items, new, _ = items_of(app)
+
+    @items.event(new)
+    def touch(a: Args[Item]) -> None: ...
+
+    new.on_enter.commands(touch)  # here
+
+
+@mistake("K025")
+def job_instead_of_an_unmanaged_function(app: App) -> None:
+    _, new, _ = items_of(app)
+
+    @app.job()
+    def mail(job: JobRun) -> None: ...
+
+    new.on_enter.unmanaged_job(mail)  # here
+
+
+@mistake("K025")
+def verdict_instead_of_a_condition(app: App) -> None:
+    _, new, old = items_of(app)
+    new.after(timedelta(1)).to(old, when=True)  # here
+
+
+@mistake("K025")
+def text_instead_of_a_choice(app: App) -> None:
+    _, new, old = items_of(app)
+    new.after(timedelta(1)).to_when({"late": old})  # here
+
+
+@mistake("K025")
+def nothing_instead_of_an_update(app: App) -> None:
+    _, new, _ = items_of(app)
+    new.on_exit.update(None)  # here
+
+
+@mistake("K025")
+def moment_instead_of_a_function(app: App) -> None:
+    _, new, _ = items_of(app)
+    new.at(NOON)  # here
+
+
+@mistake("K025")
+def verdict_instead_of_a_permission(app: App) -> None:
+    app.allow.read()(ANY)  # here
+
+
+@mistake("K009")
+def block_of_a_create_event_in_a_state(app: App) -> None:
+    items, new, _ = items_of(app)
+
+    @items.create(into=new)
+    def build(a: Args) -> Item:
+        return Item(size=1)
+
+    new.on(build)  # here
+
+
+@mistake("K017")
+def unknown_visibility(app: App) -> None:
+    items, new, _ = items_of(app)
+    items.event(new, visibility="secret")  # here
+
+
+@mistake("K017")
+def delay_that_is_a_number(app: App) -> None:
+    _, new, _ = items_of(app)
+    new.after(14)  # here
+
+
+@mistake("K012")
+def state_that_only_comes_back_to_itself(app: App) -> None:
+    items, new, _ = items_of(app)
+    (stuck,) = items.states("stuck")  # here
+    new.after(timedelta(1)).to(stuck)
+    stuck.after(timedelta(1)).to(stuck, when=lambda a: True)
+
+
+@mistake("K050")
+def missing_migration(app: App) -> None:
+    items_of(app)
+
+    @app.migration(2)  # here
+    def second(m: Migration) -> None: ...
+
+
+@mistake("K050")
+def two_migrations_of_one_number(app: App) -> None:
+    items_of(app)
+
+    @app.migration(1)
+    def first(m: Migration) -> None: ...
+
+    @app.migration(1)  # here
+    def second(m: Migration) -> None: ...
+
+
+@mistake("K050")
+def migration_zero(app: App) -> None:
+    app.migration(0)(lambda m: None)  # here
+
+
+@mistake("K051")
+def migration_without_parameter(app: App) -> None:
+    @app.migration(1)  # type: ignore[arg-type] # here
+    def first() -> None: ...
+
+
+@mistake("K051")
+def coroutine_as_migration(app: App) -> None:
+    async def first(m: Migration) -> None: ...
+
+    app.migration(1)(first)  # type: ignore[arg-type] # here
+
+
+@mistake("K051")
+def migration_that_returns_something(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m)  # type: ignore[arg-type, return-value] # here
+
+
+@mistake("K052")
+def renaming_to_a_model_that_there_is_not(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.rename_model("Thing", "Itme"))  # here
+
+
+@mistake("K052")
+def renaming_a_field_of_a_model_under_its_old_name(app: App) -> None:
+    items_of(app)
+
+    @app.migration(1)  # here
+    def first(m: Migration) -> None:
+        m.rename_model("Thing", "Item")
+        m.rename_field("Thing", "title", "size")
+
+
+@mistake("K052")
+def renaming_to_a_field_that_there_is_not(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.rename_field("Item", "title", "sise"))  # here
+
+
+@mistake("K052")
+def a_default_for_a_field_that_there_is_not(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.add_field("Item", "sise", default=""))  # here
+
+
+@mistake("K052")
+def models_into_a_state_that_there_is_not(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.delete_state("Item", "lost", into="nwe"))  # here
+
+
+@mistake("K052")
+def renaming_to_a_state_that_there_is_not(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.rename_state("Item", "lost", "nwe"))  # here
+
+
+@mistake("K052")
+def renaming_an_event_of_a_model_that_there_is_not(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.rename_event("Thing.make", "Thing.build"))  # here
+
+
+@mistake("K053")
+def deleting_a_model_that_is_declared(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.delete_model("Item"))  # here
+
+
+@mistake("K053")
+def deleting_a_field_that_is_declared(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.delete_field("Item", "size"))  # here
+
+
+@mistake("K053")
+def renaming_one_field_twice(app: App) -> None:
+    items_of(app)
+
+    @app.migration(1)
+    def first(m: Migration) -> None:
+        m.rename_field("Item", "title", "size")
+        m.rename_field("Item", "title", "text")  # here
+
+
+@mistake("K053")
+def renaming_to_the_same_name(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.rename_state("Item", "new", "new"))  # here
+
+
+@mistake("K053")
+def deleting_a_state_into_itself(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.delete_state("Item", "lost", into="lost"))  # here
+
+
+@mistake("K054")
+def event_without_its_model(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.rename_event("make", "build"))  # here
+
+
+@mistake("K054")
+def name_that_is_no_text(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.delete_model(ANY))  # here
+
+
+@mistake("K054")
+def transform_that_is_no_function(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.transform("Item", ANY))  # here
+
+
+@mistake("K054")
+def default_that_cannot_be_stored(app: App) -> None:
+    items_of(app)
+    app.migration(1)(lambda m: m.add_field("Item", "size", default=object()))  # here
+
+
+@mistake("K015")
+def migration_said_later(app: App) -> None:
+    items_of(app)
+    kept: list[Migration] = []
+    app.migration(1)(kept.append)
+    app.freeze()
+    kept[0].delete_job("old")  # here
 
 
 def marked_line(function: Callable[[App], object]) -> int:

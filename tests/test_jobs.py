@@ -561,16 +561,12 @@ def test_arguments_come_back_as_they_were(tmp_path: Path) -> None:
     assert seen[0][0].tzinfo is UTC
 
 
-def test_a_job_that_is_no_longer_declared_is_suspended(
-    office: Office, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_jobs_that_wait_and_are_no_longer_declared_are_named(office: Office, tmp_path: Path) -> None:
     with office.app.open(tmp_path / "store", job_threads=0) as k:
         k.jobs.schedule(office.plain("x"), office.wait())
-    with Bank().app.open(tmp_path / "store") as k:
-        assert k.jobs.counts()[JobState.SUSPENDED] == 2
-        assert "there is no job 'plain' in this app" in k.jobs.get(1).error
-        idle(k)
-    assert "job 1 (plain) is suspended" in caplog.text
+    with pytest.raises(klerk.SchemaChanged, match="the job plain is no longer declared") as caught:
+        Bank().app.open(tmp_path / "store")
+    assert "the job wait is no longer declared" in str(caught.value)
     office.go.set()
     with office.app.open(tmp_path / "store") as k:
         idle(k)

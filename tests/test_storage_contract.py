@@ -231,6 +231,8 @@ def test_the_first_failure_is_kept(store: Storage, action: str, monkeypatch: pyt
         store.sync()
     with pytest.raises(StoreFailed):
         store.checkpoint("nowhere")
+    with pytest.raises(StoreFailed):
+        store.compact(LOG, b"", b"\xff")
     assert rows(store) == [(b"kept", b"1")]
     assert store.get(LOG, b"kept") == b"1"
 
@@ -255,6 +257,7 @@ def test_what_is_closed_refuses_everything(store: Storage, tmp_path: Path) -> No
         lambda: store.write([], []),
         store.sync,
         lambda: store.checkpoint(tmp_path / "copy"),
+        lambda: store.compact(LOG, b"", b"\xff"),
         lambda: store.witness(1, b""),
         lambda: store.get(LOG, b""),
         lambda: list(store.scan(LOG)),
@@ -269,3 +272,43 @@ def test_what_is_closed_refuses_everything(store: Storage, tmp_path: Path) -> No
 def test_a_store_in_memory_has_no_copy(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot be copied"):
         MemoryStorage().checkpoint(tmp_path / "copy")
+
+
+def test_compacting_changes_nothing_that_is_stored(store: Storage) -> None:
+    store.write([(LOG, number.to_bytes(8, "big"), b"first") for number in range(3_000)], [])
+    store.compact(LOG, b"", b"\xff")
+    store.write([(LOG, (7).to_bytes(8, "big"), b"second")], [(LOG, (8).to_bytes(8, "big"))])
+    before = rows(store)
+    store.compact(LOG, (7).to_bytes(8, "big"), (9).to_bytes(8, "big"))
+    assert rows(store) == before
+    assert len(before) == 2_999
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_what_was_overwritten_or_deleted_is_nowhere_after_compacting(tmp_path: Path, settled: bool) -> None:
+    store = opener("rocks-sync", tmp_path)()
+    key, other = (7).to_bytes(8, "big"), (9).to_bytes(8, "big")
+
+    def files_with(text: bytes) -> list[Path]:
+        return [file for file in tmp_path.rglob("*") if file.is_file() and text in file.read_bytes()]
+
+    store.write([(LOG, key, b"OVERWRITTEN"), (MODELS, other, b"DELETED"), (LOG, other, b"KEPT")], [])
+    if settled:
+        # Both are in tables of the lowest level, which RocksDB leaves alone unless it is told otherwise.
+        store.compact(LOG, b"", b"\xff")
+        store.compact(MODELS, b"", b"\xff")
+    store.sync()
+    assert files_with(b"OVERWRITTEN")
+    assert files_with(b"DELETED")
+    store.write([(LOG, key, b"new")], [(MODELS, other)])
+    store.compact(LOG, key, key + b"\0")
+    store.compact(MODELS, other, other + b"\0")
+    assert not files_with(b"OVERWRITTEN")
+    assert not files_with(b"DELETED")
+    assert files_with(b"KEPT")
+    store.close()
+    assert not files_with(b"OVERWRITTEN")
+    assert not files_with(b"DELETED")
+    again = opener("rocks-sync", tmp_path)()
+    assert rows(again) == [(key, b"new"), (other, b"KEPT")]
+    again.close()

@@ -1057,7 +1057,7 @@ class Plan:
 
         block.update(update)
         block.commands(lambda a: design.record(int(a.model.meta.id), self.label))
-        if self.action == "move":
+        if self.action == "move" and design.states[self.target] is not state:
             block.to(design.states[self.target])
         elif self.action == "delete":
             block.delete()
@@ -1102,15 +1102,23 @@ class Design:
         def plan_next(a: Args[Case], next: datetime | None) -> Case:
             return a.model.replace(next=next)
 
-        @self.cases.event(*self.states, to=self.states[0])
-        def to_a(a: Args[Case]) -> None: ...
+        a, b, c = self.states
 
-        @self.cases.event(*self.states, to=self.states[1])
-        def to_b(a: Args[Case]) -> None: ...
+        @self.cases.event(b, c, to=a)
+        def to_a(a: Args[Case]) -> Case:
+            return a.model.replace()
 
-        @self.cases.event(*self.states, to=self.states[2])
-        def to_c(a: Args[Case]) -> None: ...
+        @self.cases.event(a, c, to=b)
+        def to_b(a: Args[Case]) -> Case:
+            return a.model.replace()
 
+        @self.cases.event(a, b, to=c)
+        def to_c(a: Args[Case]) -> Case:
+            return a.model.replace()
+
+        for state, move in ((a, to_a), (b, to_b), (c, to_c)):
+            # Accepted where it leads, too: the model is changed and stays.
+            state.on(move)
         self.record, self.enter, self.plan_next, self.moves = record, enter, plan_next, (to_a, to_b, to_c)
         for state, of_state in zip(self.states, plans, strict=True):
             for plan in of_state:

@@ -211,8 +211,10 @@ def test_validators_come_after_types_and_before_everything_else() -> None:
         ada = k.handle(library.join("Ada"), TESTER).id
         library.asked.clear()
         assert refused(k, library.lend(ada, "", NOON, NOON)) == [("too_short", "title")]
-        assert refused(k, library.lend(99, "A", NOON, NOON)) == [("broken_reference", "member")]
         assert library.asked == []
+        # What a reference leads to is looked up for those who may give the command, so after its values.
+        assert refused(k, library.lend(99, "A", NOON, NOON)) == [("dates_in_order", "")]
+        assert refused(k, library.lend(99, "A", NOON)) == [("broken_reference", "member")]
         # Not even who may not give the command is told so before its values fit.
         assert refused(k, library.lend(ada, "a", NOON, NOON), NOBODY) == [("dates_in_order", "")]
         with pytest.raises(Denied):

@@ -125,6 +125,24 @@ class Storage(abc.ABC):
             self._refuse()
         self._checkpoint(path)
 
+    def compact(self, family: int, start: bytes, stop: bytes) -> None:
+        """Leave nothing in the store's files of what was deleted or overwritten between two keys.
+
+        What an unfinished scan still shows stays until that ends. The cost is that of writing everything
+        that is stored between the keys once more, and of what lies in the same files.
+
+        Parameters:
+            start: the first key, included.
+            stop: the end; whether it is included is left to the store.
+
+        Raises:
+            StoreFailed: something failed before.
+            StorageError: it could not be done, and can be tried again; the store itself is as it was.
+        """
+        if self._refusing:
+            self._refuse()
+        self._compact(family, start, stop)
+
     @abc.abstractmethod
     def witness(self, sequence: int, digest: bytes) -> None:
         """Note the newest acknowledged position of the log. What is noted survives a killed process.
@@ -186,6 +204,9 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def _checkpoint(self, path: str | os.PathLike[str]) -> None: ...
+
+    @abc.abstractmethod
+    def _compact(self, family: int, start: bytes, stop: bytes) -> None: ...
 
     def _latch(self, action: str, cause: BaseException) -> NoReturn:
         """Keep the first failure and raise. Interrupts latch too: they leave the same doubt behind."""

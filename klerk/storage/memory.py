@@ -102,3 +102,7 @@ class MemoryStorage(Storage):
             "a store in memory cannot be copied to disk",
             hint="Open the application with a path to keep its data.",
         )
+
+    def _compact(self, family: int, start: bytes, stop: bytes) -> None:
+        # What is overwritten or deleted in memory is gone.
+        pass

@@ -1,7 +1,7 @@
 """The store on disk: RocksDB, opened so that damage is found, and written so that failures stay failed.
 
-This is the only module that imports rocksdict (beside `probe.py` and `peek.py`, which run in processes of
-their own). What rocksdict does unexpectedly, and what is done about it:
+Only this module and `tuning.py` import rocksdict (beside `probe.py` and `peek.py`, which run in processes
+of their own). What rocksdict does unexpectedly, and what is done about it:
 
 - Its iterators other than `iter()` never report damage: `scan` uses `iter()` and checks the status.
 - No recovery mode of the write-ahead log is safe alone: `open` tries the strict one, then the one that
@@ -25,20 +25,10 @@ from pathlib import Path
 from typing import Literal, Self
 
 import rocksdict
-from rocksdict import (
-    BlockBasedOptions,
-    Cache,
-    Checkpoint,
-    DBCompressionType,
-    DBRecoveryMode,
-    Options,
-    Rdict,
-    ReadOptions,
-    WriteBatch,
-)
+from rocksdict import Checkpoint, DBRecoveryMode, Options, Rdict, ReadOptions, WriteBatch
 
 from klerk.errors import Closed, Corrupted, KlerkError, NewerStore, StorageError
-from klerk.storage import layout, trial
+from klerk.storage import layout, trial, tuning
 from klerk.storage.contract import Delete, Family, Put, Storage, Witness
 from klerk.storage.cursor import Cursor
 from klerk.storage.witness import WitnessFile
@@ -47,9 +37,7 @@ _logger = logging.getLogger("klerk.storage")
 
 Durability = Literal["sync", "process"]
 
-_MIB = 1024 * 1024
 _FAMILY_NAMES = [family.name.lower() for family in Family]
-_block_cache = Cache(8 * _MIB)
 _RECOVERY_MODES = {
     "absolute": DBRecoveryMode.absolute_consistency,
     "tolerant": DBRecoveryMode.tolerate_corrupted_tail_records,
@@ -222,6 +210,17 @@ class RocksStorage(Storage):
             except OSError as error:
                 raise StorageError(f"the copy to {target} failed: {error}") from error
 
+    def _compact(self, family: int, start: bytes, stop: bytes) -> None:
+        with self._checkpoint_lock:
+            self._check_open()
+            try:
+                self._flush_wal(True)
+                # Old versions leave the write-ahead log with the flush, and the tables with the compaction.
+                self._flush_families()
+                self._families[family].compact_range(start, stop, tuning.thorough_compaction())
+            except Exception as error:
+                raise _translated(error, self._path) from error.with_traceback(None)
+
     def _copy_database(self, target: Path) -> None:
         """Make a copy with hard links, on the file system of the store."""
         try:
@@ -256,7 +255,7 @@ class RocksStorage(Storage):
         return True
 
     def _flush_families(self) -> None:
-        # The log comes last: see `set_atomic_flush` below.
+        # The log comes last: see `set_atomic_flush` in `tuning.py`.
         for family in reversed(self._families):
             family.flush(True)
 
@@ -316,7 +315,7 @@ def _probe(path: Path) -> tuple[str, ...]:
 
 
 def _create_database(path: Path) -> None:
-    options = _database_options()
+    options = tuning.database_options()
     options.create_if_missing(True)
     options.create_missing_column_families(True)
     try:
@@ -328,7 +327,7 @@ def _create_database(path: Path) -> None:
 def _open_database(path: Path, modes: tuple[str, ...]) -> tuple[Rdict, str]:
     """Open RocksDB with the first recovery mode that works; return it and the mode."""
     for mode in modes:
-        options = _database_options()
+        options = tuning.database_options()
         options.create_if_missing(False)
         options.set_wal_recovery_mode(_RECOVERY_MODES[mode]())
         try:
@@ -341,48 +340,8 @@ def _open_database(path: Path, modes: tuple[str, ...]) -> tuple[Rdict, str]:
     raise failure
 
 
-def _database_options() -> Options:
-    """Return the options of the whole database; what is not named here is RocksDB's default."""
-    options = _table_options()
-    # Bounds what a start after a crash has to replay, twice: about 0.5 s each.
-    options.set_max_total_wal_size(64 * _MIB)
-    # All families reach the tables together, so that whatever is lost of the write-ahead log shows as a gap
-    # or an early end of the commit log: no family can lose what the commit log still has.
-    options.set_atomic_flush(True)
-    # Tables written in the background reach the disk little by little, not in one burst that the next
-    # sync of the write-ahead log would have to wait behind.
-    options.set_bytes_per_sync(_MIB)
-    # An application's own sockets and files come out of the same limit, often 1,024.
-    options.set_max_open_files(256)
-    # RocksDB's own diary: two files of at most 1 MiB, without the periodic statistics.
-    options.set_keep_log_file_num(2)
-    options.set_max_log_file_size(_MIB)
-    options.set_stats_dump_period_sec(0)
-    options.set_stats_persist_period_sec(0)
-    return options
-
-
 def _family_options() -> dict[str, Options]:
-    return {name: _table_options() for name in _FAMILY_NAMES}
-
-
-def _table_options() -> Options:
-    """Return the options of one family; all are alike.
-
-    No bloom filters and hardly a cache: models are in memory, and the system keeps pages of the files.
-    """
-    options = Options(raw_mode=True)
-    options.set_compression_type(DBCompressionType.lz4())
-    # A write holds the interpreter lock, so it must not be made to wait for the background: four buffers
-    # per family instead of two, and far more unsorted tables than the default of 20 before it is slowed.
-    options.set_write_buffer_size(32 * _MIB)
-    options.set_max_write_buffer_number(4)
-    options.set_level_zero_slowdown_writes_trigger(64)
-    options.set_level_zero_stop_writes_trigger(128)
-    blocks = BlockBasedOptions()
-    blocks.set_block_cache(_block_cache)
-    options.set_block_based_table_factory(blocks)
-    return options
+    return {name: tuning.table_options() for name in _FAMILY_NAMES}
 
 
 def _translated(error: Exception, path: Path) -> StorageError:

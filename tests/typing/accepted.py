@@ -13,15 +13,21 @@ from klerk import (
     Columns,
     Command,
     Context,
+    CreateEvent,
+    Event,
     JobRecord,
     JobRequest,
     JobRun,
     Klerk,
+    LogEntry,
+    LogPage,
     Model,
     Ref,
     Result,
     State,
     User,
+    Version,
+    Visibility,
 )
 
 
@@ -80,7 +86,7 @@ def open_account(a: Args, name: Name) -> Account:
     return Account(name=name)
 
 
-@entry.create(into=booked)
+@entry.create(into=booked, visibility=Visibility.EXTERNAL)
 def book(a: Args[Entry, Ctx], account: Ref[Account], amount: Cents = ONE) -> Entry | None:
     assert_type(a.context, Ctx)
     assert_type(a.context.tenant, str)
@@ -94,8 +100,13 @@ def deposit(a: Args[Account, Ctx], amount: Cents) -> Account:
     return a.model.replace(balance=Cents(a.model.balance + amount))
 
 
-@account.event(active)
+@account.event(active, visibility=Visibility.INTERNAL)
 def close(a: Args[Account]) -> None: ...
+
+
+@account.event(active, to=active, visibility=Visibility.MACHINES)
+def renew(a: Args[Account], name: Name) -> Account:
+    return a.model.replace(name=name)
 
 
 @entry.event(booked, to=settled)
@@ -108,6 +119,8 @@ def settle(a: Args[Entry]) -> Entry | None:
 assert_type(open_account(Name("Ada")), Command[Account])
 assert_type(deposit(Ref[Account](1), amount=Cents(1)), Command[Account])
 assert_type(book(Ref[Account](1)), Command[Entry])
+assert_type(renew(Ref[Account](1), Name("Eve")), Command[Account])
+assert_type(renew.visibility, Visibility)
 
 
 # --- rules: all parameters, some of them, or none ------------------------------------------------------
@@ -222,6 +235,10 @@ def reports(a: Args[Account], amount: Cents) -> JobRequest:
     return report(a.model.meta.id, amount)
 
 
+def tell(a: Args[Account], amount: Cents) -> None:
+    print(a.model.name, amount)
+
+
 def entries(a: Args[Account], amount: Cents) -> Iterator[Command[Entry]]:
     yield book(a.model.meta.id, amount)
 
@@ -235,9 +252,12 @@ def entries(a: Args[Account], amount: Cents) -> Iterator[Command[Entry]]:
     .job(reports)
     .job(lambda a: [report(a.model.meta.id, Cents(1))])
     .unmanaged_job(lambda a: print(a.model.name))
+    .unmanaged_job(tell)
     .delete(when=lambda a: a.model.balance == 0)
 )
 active.on(close).to_when({rich: active, worth_it: active}, otherwise=active)
+active.on(close).to_when({rich: active}, when=lambda a: a.model.balance > 0)
+active.on(close).to_when({rich: active}, otherwise=active, when=worth_it)
 active.on_exit.commands(lambda a: None)
 active.after(timedelta(days=1)).to_when({lambda a: a.model.balance > 1: active})
 booked.at(lambda a: a.model.at).to(settled)
@@ -283,6 +303,20 @@ def read(k: Klerk) -> None:
         assert_type(r.count(account), int)
         assert_type(r.columns(booked, "amount", "at"), Columns)
         assert_type(r.valid_references(book, "account"), Sequence[Any])
+        ada = r.list(active)[0]
+        assert_type(r.possible_events(ada), tuple[Event[Account, ...], ...])
+        assert_type(r.possible_events(ada.meta.id)[0](ada.meta.id, Cents(1)), Command[Account])
+        assert_type(r.possible_creations(entry), tuple[CreateEvent[Entry, ...], ...])
+        assert_type(r.possible_creations(Entry, visibility=Visibility.CODE)[0](ada.meta.id), Command[Entry])
+        assert_type(r.log(actor=User("ada"), event=open_account, limit=3).entries, tuple[LogEntry, ...])
+        assert_type(r.history(r.list(entry)[0].account)[0], Version[Account])
+        assert_type(r.as_of(r.list(entry)[0].account, 7), Account)
+
+
+def what_next(a: Args[Account]) -> bool:
+    return close in a.read.possible_events(a.model, a.context) and bool(
+        a.read.possible_creations(account, a.context)
+    )
 
 
 async def aio(k: Klerk, desk: Ctx) -> None:
@@ -291,4 +325,5 @@ async def aio(k: Klerk, desk: Ctx) -> None:
     assert_type(await future, Result[Account])
     async with k.aio.read(desk) as r:
         assert_type(r.find(by_name, Name("Ada")), Account | None)
+    assert_type(await k.aio.log(desk, since=datetime.now(UTC)), LogPage)
     assert_type(await k.aio.handle_all(transfer, desk), list[Result[Any]])

@@ -154,7 +154,12 @@ def with_fields_of_another_context(a: Args) -> bool:
     return a.context.tenant == ""  # type: ignore[attr-defined, no-any-return]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
 
 
+@loan.event(out, visibility="internal")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+def with_visibility_as_text(a: Args[Loan]) -> None: ...
+
+
 def blocks() -> None:
+    out.on(add_fee).to_when({lambda a: a.model.fee > 1: returned}, when=True)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     out.on(add_fee).to(active)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     active.on(add_fee)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     out.on_enter.job(welcome)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -188,6 +193,11 @@ def reading(k: Klerk, desk: Context) -> None:
         r.get(Name("Ada"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         r.list(out)[0].name  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
         r.list(Loan)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        r.log(color=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        r.log(limit="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         r.find(out, Name("Ada"))  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
         wrong: Loan | None = r.find(by_name, Name("Ada"))  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
         print(wrong)
+        r.possible_events(Loan)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        r.possible_events(dune)[0](ada)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        r.possible_creations(out)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
