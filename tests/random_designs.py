@@ -357,7 +357,7 @@ class Drawing:
     """Draws a design: first what there is, then what it does, so that everything may refer to everything."""
 
     def __init__(self, choose: Choose) -> None:
-        self.choose = choose
+        self.choose: Choose = choose
         self.names = "ABCD"[: choose((1, 2, 3, 4))]
         self.classes = {name: self.outline(name) for name in self.names}
 
@@ -514,21 +514,27 @@ class Drawing:
             elif may_end:
                 yield Does(what, None, when)
 
-    def moves(self, of: Class, event: Event | None, states: tuple[str, ...]) -> Iterator[Does]:
-        match self.choose(("no", "to", "to", "to_when", "two")):
+    def moves(
+        self, of: Class, event: Event | None, source: str, states: tuple[str, ...]
+    ) -> Iterator[Does]:
+        """Draw what may lead from a state to others; only under a condition may it be entered anew."""
+        others = tuple(state for state in states if state != source)
+        match self.choose(("no", "to", "to", "to_when", "two")) if others else "no":
             case "to":
-                yield Does("to", self.choose(states))
+                yield Does("to", self.choose(others))
             case "to_when":
-                choices = tuple((self.condition(of, event), each) for each in self.some(states, 1, 2))
-                yield Does("to_when", (choices, self.choose((None, *states))), self.maybe(of, event))
+                choices = tuple((self.condition(of, event), each) for each in self.some(others, 1, 2))
+                yield Does("to_when", (choices, self.choose((None, *others))), self.maybe(of, event))
             case "two":
                 yield Does("to", self.choose(states), self.condition(of, event))
-                yield Does("to", self.choose(states), self.maybe(of, event))
+                yield Does("to", self.choose(others), self.maybe(of, event))
 
-    def block(self, of: Class, event: Event | None, *, moves: tuple[str, ...] = ()) -> tuple[Does, ...]:
+    def block(
+        self, of: Class, event: Event | None, state: str, *, moves: tuple[str, ...] = ()
+    ) -> tuple[Does, ...]:
         does = [Does("update", self.sets(of, event), self.maybe(of, event)) for _ in self.some((0,), 0, 1)]
         if moves:
-            does += self.moves(of, event, moves)
+            does += self.moves(of, event, state, moves)
         return (*does, *self.effects(of, event, may_end=bool(moves)))
 
     def filled_event(self, of: Class, event: Event) -> Event:
@@ -540,7 +546,7 @@ class Drawing:
             event,
             body=self.sets(of, event),
             rules=tuple(self.condition(of, event) for _ in self.some((0,), 0, 1)),
-            blocks=tuple((state, self.block(of, event, moves=of.states)) for state in event.states),
+            blocks=tuple((state, self.block(of, event, state, moves=of.states)) for state in event.states),
             guests=guests,
             denied=self.maybe(of, pure=True),
         )
@@ -553,9 +559,9 @@ class Drawing:
             of,
             rules=tuple(self.condition(of, pure=True) for _ in range(self.choose((0, 0, 0, 1)))),
             enter=tuple(
-                (state, self.block(of, None, moves=later)) for state, later in onwards if self.choose(SELDOM)
+                (state, self.block(of, None, state, moves=later)) for state, later in onwards if self.choose(SELDOM)
             ),
-            exit=tuple((state, self.block(of, None)) for state, _ in onwards if self.choose(SELDOM)),
+            exit=tuple((state, self.block(of, None, state)) for state, _ in onwards if self.choose(SELDOM)),
             timers=tuple(
                 timer for state, later in onwards for _ in self.some((0,), 0, 2) for timer in self.timer(of, state, later)
             ),
@@ -572,7 +578,8 @@ class Drawing:
         due: Any = self.choose((30, 60, 600))
         if self.choose((False, True)):
             due = ("field", self.choose(times)) if times and self.choose(OFTEN) else ("later", 120)
-        yield Timer(state, due, self.block(of, None, moves=of.states if isinstance(due, int) else later))
+        moves = of.states if isinstance(due, int) else later
+        yield Timer(state, due, self.block(of, None, state, moves=moves))
 
     # What is looked for.
 
@@ -644,7 +651,7 @@ def mended(of: Class) -> Class:
         if state not in reached:
             events.append(replace(of.events[0], name=f"make_{state}", into=state, blocks=((state, ()),)))
             reached.add(state)
-    left = {state for state, _ in moves}
+    left = {state for state, target in moves if target != state}
     return replace(of, events=tuple(events), final=tuple(state for state in of.states if state not in left))
 
 

@@ -241,7 +241,8 @@ class Built:
                 case "to_when":
                     choices, otherwise = does.about
                     found = {self.asking(asked): self.states[each.name, state] for asked, state in choices}
-                    block.to_when(found, None if otherwise is None else self.states[each.name, otherwise])
+                    target = None if otherwise is None else self.states[each.name, otherwise]
+                    block.to_when(found, target, when=when)
                 case "commands" | "generator":
                     block.commands(self.commanding(does), when=when)
                 case "job":
@@ -285,7 +286,10 @@ class Built:
         if each.guests is True:
             self.app.allow.read(cls)(lambda a: True)
         elif each.guests is not False:
-            self.app.allow.read(cls)(lambda a: holds(each.guests, Live(self, a)))
+            # A rule that asks for a model that is gone hides it, so the tester is not asked about any.
+            self.app.allow.read(cls)(
+                lambda a: a.context.actor.id == "guest" and holds(each.guests, Live(self, a))
+            )
         for name, condition in each.masks:
             self.app.deny.field(cls, names=name)(
                 lambda a, asked=condition: a.context.actor.id == "guest"
@@ -299,8 +303,7 @@ class Built:
         self.app.allow.command()(is_tester)
         self.app.allow.read()(is_tester)
         self.app.allow.field()(lambda a: True)
-        if hasattr(self.app.allow, "log"):
-            self.app.allow.log()(is_tester)
+        self.app.allow.log()(is_tester)
         if self.design.tag and any(kind == "secret" for each in self.design.classes for _, kind in each.fields):
             self.app.deny.field(tag="secret")(lambda a: a.context.actor.id == "guest")
 
@@ -581,16 +584,17 @@ class Trial:
         params = {name: value for (name, _), value in zip(event.params, command.values, strict=True)}
         if not all(fits(kind, params[name]) for name, kind in event.params):
             raise Refused(klerk.InvalidValue)
-        for name, kind in event.params:
-            self.require_models(kind, params[name])
         scene = Scene(self, self.now, None, params)
         if event.into is None:
             assert isinstance(command.target, int)
-            scene.row = self.models.get(command.target)
-            if scene.row is None or scene.row.kind != command.kind:
-                raise Refused(klerk.NotFound)
+            row = self.models.get(command.target)
+            scene.row = row if row is not None and row.kind == command.kind else None
         if depth == 0 and self.actor == "guest":
             self.authorize(event, scene)
+        if event.into is None and scene.row is None:
+            raise Refused(klerk.NotFound)
+        for name, kind in event.params:
+            self.require_models(kind, params[name])
         place = len(self.commands)
         self.commands.append(None)
         if event.into is None:
@@ -604,7 +608,8 @@ class Trial:
     def authorize(self, event: Event, scene: Scene) -> None:
         if not event.guests:
             raise Refused(klerk.Denied)
-        if event.denied is not None and asked(holds, event.denied, scene):
+        # A model that is missing is not told from one that the event is denied on.
+        if event.denied is not None and (scene.row is None or asked(holds, event.denied, scene)):
             raise Refused(klerk.Denied)
 
     def obey(self, event: Event, scene: Scene) -> None:
@@ -669,8 +674,10 @@ class Trial:
         self.put(cls, scene, self.changed(row, fields=fields))
 
     def chosen(self, does: Does, scene: Scene) -> str | None:
+        if not self.wanted(does, scene):
+            return None
         if does.what == "to":
-            return does.about if self.wanted(does, scene) else None
+            return str(does.about)
         choices, otherwise = does.about
         return next((state for condition, state in choices if asked(holds, condition, scene)), otherwise)
 
@@ -741,9 +748,8 @@ class Trial:
         self.add_job("tell", values, None if delay is None else self.now + delay * MINUTE)
 
     def own_job(self, cls: Class, id: int) -> None:
-        if id not in self.models:
-            raise Refused(klerk.BrokenReference)
-        self.add_job(f"own_{cls.name}", (id,), None)
+        if id in self.models:
+            self.add_job(f"own_{cls.name}", (id,), None)
 
     def add_job(self, kind: str, arguments: tuple[Any, ...], run_at: datetime | None) -> None:
         id = len(self.world.jobs) + len(self.jobs) + 1
@@ -793,6 +799,7 @@ class Trial:
         state = changes.get("state", row.state)
         stays = state == row.state
         fired = changes.get("fired", row.fired) if stays else None
+        enters = "state" in changes
         return Row(
             row.id,
             row.kind,
@@ -800,7 +807,7 @@ class Trial:
             row.version if row.id in self.touched else row.version + 1,
             row.created,
             self.now,
-            row.entered if stays else self.now,
+            self.now if enters else row.entered,
             changes.get("fields", row.fields),
             fired if row.fired is None or fired is None else max(fired, row.fired),
         )
