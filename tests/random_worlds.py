@@ -5,7 +5,7 @@ says that commands, blocks and timers change models, with nothing of Klerk's cod
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -320,7 +320,7 @@ class Refused(Exception):
 
 
 class Endless(Exception):
-    """Blocks cause each other so often that nobody wants to see it: the history ends here."""
+    """Blocks or timers cause each other so often that nobody wants to see it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -487,12 +487,19 @@ class World:
         self.jobs = self.jobs + trial.jobs
 
     def fire_due(self, now: datetime) -> None:
-        """Fire what is due, in the order of the moments, then of the ids: what this makes due, too."""
+        """Fire what is due, in the order of the moments, then of the ids: what this makes due, too.
+
+        Raises:
+            Endless: it never ends; nothing was fired.
+        """
+        after = replace(self, log=list(self.log), versions={id: list(each) for id, each in self.versions.items()})
         for _ in range(100):
-            due = [(row.due, id) for id, row in self.models.items() if row.due is not None and row.due <= now]
-            if not due:
+            rows = after.models.values()
+            due = min(((row.due, row.id) for row in rows if row.due is not None and row.due <= now), default=None)
+            if due is None:
+                self.__dict__.update(after.__dict__)
                 return
-            self.fire(now, *min(due))
+            after.fire(now, *due)
         raise Endless
 
     def fire(self, now: datetime, due: datetime, id: int) -> None:
