@@ -8,8 +8,8 @@ knows nothing of Klerk: it applies commands to a dictionary of rows, by the word
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import msgspec
 from designs import NOON
 
 import klerk
-from klerk import MASKED, App, Args, Context, Ref, User
+from klerk import MASKED, Context, Ref, User
 
 Choose = Callable[[Sequence[Any]], Any]
 """Picks one of several values: Hypothesis does."""
@@ -52,7 +52,7 @@ class Spot(msgspec.Struct, frozen=True):
 
 class Link(msgspec.Struct, frozen=True):
     note: Word
-    to: Ref["A"] | None = None  # type: ignore[name-defined]  # noqa: F821  # every design has a class A
+    to: Ref["A"] | None = None  # noqa: F821  # every design has a class A
 
 
 TIMES = (None, NOON + 30 * MINUTE, NOON + 90 * MINUTE, NOON + timedelta(days=1), NOON + timedelta(hours=5))
@@ -80,13 +80,18 @@ KINDS = {
     "float?": Kind("float | None", (None, 0.5, 1.5, -2.25, 1e300), (math.inf, "1")),
     "bool": Kind("bool", (False, True), (1, None)),
     "time?": Kind("datetime | None", TIMES, (datetime(2024, 1, 1), "now")),  # noqa: DTZ001  # it is refused
-    "decimal": Kind("Decimal", (Decimal("1.10"), Decimal(-3), Decimal("1.1000000001")), (1.5, Decimal("NaN"))),
+    "decimal": Kind(
+        "Decimal", (Decimal("1.10"), Decimal(-3), Decimal("1.1000000001")), (1.5, Decimal("NaN"))
+    ),
     "colour": Kind("Colour", (Colour.RED, Colour.BLUE, Colour.GREEN), ("red", None)),
     "text?": Kind("Word | None", (None, "a", "b", "x"), ("much too long",)),
     "secret": Kind("Secret", (0, 3, -3, 9), (51,)),
     "ints": Kind("tuple[Small, ...]", ((), (1,), (1, 2), (2, -1, 2)), ((51,), 1)),
     "words": Kind(
-        "frozenset[Word]", (frozenset(), frozenset("a"), frozenset("ab")), (frozenset({"much too long"}), "a"), False
+        "frozenset[Word]",
+        (frozenset(), frozenset("a"), frozenset("ab")),
+        (frozenset({"much too long"}), "a"),
+        False,
     ),
     "spot": Kind("Spot", (Spot(x=1), Spot(x=2, label="a")), (Spot(x=99), 1), False),
 }
@@ -103,7 +108,11 @@ def annotation(kind: str) -> str:
     if kind in KINDS:
         return KINDS[kind].annotation
     many, _, target = kind.partition(":")
-    return {"ref": f'Ref["{target}"]', "ref?": f'Ref["{target}"] | None', "refs": f'tuple[Ref["{target}"], ...]'}[many]
+    return {
+        "ref": f'Ref["{target}"]',
+        "ref?": f'Ref["{target}"] | None',
+        "refs": f'tuple[Ref["{target}"], ...]',
+    }[many]
 
 
 def references(kind: str, value: Any) -> list[tuple[Any, str]]:
@@ -185,6 +194,12 @@ def evaluate(expression: Expression, scene: Any) -> Any:
             return (*scene.field(name), scene.param(param))
         case ("drop_first", name):
             return scene.field(name)[1:]
+    return look(expression, scene)
+
+
+def look(expression: Expression, scene: Any) -> Any:
+    """Work out an expression about other models, or two in one."""
+    match expression:
         case ("count", kind, state):
             return scene.count(kind, state)
         case ("first", kind, state):
@@ -231,6 +246,9 @@ class Sets(NamedTuple):
     unless: Condition | None = None
 
 
+NOTHING = Sets(())
+
+
 class Cause(NamedTuple):
     """A secondary command; none when its target is None."""
 
@@ -274,7 +292,7 @@ class Event:
     params: tuple[tuple[str, str], ...]
     into: str | None = None
     states: tuple[str, ...] = ()
-    body: Sets = Sets(())
+    body: Sets = NOTHING
     rules: tuple[Condition, ...] = ()
     blocks: tuple[tuple[str, tuple[Does, ...]], ...] = ()
     guests: bool = False
@@ -350,7 +368,7 @@ class Design:
 
 SELDOM = (False, False, False, True)
 OFTEN = (False, True, True)
-FIELD_KINDS = ("int", "text", "ref?", *KINDS, "refs", "link", "ref")
+FIELD_KINDS = ("int", "text", "ref?", *KINDS, "refs", "link", "ref", "words", "ints")
 
 
 class Drawing:
@@ -435,7 +453,7 @@ class Drawing:
         for name, each in of.fields:
             if each == kind == "int":
                 yield "add", name, self.choose((1, -1, 20))
-            if each == kind and kind in ("ints",):
+            if each == kind == "ints":
                 yield "drop_first", name
             if each == kind and kind.startswith("refs"):
                 yield "drop_first", name
@@ -460,7 +478,9 @@ class Drawing:
         if not pure and self.choose(SELDOM):
             other = self.classes[self.choose(self.names)]
             return Condition(
-                ("count", other.name, self.choose((None, *other.states))), "<", ("const", self.choose((4, 9, 2)))
+                ("count", other.name, self.choose((None, *other.states))),
+                "<",
+                ("const", self.choose((4, 9, 2))),
             )
         if kind in ("ints", "words"):
             return Condition(("length", name), self.choose(("<", ">=")), ("const", 2))
@@ -494,12 +514,16 @@ class Drawing:
         target: Expression | None = None
         if what.into is None:
             targets: list[Expression] = [("first", other.name, self.choose(what.states))]
-            targets += [("field", n) for n, k in of.fields if k in (f"ref:{other.name}", f"ref?:{other.name}")]
+            targets += [
+                ("field", n) for n, k in of.fields if k in (f"ref:{other.name}", f"ref?:{other.name}")
+            ]
             targets += [("param", n) for n, k in (event.params if event else ()) if k == f"ref:{other.name}"]
             if other is of or other.name == of.name:
                 targets.append(("self",))
             target = tuple(self.choose(targets))
-        return Cause(other.name, what.name, target, tuple(self.value(kind, of, event) for _, kind in what.params))
+        return Cause(
+            other.name, what.name, target, tuple(self.value(kind, of, event) for _, kind in what.params)
+        )
 
     def effects(self, of: Class, event: Event | None, *, may_end: bool) -> Iterator[Does]:
         for what in self.some(("job", "commands", "own_job", "generator", "delete"), 0, 2):
@@ -509,14 +533,10 @@ class Drawing:
             elif what == "job":
                 values = (self.value("text", of, event), self.value("int", of, event))
                 yield Does(what, (values, self.choose((None, 0, 60))), when)
-            elif what == "own_job":
-                yield Does(what, None, when)
-            elif may_end:
+            elif what == "own_job" or may_end:
                 yield Does(what, None, when)
 
-    def moves(
-        self, of: Class, event: Event | None, source: str, states: tuple[str, ...]
-    ) -> Iterator[Does]:
+    def moves(self, of: Class, event: Event | None, source: str, states: tuple[str, ...]) -> Iterator[Does]:
         """Draw what may lead from a state to others; only under a condition may it be entered anew."""
         others = tuple(state for state in states if state != source)
         match self.choose(("no", "to", "to", "to_when", "two")) if others else "no":
@@ -559,17 +579,25 @@ class Drawing:
             of,
             rules=tuple(self.condition(of, pure=True) for _ in range(self.choose((0, 0, 0, 1)))),
             enter=tuple(
-                (state, self.block(of, None, state, moves=later)) for state, later in onwards if self.choose(SELDOM)
+                (state, self.block(of, None, state, moves=later))
+                for state, later in onwards
+                if self.choose(SELDOM)
             ),
             exit=tuple((state, self.block(of, None, state)) for state, _ in onwards if self.choose(SELDOM)),
             timers=tuple(
-                timer for state, later in onwards for _ in self.some((0,), 0, 2) for timer in self.timer(of, state, later)
+                timer
+                for state, later in onwards
+                for _ in self.some((0,), 0, 2)
+                for timer in self.timer(of, state, later)
             ),
             indexes=tuple(self.index(of) for _ in range(self.choose((1, 2, 3)))),
-            views=tuple(self.selection(of, kept=self.choose(OFTEN)) for _ in range(self.choose((1, 2, 3, 4)))),
+            views=tuple(
+                self.selection(of, kept=self.choose(OFTEN)) for _ in range(self.choose((1, 2, 3, 4)))
+            ),
             guests=self.choose((True, self.condition(of, pure=True), False)),
             masks=tuple(
-                (name, self.maybe(of, pure=True)) for name in self.distinct([name for name, _ in of.fields], 0, 2)
+                (name, self.maybe(of, pure=True))
+                for name in self.distinct([name for name, _ in of.fields], 0, 2)
             ),
         )
 
@@ -584,7 +612,9 @@ class Drawing:
     # What is looked for.
 
     def index(self, of: Class) -> Index:
-        name, kind = self.choose([pair for pair in of.fields if pair[1] != "bool"])
+        fields = [pair for pair in of.fields if pair[1] != "bool"]
+        many = [pair for pair in fields if pair[1] in ("ints", "words") or pair[1].startswith("refs")]
+        name, kind = self.choose(many if many and self.choose(OFTEN) else fields)
         if kind in ("ints", "words") or kind.startswith("refs"):
             return Index(("field", name), each=self.choose(OFTEN))
         if self.choose(SELDOM):

@@ -11,7 +11,6 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from random_designs import (
-    GUEST,
     MINUTE,
     Class,
     Colour,
@@ -36,8 +35,7 @@ import klerk
 from klerk import MASKED, App, Args, JobRun, Model, Ref
 
 NAMES = {
-    each.__name__: each
-    for each in (Colour, Link, Secret, Small, Spot, Word, Decimal, datetime, Model, Ref)
+    each.__name__: each for each in (Colour, Link, Secret, Small, Spot, Word, Decimal, datetime, Model, Ref)
 }
 
 # --- for Klerk ----------------------------------------------------------------------------------------
@@ -186,7 +184,8 @@ class Built:
         own.__annotations__["ref"] = Ref[cls]
         self.own_jobs[each.name] = self.app.job()(own)
         self.indexes[each.name] = [
-            machine.index(self.keying(index.key), unique=index.unique, each=index.each) for index in each.indexes
+            machine.index(self.keying(index.key), unique=index.unique, each=index.each)
+            for index in each.indexes
         ]
 
     def keying(self, key: Any) -> Callable[[Any], Any]:
@@ -281,7 +280,11 @@ class Built:
         for event in each.events:
             if event.denied is not None:
                 deny = self.app.deny.command(self.events[each.name, event.name])
-                deny(lambda a, asked=event.denied: a.context.actor.id == "guest" and holds(asked, Live(self, a)))
+                deny(
+                    lambda a, asked=event.denied: (
+                        a.context.actor.id == "guest" and holds(asked, Live(self, a))
+                    )
+                )
         cls = self.classes[each.name]
         if each.guests is True:
             self.app.allow.read(cls)(lambda a: True)
@@ -292,8 +295,9 @@ class Built:
             )
         for name, condition in each.masks:
             self.app.deny.field(cls, names=name)(
-                lambda a, asked=condition: a.context.actor.id == "guest"
-                and (asked is None or holds(asked, Live(self, a)))
+                lambda a, asked=condition: (
+                    a.context.actor.id == "guest" and (asked is None or holds(asked, Live(self, a)))
+                )
             )
 
     def permit_more(self) -> None:
@@ -304,7 +308,9 @@ class Built:
         self.app.allow.read()(is_tester)
         self.app.allow.field()(lambda a: True)
         self.app.allow.log()(is_tester)
-        if self.design.tag and any(kind == "secret" for each in self.design.classes for _, kind in each.fields):
+        if self.design.tag and any(
+            kind == "secret" for each in self.design.classes for _, kind in each.fields
+        ):
             self.app.deny.field(tag="secret")(lambda a: a.context.actor.id == "guest")
 
 
@@ -446,7 +452,9 @@ class World:
     def of(self, kind: str, state: str | None = None) -> list[Row]:
         return rows_of(self.models, kind, state)
 
-    def transact(self, calls: Sequence[Call], now: datetime, *, actor: str = "tester", keep: bool = True) -> Done:
+    def transact(
+        self, calls: Sequence[Call], now: datetime, *, actor: str = "tester", keep: bool = True
+    ) -> Done:
         """Handle calls, all or none."""
         done = Done()
         trial = Trial(self, now, actor)
@@ -492,10 +500,14 @@ class World:
         Raises:
             Endless: it never ends; nothing was fired.
         """
-        after = replace(self, log=list(self.log), versions={id: list(each) for id, each in self.versions.items()})
+        after = replace(
+            self, log=list(self.log), versions={id: list(each) for id, each in self.versions.items()}
+        )
         for _ in range(100):
             rows = after.models.values()
-            due = min(((row.due, row.id) for row in rows if row.due is not None and row.due <= now), default=None)
+            due = min(
+                ((row.due, row.id) for row in rows if row.due is not None and row.due <= now), default=None
+            )
             if due is None:
                 self.__dict__.update(after.__dict__)
                 return
@@ -522,7 +534,9 @@ def rows_of(models: dict[int, Row], kind: str, state: str | None = None) -> list
 class Scene:
     """What expressions ask for, from a transaction on the dictionary. `row` goes with the transaction."""
 
-    def __init__(self, trial: "Trial | None", now: datetime | None, row: Row | None, params: dict[str, Any]) -> None:
+    def __init__(
+        self, trial: "Trial | None", now: datetime | None, row: Row | None, params: dict[str, Any]
+    ) -> None:
         self.trial, self.now, self.row, self.params = trial, now, row, params
 
     def field(self, name: str) -> Any:
@@ -620,7 +634,9 @@ class Trial:
             raise Refused(klerk.Denied)
 
     def obey(self, event: Event, scene: Scene) -> None:
-        if not all([asked(holds, rule, scene) for rule in event.rules]):
+        # All are asked: one that raises is a failure, whatever the others say.
+        verdicts = [asked(holds, rule, scene) for rule in event.rules]
+        if not all(verdicts):
             raise Refused(klerk.Rejected)
 
     def happen(self, cls: Class, event: Event, scene: Scene, depth: int) -> int:
@@ -838,7 +854,8 @@ class Trial:
         if errors:
             raise Refused(*errors)
         row = Row(0, cls.name, "", 0, self.now, self.now, self.now, fields)
-        if not all([asked(holds, rule, of_row(row)) for rule in cls.rules]):
+        verdicts = [asked(holds, rule, of_row(row)) for rule in cls.rules]
+        if not all(verdicts):
             raise Refused(klerk.Rejected)
 
     def is_missing(self, id: int, kind: str) -> bool:
@@ -934,7 +951,7 @@ class Sorts(NamedTuple):
         rows = sorted(rows, key=lambda row: row.id)
         if rows:
             for nth, (_, turned) in reversed(list(enumerate(self.parts(cls, rows[0])))):
-                rows.sort(key=lambda row, nth=nth: self.parts(cls, row)[nth][0], reverse=turned)  # type: ignore[misc]
+                rows.sort(key=lambda row, nth=nth: self.parts(cls, row)[nth][0], reverse=turned)
         return rows
 
 
@@ -945,10 +962,14 @@ class Seen:
         leaves_out: what may not be read is left out instead of being refused.
     """
 
-    def __init__(self, design: Design, models: dict[int, Row], actor: str, *, leaves_out: bool = False) -> None:
+    def __init__(
+        self, design: Design, models: dict[int, Row], actor: str, *, leaves_out: bool = False
+    ) -> None:
         self.design, self.models, self.actor, self.leaves_out = design, models, actor, leaves_out
 
-    def walk(self, cls: Class, view: Selection, order: Sorts | None = None, where: Any = None) -> Iterator[Row]:
+    def walk(
+        self, cls: Class, view: Selection, order: Sorts | None = None, where: Any = None
+    ) -> Iterator[Row]:
         """Yield the rows of a view as they are shown, in its order.
 
         Raises:
@@ -968,15 +989,14 @@ class Seen:
                     continue
                 raise Hidden
             if shown is not row:
-                if not found_by(lambda shown=shown: selects(view, shown)):  # type: ignore[misc]
+                if not found_by(lambda shown=shown: selects(view, shown)):
                     continue
                 if order is not None and not found_by(
-                    lambda shown=shown, row=row: order.parts(cls, shown) == order.parts(cls, row)  # type: ignore[misc]
+                    lambda shown=shown, row=row: order.parts(cls, shown) == order.parts(cls, row)
                 ):
                     raise Hidden
-            if where is None or found_by(lambda shown=shown: holds(where, of_row(shown))):  # type: ignore[misc]
+            if where is None or found_by(lambda shown=shown: holds(where, of_row(shown))):
                 yield shown
-
 
     def show_by_key(self, index: Any, key: Any, rows: list[Row]) -> Iterator[Row]:
         """Yield those of the rows with a key that show it."""
@@ -986,7 +1006,7 @@ class Seen:
                 if self.leaves_out:
                     continue
                 raise Hidden
-            if shown is row or found_by(lambda shown=shown: key in keys_of(index, shown)):  # type: ignore[misc]
+            if shown is row or found_by(lambda shown=shown: key in keys_of(index, shown)):
                 yield shown
 
     def referrers(self, fields: list[tuple[Class, str, str]], id: int) -> list[Row]:
@@ -1035,6 +1055,3 @@ def selects(view: Selection, row: Row) -> bool:
                 if row.state not in states:
                     return False
     return True
-
-
-__all__ = ["GUEST", "Built", "Call", "Done", "Endless", "Hidden", "JobRow", "Pick", "Refused", "Row", "Seen", "World"]

@@ -41,7 +41,6 @@ from random_designs import (
     Selection,
     drawn,
     is_reference,
-    references,
     sortable,
 )
 from random_worlds import (
@@ -56,7 +55,6 @@ from random_worlds import (
     Seen,
     Sorts,
     World,
-    found_by,
     keys_of,
     rows_of,
     shown_to,
@@ -77,6 +75,7 @@ class Count:
 
 # --- made-up commands ---------------------------------------------------------------------------------
 
+
 # Making a strategy takes longer than drawing from it.
 @cache
 def below(count: int) -> Any:
@@ -91,7 +90,7 @@ MODELS_MAX = 9
 
 
 def made_value(kind: str, choose: Choose) -> Any:
-    # What is wrong comes up seldom: it ends a transaction, and most of what follows needs those that went well.
+    # What is wrong comes up seldom: most of what follows needs transactions that went well.
     if kind in KINDS:
         good, bad = KINDS[kind].good, KINDS[kind].bad
         return choose(good if choose(FEW) else bad)
@@ -204,7 +203,7 @@ class Comparison:
             view = declared[nth - len(whole)] if nth >= len(whole) else None
             if view is None:
                 view = self.built.view(of, selection)
-            rows = self.same(lambda: r.list(view), lambda: seen.walk(of, selection), view)
+            rows = self.same(partial(r.list, view), partial(seen.walk, of, selection), view)
             match (turn + nth) % 3:
                 case 0:
                     self.numbers(r, seen, of, selection, view, rows)
@@ -282,10 +281,10 @@ class Comparison:
                 return seen.show_by_key(index, key, found.get(key, []))
 
             view = declared(key)
-            rows = self.same(lambda view=view: r.list(view), expected, (view, key))  # type: ignore[misc]
-            assert outcome(lambda view=view: r.count(view)) == (rows if rows is Hidden else len(rows))  # type: ignore[misc]
-            first = outcome(lambda expected=expected: next(expected(), None))  # type: ignore[misc]
-            model = outcome(lambda key=key: r.find(declared, key))  # type: ignore[misc]
+            rows = self.same(lambda view=view: r.list(view), expected, (view, key))
+            assert outcome(lambda view=view: r.count(view)) == (rows if rows is Hidden else len(rows))
+            first = outcome(lambda expected=expected: next(expected(), None))
+            model = outcome(lambda key=key: r.find(declared, key))
             assert first is model or as_row(model) == plain(first)
         earlier.clear()
         earlier.update(found)
@@ -297,13 +296,19 @@ class Comparison:
         for name, kind in of.fields:
             if kind not in known and not kind.startswith(("ref:", "ref?")):
                 continue
-            array = outcome(lambda name=name: r.columns(self.built.states[of.name, view], name)[name].tolist())  # type: ignore[misc]
+            array = outcome(
+                lambda name=name: r.columns(self.built.states[of.name, view], name)[name].tolist()
+            )
             if rows is Hidden or any(row.fields[name] is MASKED for row in rows):
                 assert array is Hidden
             else:
-                assert [None if v != v else v for v in array] == [in_column(kind, row.fields[name]) for row in rows]
+                assert [None if v != v else v for v in array] == [
+                    in_column(kind, row.fields[name]) for row in rows
+                ]
         names = ("id", "version", "created_at", "updated_at", "entered_at")
-        found = outcome(lambda: [each.tolist() for each in r.columns(self.built.states[of.name, view], *names)])
+        found = outcome(
+            lambda: [each.tolist() for each in r.columns(self.built.states[of.name, view], *names)]
+        )
         if rows is Hidden:
             assert found is Hidden
         else:
@@ -312,16 +317,22 @@ class Comparison:
             assert found == [list(column) for column in zip(*expected, strict=True)] or not rows
 
     def related(self, r: Any, seen: Seen, id: int) -> None:
-        fields = [(of, name, kind) for of in self.design.classes for name, kind in of.fields if is_reference(kind)]
+        fields = [
+            (of, name, kind) for of in self.design.classes for name, kind in of.fields if is_reference(kind)
+        ]
         for of, name, kind in fields:
             field = getattr(self.built.classes[of.name], name)
-            self.same(lambda field=field: r.related(id, field), partial(seen.referrers, [(of, name, kind)], id), field)  # type: ignore[misc]
+            self.same(
+                lambda field=field: r.related(id, field),
+                partial(seen.referrers, [(of, name, kind)], id),
+                field,
+            )
         self.same(lambda: r.related(id), partial(seen.referrers, fields, id), id)
 
     def single(self, r: Any, seen: Seen, turn: int) -> None:
         for id, row in seen.models.items():
             shown = shown_to(self.design, seen.actor, row)
-            find = outcome(lambda id=id: r.find(id))  # type: ignore[misc]
+            find = outcome(lambda id=id: r.find(id))
             if shown is None:
                 assert find is (None if seen.leaves_out else Hidden)
             else:
@@ -421,10 +432,14 @@ class Comparison:
             self.found(k, world, timers, event="timer")
         for of in self.design.classes:
             name = f"{of.name}.{of.events[-1].name}"
-            wanted = {n for n, logged in enumerate(world.log, 1) if name in [each[0] for each in logged.commands]}
+            wanted = {
+                n for n, logged in enumerate(world.log, 1) if name in [each[0] for each in logged.commands]
+            }
             self.found(k, world, wanted, event=name)
         for id in list(world.versions)[:3]:
-            wanted = {n for n, logged in enumerate(world.log, 1) if id in [each[1] for each in logged.commands]}
+            wanted = {
+                n for n, logged in enumerate(world.log, 1) if id in [each[1] for each in logged.commands]
+            }
             self.found(k, world, wanted, model=id)
             self.versions(k, world, id, random.Random(id))
 
@@ -585,7 +600,9 @@ class InMemory(RuleBasedStateMachine):
             for nth, command in enumerate(commands):
                 result = yield command
                 seen.append(result.id)
-                self.comparison.reads(a.read, Seen(self.world.design, done.moments[nth], "tester"), self.turn + nth)
+                self.comparison.reads(
+                    a.read, Seen(self.world.design, done.moments[nth], "tester"), self.turn + nth
+                )
             if fails:
                 raise ZeroDivisionError
 
