@@ -498,7 +498,10 @@ class InMemory(RuleBasedStateMachine):
         self.tokens: list[tuple[Any, Any, Any, int | None, int]] = []
 
     def opened(self) -> Klerk:
-        return self.built.app.open(job_threads=0, clock=self.clock)
+        return self.built.app.open(**self.options())
+
+    def options(self) -> dict[str, Any]:
+        return {"job_threads": 0, "clock": self.clock, "token_ttl": timedelta(days=3650)}
 
     @initialize(design=designs())
     def begin(self, design: Design) -> None:
@@ -697,7 +700,7 @@ class OnDisk(InMemory):
         self.copies = self.calm = 0
 
     def opened(self) -> Klerk:
-        return self.built.app.open(self.path, durability="process", job_threads=0, clock=self.clock)
+        return self.built.app.open(self.path, durability="process", **self.options())
 
     def teardown(self) -> None:
         super().teardown()
