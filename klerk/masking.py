@@ -10,7 +10,7 @@ from klerk.authorization import FIELD, Permission
 from klerk.commands import System
 from klerk.errors import KlerkError
 from klerk.field_types import FieldType
-from klerk.reader import Reader
+from klerk.reader import AuthorizedReading
 from klerk.validation import call_of
 from klerk.values import MASKED, Model
 
@@ -57,11 +57,13 @@ class Masking:
             str(each.event): each.event.machine.model_class for each in spec.events
         }
 
-    def shown(self, reader: Reader, event: str, target: int, values: tuple[Any, ...]) -> dict[str, Any]:
+    def shown(
+        self, reader: AuthorizedReading, event: str, target: int, values: tuple[Any, ...]
+    ) -> dict[str, Any]:
         """Return a command's parameters by name, as they may be seen.
 
         Parameters:
-            reader: holds the lock.
+            reader: reads what the rules are asked about.
             event: its name; it may be one that is no longer declared.
             target: the id of the model that the command was about; 0 for none.
             values: as they were stored.
@@ -82,8 +84,10 @@ class Masking:
             found[rule.name] = _converted(value, rule.field) if visible else MASKED
         return found
 
-    def _visible(self, reader: Reader, cls: type[Model], target: int, rule: _ParameterRules) -> bool:
-        model = reader.sight.table.get(target)
+    def _visible(
+        self, reader: AuthorizedReading, cls: type[Model], target: int, rule: _ParameterRules
+    ) -> bool:
+        model = reader.sight.source.model(target)
         if type(model) is not cls:
             model = None
         context = reader.context

@@ -154,22 +154,25 @@ class Snapshot(AuthorizedReading):
     """One consistent moment, for as long as it is open: ``with k.snapshot(context) as s``.
 
     It offers what `Reader` offers, holds up nobody, and may be used by any thread. What it costs is memory
-    for the old versions of whatever changes meanwhile; so close it when it was read.
-
-    Attributes:
-        sequence: of the newest transaction that it shows.
+    for the old versions of whatever changes meanwhile; so close it when it was read. Of the commit log it
+    shows what had happened by then, without what was erased since.
     """
 
     def __init__(self, context: Context, sight: Sight, sequence: int, end: Callable[[], None]) -> None:
         self._context, self._verdicts = sight.begin(context)
         self._sight: Sight | None = sight
-        self.sequence = sequence
+        self._sequence = sequence
         self._finalizer = weakref.finalize(self, end)
         self._finalizer.atexit = False
 
     @property
     def context(self) -> Context:
         return self._context
+
+    @property
+    def sequence(self) -> int:
+        """Of the newest transaction that it shows; also when it is closed."""
+        return self._sequence
 
     @property
     def sight(self) -> Sight:
