@@ -8,79 +8,23 @@ sequence of a value after the mark is the same each time.
 """
 
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from typing import Any, Final
 
 import msgspec
 
 from klerk import limits
+from klerk._facets import Facets, listed, packed
 from klerk._image import key_of
 from klerk.codec import INDEXED_KEY, encode, number_of, read_record
-from klerk.sequences import Entries, Hours, Sequences, packed
+from klerk.sequences import Entries, Hours, Sequences
 from klerk.storage.contract import Family, Put, Storage
 
-HOUR_US: Final = 3_600_000_000
 # Event codes and hours may be negative; what is added makes their keys sort as they do.
 _OFFSET: Final = 2**32
 _MODEL, _ACTOR, _EVENT, _HOUR, _SPAN = b"m", b"a", b"e", b"t", b"h"
 _Actor = tuple[str, str]
-
-
-class Facets:
-    """The sequences of some successive transactions by model, actor, event and hour."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        # Most models have only one sequence, and one alone stands for itself: 100,000 lists would keep the
-        # garbage collector busy.
-        self.models: dict[int, int | list[int]] = {}
-        self.actors: defaultdict[_Actor, list[int]] = defaultdict(list)
-        self.events: defaultdict[int, list[int]] = defaultdict(list)
-        self.hours: defaultdict[int, list[int]] = defaultdict(list)
-
-    def add(self, heads: Sequence[Sequence[Any]]) -> None:
-        """Take over transactions, later than those before, given as the fields of `TransactionHead`."""
-        models, events = self.models, self.events
-        last_actor: Any = None
-        by_actor = by_hour = []
-        hour_start = hour_end = 0
-        self.count += len(heads)
-        for head in heads:
-            sequence, time_us, actor, targets, behalf = head[0], head[1], head[2], head[3], head[5]
-            if not hour_start <= time_us < hour_end:
-                hour = time_us // HOUR_US
-                hour_start, hour_end = hour * HOUR_US, (hour + 1) * HOUR_US
-                by_hour = self.hours[hour]
-            by_hour.append(sequence)
-            # Transactions of one context share the tuple.
-            if actor is not last_actor:
-                last_actor, by_actor = actor, self.actors[actor[0], actor[1]]
-            by_actor.append(sequence)
-            if behalf is not None and behalf != actor[:2]:
-                self.actors[behalf[0], behalf[1]].append(sequence)
-            if len(targets) == 1:
-                code, id, _ = targets[0]
-                events[code].append(sequence)
-                if id:
-                    _add(models, id, sequence)
-            else:
-                for code in {code for code, _, _ in targets}:
-                    events[code].append(sequence)
-                for id in {id for _, id, _ in targets if id}:
-                    _add(models, id, sequence)
-
-    def rows(self) -> Iterator[tuple[bytes, list[int]]]:
-        """Yield the prefix of each facet's value with its sequences."""
-        for id, found in self.models.items():
-            yield _model_prefix(id), _listed(found)
-        for actor, sequences in self.actors.items():
-            yield _actor_prefix(actor), sequences
-        for code, sequences in self.events.items():
-            yield _event_prefix(code), sequences
-        for hour, sequences in self.hours.items():
-            yield _hour_prefix(hour), sequences
 
 
 class History:
@@ -103,7 +47,7 @@ class History:
 
     # --- keeping it up to date --------------------------------------------------------------------
 
-    def note(self, heads: Sequence[Sequence[Any]], record: int) -> None:
+    def note(self, heads: Iterable[tuple[Any, ...]], record: int) -> None:
         """Take over the transactions of a durable log record, before they are published.
 
         Parameters:
@@ -128,7 +72,7 @@ class History:
 
     def _write(self, facets: Facets, newest: int) -> None:
         puts: list[Put] = []
-        for prefix, sequences in facets.rows():
+        for prefix, sequences in _rows(facets):
             puts.append((Family.HISTORY, prefix + key_of(sequences[0]), packed(sequences)))
             if len(puts) == limits.CHECKPOINT_BATCH_RECORDS:
                 self._storage.write(puts, [])
@@ -215,24 +159,19 @@ class History:
     def _recent_of(self, facet: str, value: Any) -> list[int]:
         """Return a copy of the sequences in memory; the lock is held."""
         older, newer = (getattr(each, facet).get(value) for each in (self._being_written, self._fresh))
-        return [*_listed(older), *_listed(newer)]
+        return [*listed(older), *listed(newer)]
 
 
-def _add(found: dict[int, int | list[int]], value: int, sequence: int) -> None:
-    before = found.get(value)
-    if before is None:
-        found[value] = sequence
-    elif isinstance(before, int):
-        found[value] = [before, sequence]
-    else:
-        before.append(sequence)
-
-
-def _listed(sequences: int | list[int] | None) -> list[int]:
-    """Return sequences as a list; one alone stands for itself, and None for none."""
-    if sequences is None:
-        return []
-    return [sequences] if isinstance(sequences, int) else sequences
+def _rows(facets: Facets) -> Iterator[tuple[bytes, list[int]]]:
+    """Yield the prefix of each facet's value with its sequences."""
+    for id, found in facets.models.items():
+        yield _model_prefix(id), listed(found)
+    for actor, sequences in facets.actors.items():
+        yield _actor_prefix(actor), sequences
+    for code, sequences in facets.events.items():
+        yield _event_prefix(code), sequences
+    for hour, sequences in facets.hours.items():
+        yield _hour_prefix(hour), sequences
 
 
 def _model_prefix(id: int) -> bytes:

@@ -12,12 +12,13 @@ import msgspec
 
 from klerk import limits
 from klerk._dispatch import microseconds
+from klerk._facets import HOUR_US
 from klerk._image import key_of
 from klerk.codec import TransactionHead, encode, number_of
 from klerk.commands import Actor
 from klerk.commit_log import Lookup
 from klerk.errors import ArgumentError
-from klerk.history import HOUR_US, History
+from klerk.history import History
 from klerk.log_entries import LogFilter
 from klerk.machine import CreateEvent, Event
 from klerk.sequences import Sequences, newest_first, oldest_first

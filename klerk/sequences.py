@@ -2,13 +2,12 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Protocol
 
-import msgspec
-
+from klerk._facets import unpacked
 from klerk._image import key_of
-from klerk.codec import encode, number_of
+from klerk.codec import number_of
 from klerk.errors import Corrupted
 from klerk.storage.contract import Family, Storage
 
@@ -146,24 +145,9 @@ def oldest_first(of: Sequence[Sequences], oldest: int, newest: int) -> Iterator[
         sequence = found
 
 
-def packed(sequences: list[int]) -> bytes:
-    """Return what an entry stores: the distances after the first sequence, which is mostly the only one."""
-    if len(sequences) == 1:
-        return b""
-    return encode([after - before for before, after in pairwise(sequences)])
-
-
-_decode_distances = msgspec.msgpack.Decoder(list[int]).decode
-
-
 def _unpacked(key: bytes, value: bytes) -> list[int]:
     sequence = number_of(key[-8:])
-    sequences = [sequence]
     try:
-        distances = _decode_distances(value) if value else []
-    except msgspec.DecodeError as error:
+        return unpacked(sequence, value)
+    except ValueError as error:
         raise Corrupted(f"the history of {key[:-8].hex()} from {sequence} on cannot be read") from error
-    for distance in distances:
-        sequence += distance
-        sequences.append(sequence)
-    return sequences

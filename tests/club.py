@@ -792,7 +792,8 @@ class Trial:
         rows = list(self.models.items())
         for column in ("name", "code"):
             for name in NAMES:
-                found.append(sum(id for id, row in rows if row.fields.get(column) == name))
+                # Two may have a name until the transaction ends; the older one is found.
+                found.append(min((id for id, row in rows if row.fields.get(column) == name), default=0))
         sizes = [len(row.fields["members"]) for _, row in rows if row.kind == "Team"]
         found += [sizes.count(size) for size in range(4)]
         priorities = [row.fields.get("priority") or None for _, row in rows]

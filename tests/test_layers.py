@@ -28,6 +28,7 @@ LAYERS = [
     "clocks",
     "_image",
     "_order",
+    "_facets",
     "_working",
     "_core",
     "_reading",
