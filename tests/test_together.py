@@ -26,6 +26,7 @@ from klerk import (
     Erased,
     InvalidValue,
     JobRun,
+    JobState,
     KlerkError,
     Migration,
     Model,
@@ -237,6 +238,16 @@ def test_a_token_whose_first_outcome_was_erased(bank: OpenBank, tmp_path: Path) 
                 getattr(again, part)
             assert (caught.value.code, caught.value.status) == ("erased", 410)
         assert bank.contents(k) == {}
+
+
+def test_an_erasure_is_no_change_that_a_token_objects_to(bank: OpenBank) -> None:
+    with bank.app.open() as k:
+        model = k.handle(bank.enter("Ada"), TESTER).model
+        tokens = [k.token(model) for _ in range(2)]
+        k.erase(model.meta.id, TESTER)
+        assert k.handle(bank.deposit(model.meta.id, 1), TESTER, token=tokens[0]).model.meta.version == 2
+        with pytest.raises(Conflict, match="version 2"):
+            k.handle(bank.deposit(model.meta.id, 1), TESTER, token=tokens[1])
 
 
 class Person(Model):
@@ -515,10 +526,15 @@ def test_timers_may_cause_what_jobs_and_people_may_not() -> None:
         except Denied as error:
             refused.append(error.code)
 
+    @steps.app.job(max_attempts=1)
+    def sneak_at_the_end(job: JobRun) -> Any:
+        return job.complete_with(steps.make(5), steps.make_inside(8))
+
     with steps.app.open(clock=clock) as k:
         first = k.handle(steps.make(1), TESTER).id
-        k.jobs.schedule(sneak())
+        k.jobs.schedule(sneak(), sneak_at_the_end())
         assert k.jobs.wait_until_idle(20)
+        assert (k.jobs.counts()[JobState.COMPLETED], k.jobs.counts()[JobState.DISCARDED]) == (1, 1)
         with pytest.raises(Denied) as caught:
             k.handle(steps.make_inside(8), TESTER)
         assert refused == [caught.value.code] == ["not_visible"]
