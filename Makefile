@@ -7,6 +7,7 @@ PIP := $(PY) -m pip --quiet --disable-pip-version-check
 PYTHON ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+KILLS ?= 500
 BENCH_ARGS ?=
 
 export PYTHONSAFEPATH := 1
@@ -17,13 +18,14 @@ SOURCES := $(shell find klerk \( -name __pycache__ -prune \) -o -type d -print -
 
 STUBBED := $(patsubst klerk/%.pyi,klerk.%,$(wildcard klerk/*.pyi))
 
-.PHONY: help demo test bench lint format wheel dist clean
+.PHONY: help demo test torture bench lint format wheel dist clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    replay a month of flights           DEMO_ARGS=\"--days 1\" for less"
 	@echo "make test    run all tests                       PYTEST_ARGS=\"-k name\" for some"
+	@echo "make torture kill a busy process 500 times       KILLS=100 for less"
 	@echo "make lint    style, types, stubs, layers"
 	@echo "make format  let ruff mend what it can"
 	@echo "make bench   measure; writes build/bench.json    BENCH_ARGS=..."
@@ -36,6 +38,9 @@ demo: $(VENV)/stamp-package
 
 test: $(VENV)/stamp-package $(VENV)/stamp-test
 	@$(PY) -m pytest $(PYTEST_ARGS)
+
+torture: $(VENV)/stamp-package $(VENV)/stamp-test
+	@KLERK_TORTURE_KILLS=$(KILLS) $(PY) -m pytest tests/test_torture.py $(PYTEST_ARGS)
 
 bench: $(VENV)/stamp-package $(VENV)/stamp-bench
 	@mkdir -p build

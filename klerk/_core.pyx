@@ -911,8 +911,10 @@ cdef class Processor(WorkingState):
                 self.table.remove(id)
             else:
                 self.table.put(id, model)
-            if self.pending.get(id, self) is model:
-                del self.pending[id]
         for index, operation in group.index_operations:
             index.publish(operation)
+        # Last: the transaction at hand takes a model from here until every view has it.
+        for id, model in group.changed.items():
+            if self.pending.get(id, self) is model:
+                del self.pending[id]
         self.published_sequence = group.heads[len(group.heads) - 1][0]

@@ -24,10 +24,6 @@ cdef enum:
 
 cdef uint64_t SIGN = 0x8000000000000000
 
-cdef object MICROSECOND = timedelta(microseconds=1)
-# Doubles in the expansion of a decimal: 159 bits, more than 47 digits.
-cdef int DECIMAL_PARTS = 3
-
 
 cdef bytes _whole(uint8_t kind, int64_t number):
     cdef bytes text = PyBytes_FromStringAndSize(NULL, 9)
@@ -70,16 +66,15 @@ cdef bytes _number(object value):
 
 
 cdef bytes _decimal(object value):
-    """A decimal as a sum of doubles, each the nearest to what the ones before it leave."""
-    cdef bytes text = b"\x21"
-    cdef double near
+    """A decimal, exactly: its sign, the place of its first digit, its digits. No context rounds them."""
+    cdef bytes size
     if not value.is_finite():
         raise ArgumentError(f"the decimal {value} cannot be sorted by")
-    for _ in range(DECIMAL_PARTS):
-        near = value
-        text += _double(near)
-        value -= Decimal(near)
-    return text
+    if not value:
+        return b"\x21\x01"
+    digits = "".join(map(str, value.as_tuple().digits)).strip("0")
+    size = _whole(0x21, value.adjusted()) + digits.encode() + b"\0"
+    return b"\x21\x00" + descending(size) if value < 0 else b"\x21\x02" + size
 
 
 cdef bytes _ended(uint8_t kind, bytes text):
@@ -123,7 +118,8 @@ cdef bytes _other_key(object value):
     if isinstance(value, date):
         return _whole(0x41, value.toordinal())
     if isinstance(value, timedelta):
-        return _whole(0x42, value // MICROSECOND)
+        # The longest ones have more microseconds than fit into 64 bits.
+        return _whole(0x42, value.days) + _whole(0x42, value.seconds * 1_000_000 + value.microseconds)
     if isinstance(value, Decimal):
         return _decimal(value)
     if isinstance(value, bytes):

@@ -83,4 +83,10 @@ cdef class ReaderBase(ReadHold):
     def models(self, ids):
         """Return the models with these ids, as they may be shown."""
         self.require_open()
-        return [self.shown(self.table.get(id)) for id in ids]
+        cdef list found = []
+        for id in ids:
+            model = self.table.get(id)
+            # A condition that is not pure may have left a deleted model in a view.
+            if model is not None:
+                found.append(self.shown(model))
+        return found

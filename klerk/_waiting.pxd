@@ -33,6 +33,7 @@ cdef class ReadWriteLock:
     cdef readonly bint writing
     cdef object waiting
     cdef long first_thread
+    cdef long processing_thread
     cdef int first_holds
     cdef dict threads
     cdef dict tasks

@@ -161,8 +161,13 @@ cdef class ReadHold:
             raise RuntimeError("a reader is made by read(context)")
         if self.held or self.entering:
             raise RuntimeError("this reader is in use: open another one with read(context)")
-        self.entering = True
         self.thread = PyThread_get_thread_ident()
+        if self.thread == self.lock.processing_thread:
+            raise NotPure(
+                "a function that Klerk calls while it processes a command tried to read what is published",
+                hint="Read with a.read, which sees what this transaction has changed, too.",
+            )
+        self.entering = True
         self.task = running_task()
         return 0
 
@@ -207,6 +212,14 @@ cdef class ReadWriteLock:
     def write(self):
         """Return a context manager that holds the lock exclusively."""
         return WriteHold(self)
+
+    def begin_processing(self):
+        """Refuse reads to this thread until `end_processing`: functions of the application run in it."""
+        self.processing_thread = PyThread_get_thread_ident()
+
+    def end_processing(self):
+        """Let the thread that processes read again."""
+        self.processing_thread = 0
 
     cdef bint must_wait(self, ReadHold hold, bint blocking) except -1:
         if self.writing:

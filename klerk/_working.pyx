@@ -83,6 +83,23 @@ cdef class WorkingState:
                 changed.append(model)
         return unchanged, changed
 
+    def overlay_count(self, IdSet published not None, model_class):
+        """Return what `overlay` does, but only how many models were not changed."""
+        cdef list changed = []
+        cdef Py_ssize_t hidden = 0
+        for id, model in self.pending.items():
+            if published.has(id):
+                hidden += 1
+            if type(model) is model_class:
+                changed.append(model)
+        return published.count - hidden, changed
+
+    def overlay_referrers(self, RefField field not None, id):
+        """Return what `overlay` does of the published models that refer to a model with a field."""
+        # In one step with the look at pending models: a set that got empty is not the one filled next.
+        published = field.referrers.get(id)
+        return self.overlay(IdSet() if published is None else published, field.model_class)
+
     def changed(self, model_class):
         """Return the unpublished models of a class, and their ids with those of deleted models."""
         cdef list models = []

@@ -14,6 +14,7 @@ from klerk.machine import Machine
 from klerk.reader import Sight
 from klerk.selections import View
 from klerk.values import Model, Ref
+from klerk.veils import is_found_in
 
 M = TypeVar("M", bound=Model)
 
@@ -160,7 +161,7 @@ class Watched:
         if self.everything or type(model) in self._whole or model._meta.id in self.ids:
             return True
         return any(
-            _contains(view, model) and (shown is model or not view.by_fields or _is_found(view, shown))
+            _contains(view, model) and (shown is model or not view.by_fields or is_found_in(view, shown))
             for view in self._views.get(type(model), ())
         )
 
@@ -180,12 +181,3 @@ def _contains(view: View[Any], model: Any) -> bool:
     except Exception as error:
         what = described(type(view).contains)
         raise FunctionFailed(f"{what} raised {type(error).__name__}: {error}") from error
-
-
-def _is_found(view: View[Any], shown: Any) -> bool:
-    """Return whether a model with masked fields belongs to a view that asks about fields."""
-    try:
-        return view.contains(shown)
-    except Exception:
-        # A masked value has no methods and no order; what asks for them does not find the model.
-        return False

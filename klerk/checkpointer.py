@@ -126,8 +126,13 @@ class Checkpointer:
             self._closed = True
             self._changed.notify()
         self._thread.join()
-        if self._storage.failed is None:
+        if self._storage.failed is not None:
+            return
+        try:
             self.write()
+        except StorageError as error:
+            # The log has all of it, and the next start applies its end.
+            LOG.error("models and jobs are not written behind the log: %s", error)
 
 
 def _batches(items: list[Any]) -> list[list[Any]]:

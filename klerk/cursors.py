@@ -2,21 +2,25 @@
 
 import base64
 import binascii
-from hashlib import sha256
+import hmac
 from typing import Any
 
 from klerk.errors import ArgumentError
 from klerk.selections import View
 
-_DIGEST_BYTES = 8
+_SEAL_BYTES = 12
 
 
-def cursor_of(view: View[Any], entry: bytes) -> str:
-    """Return the cursor of an entry in a view."""
-    return base64.urlsafe_b64encode(_digest(view, entry) + entry).decode("ascii").rstrip("=")
+def cursor_of(secret: bytes, view: View[Any], entry: bytes) -> str:
+    """Return the cursor of an entry in a view.
+
+    Parameters:
+        secret: of the store. Who does not know it can make no cursors, and learn nothing by guessing them.
+    """
+    return base64.urlsafe_b64encode(_seal(secret, view, entry) + entry).decode("ascii").rstrip("=")
 
 
-def entry_at(view: View[Any], cursor: str) -> bytes:
+def entry_at(secret: bytes, view: View[Any], cursor: str) -> bytes:
     """Return the entry that a cursor stands for.
 
     Raises:
@@ -28,11 +32,12 @@ def entry_at(view: View[Any], cursor: str) -> bytes:
         raw = base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
     except (AttributeError, UnicodeEncodeError, binascii.Error) as error:
         raise ArgumentError(problem, hint=hint) from error
-    digest, entry = raw[:_DIGEST_BYTES], raw[_DIGEST_BYTES:]
-    if len(entry) < 8 or digest != _digest(view, entry):
+    seal, entry = raw[:_SEAL_BYTES], raw[_SEAL_BYTES:]
+    if len(entry) < 8 or not hmac.compare_digest(seal, _seal(secret, view, entry)):
         raise ArgumentError(problem, hint=hint)
     return entry
 
 
-def _digest(view: View[Any], entry: bytes) -> bytes:
-    return sha256(repr(view).encode("utf-8", "replace") + b"\0" + entry).digest()[:_DIGEST_BYTES]
+def _seal(secret: bytes, view: View[Any], entry: bytes) -> bytes:
+    name = repr(view).encode("utf-8", "replace")
+    return hmac.digest(secret, name + b"\0" + entry, "sha256")[:_SEAL_BYTES]

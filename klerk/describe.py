@@ -20,7 +20,7 @@ from klerk.field_types import FieldType
 from klerk.jobs import Job, Parameter, Retry
 from klerk.machine import CreateEvent, Machine, State
 from klerk.places import place_of
-from klerk.selections import View
+from klerk.selections import DerivedView, FilteredView, OrderedView, StatesView, View
 from klerk.type_names import type_name
 from klerk.visibility import Visibility
 from klerk.wording import (
@@ -83,6 +83,7 @@ def _machine_lines(spec: Spec, each: MachineSpec) -> Iterator[str]:
             ("unique" if index.unique else "several models per key", key_text(index.key))
             for index in machine.indexes
         ),
+        "Views": _columns(_view_row(view) for view in machine.views),
         "Always true": _rule_lines(machine.rules),
         "May be read": _reading_lines(spec, each),
         "States": [line for state in machine.all_states for line in _state_lines(machine, state)],
@@ -114,6 +115,23 @@ def _field_row(machine: Machine[Any], name: str, field: FieldType) -> tuple[str,
         about.append(f"tagged {', '.join(sorted(field.tags))}")
     declared = type_name(annotations[name]) if name in annotations else field.label
     return name, declared, "; ".join(filter(None, about))
+
+
+def _view_row(view: View[Any]) -> tuple[str, ...]:
+    """Say what a kept view is made from, which models it leaves out, and how it sorts them."""
+    conditions: list[str] = []
+    order = ""
+    while isinstance(view, DerivedView):
+        if isinstance(view, OrderedView):
+            keys = ", ".join(key if isinstance(key, str) else key_text(key) for key in view.keys)
+            order = f"by {keys}{', turned round' if view.descending else ''}"
+        elif isinstance(view, StatesView):
+            conditions.insert(0, f"in {' or '.join(state.name for state in view.states)}")
+        elif isinstance(view, FilteredView):
+            conditions.insert(0, key_text(view.condition))
+        view = view.base
+    base = view.name if isinstance(view, State) else "all"
+    return base, f"if {' and '.join(conditions)}" if conditions else "", order
 
 
 def _reading_lines(spec: Spec, each: MachineSpec) -> list[str]:

@@ -126,7 +126,11 @@ class Engine:
         if self._failure is not None:
             return group, None, turn, self._failure
         try:
-            left_over = processor.process(group)
+            self.lock.begin_processing()
+            try:
+                left_over = processor.process(group)
+            finally:
+                self.lock.end_processing()
             self.queue.processed()
             if left_over:
                 self.queue.give_back(left_over)

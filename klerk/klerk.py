@@ -86,7 +86,7 @@ class Klerk(Submitting, Subscribable):
         plan_of = {plan.model_class: plan for plan in self._program.plans}
         self._program.processor.shown_by = self._show
         self._sight = self._program.sight
-        self._snapshots = Snapshots(self._program.processor, lock, self._sight)
+        self._snapshots = Snapshots(self._program.processor, lock, self._sight, self._require_open)
         self._tokens = TokenUses(storage, self._program, clock, token_ttl)
         self.unsafe = Unsafe(self._run_unsafe, plan_of, is_on=unsafe)
         self._side_writer = SideWriter(storage)

@@ -5,6 +5,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from klerk import limits
 from klerk._order import id_in
 from klerk.cursors import cursor_of
 from klerk.selections import View
@@ -41,15 +42,22 @@ class Pager(Generic[M]):
         walk: the view's entries.
         model_of: gives the model with an id, or None.
         seen: gives a model as it is shown; None when it is left out.
+        secret: that cursors are made with.
     """
 
     def __init__(
-        self, view: View[M], walk: Walk, model_of: Callable[[int], Any], seen: Callable[[M], M | None]
+        self,
+        view: View[M],
+        walk: Walk,
+        model_of: Callable[[int], Any],
+        seen: Callable[[M], M | None],
+        secret: bytes,
     ) -> None:
         self._view = view
         self._walk = walk
         self._model_of = model_of
         self._seen = seen
+        self._secret = secret
 
     def after(self, entry: bytes | None, limit: int) -> Page[M]:
         """Return the page that begins after an entry, or the first one."""
@@ -70,21 +78,23 @@ class Pager(Generic[M]):
     ) -> list[tuple[bytes, M]]:
         """Return models with their entries, in the direction of a walk, from an entry on that is left out."""
         found: list[tuple[bytes, M]] = []
+        length = limit
         while len(found) < limit:
-            part = walk(entry, limit)
+            part = walk(entry, length)
             for each in part:
                 model = self._model_of(id_in(each))
                 shown = None if model is None else self._seen(model)
                 if shown is not None:
                     found.append((each, shown))
-            if len(part) < limit:
+            if len(part) < length:
                 break
-            entry = part[-1]
+            # Where most are left out, looking at more at once costs fewer looks.
+            entry, length = part[-1], min(length * 2, limits.PAGE_LENGTH_MAX + 1)
         return found[:limit]
 
     def _page(self, items: list[tuple[bytes, M]], *, fore: bool, aft: bool) -> Page[M]:
         return Page(
             items=tuple(model for _, model in items),
-            next=cursor_of(self._view, items[-1][0]) if aft else None,
-            previous=cursor_of(self._view, items[0][0]) if fore else None,
+            next=cursor_of(self._secret, self._view, items[-1][0]) if aft else None,
+            previous=cursor_of(self._secret, self._view, items[0][0]) if fore else None,
         )

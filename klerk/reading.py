@@ -17,8 +17,9 @@ from klerk.cursors import entry_at
 from klerk.errors import ArgumentError, Denied, NotFound
 from klerk.paging import Page, Pager
 from klerk.parameters import CheckedEvent
-from klerk.selections import Index, OrderedView, View
+from klerk.selections import Index, KeyView, OrderedView, View, is_order
 from klerk.values import MASKED, Model, Ref
+from klerk.veils import Veiled, is_found_in
 from klerk.views import Source
 
 M = TypeVar("M", bound=Model)
@@ -95,12 +96,15 @@ class Reading(abc.ABC):
 
     def count(self, view: View[Any]) -> int:
         """Return how many models are in a view."""
-        ids = self._open_source().ids(view)
-        # Asked about the first one, the rules mostly say what holds for all.
-        self._shown(islice(ids, 1))
+        source = self._open_source()
+        count = source.count(view)
         verdict = self._verdict(view.machine.model_class)
+        if count and verdict is None:
+            # Asked about the first one, the rules mostly say what holds for all.
+            self._admitted(islice(_in_order(source, view), 1))
+            verdict = self._verdict(view.machine.model_class)
         if verdict is True or (verdict and not view.by_fields):
-            return len(ids)
+            return count
         return len(self.list(view))
 
     def exists(self, view: View[Any]) -> bool:
@@ -115,22 +119,19 @@ class Reading(abc.ABC):
         """
         if shown is model or not view.by_fields:
             return True
-        try:
-            if not view.contains(shown):
-                return False
-        except Exception:
-            # A masked value has no methods and no order; what asks for them does not find the model.
+        if not is_found_in(view, shown):
             return False
-        if isinstance(view, OrderedView) and not self._in_place(view, shown, model):
+        if isinstance(view, OrderedView) and not self._in_place(view, shown):
             raise self._denied(f"what {view!r} is sorted by")
         return True
 
-    def _in_place(self, view: OrderedView[M], shown: M, model: M) -> bool:
+    def _in_place(self, view: OrderedView[M], shown: M) -> bool:
         key = self._open_source().views.key(view)
         try:
-            return key(shown) == key(model)
+            key(Veiled(shown))
         except Exception:
             return False
+        return True
 
     # --- pages ------------------------------------------------------------------------------------
 
@@ -148,8 +149,8 @@ class Reading(abc.ABC):
         """Return a page of a view. Pages stay in place while models come, go and change.
 
         Of a view that is declared, and of a state or machine sorted by fields, reading a page costs the page.
-        Anything else is sorted or filtered when it is asked for: declare ``view.where(...)`` or
-        ``view.order(...)`` for what is asked often.
+        Anything else is sorted or filtered when it is asked for, and so is, inside of a transaction, whatever
+        is sorted by fields: declare ``view.where(...)`` or ``view.order(...)`` for what is asked often.
 
         Parameters:
             where: leaves out models, as they are shown, for which it is not true.
@@ -165,17 +166,28 @@ class Reading(abc.ABC):
             Denied: a model may not be read, or a field that is sorted by.
         """
         source = self._open_source()
-        if not 1 <= limit <= limits.PAGE_LENGTH_MAX:
-            raise ArgumentError(f"limit must be 1 to {limits.PAGE_LENGTH_MAX}, is {limit!r}")
-        if after is not None and before is not None:
-            raise ArgumentError("a page comes after a cursor or before one, not both")
+        _require_page(limit, after, before)
+        if where is not None and not callable(where):
+            raise ArgumentError(
+                f"where is {where!r}, not a function", hint="As in where=lambda m: m.price > 5."
+            )
+        if descending and sort is None:
+            raise ArgumentError(
+                "descending=True turns `sort` round, which is not given",
+                hint="Name what to sort by, as in sort='-created_at', or declare an order.",
+            )
         ordered = view if sort is None else _sorted_view(view, sort, descending=descending)
         walk = source.walk(ordered)
-        start = None if after is None else entry_at(ordered, after)
-        end = None if before is None else entry_at(ordered, before)
+        secret = source.views.secret
+        start = None if after is None else entry_at(secret, ordered, after)
+        end = None if before is None else entry_at(secret, ordered, before)
         sees = partial(self._seen, ordered, where)
-        pager = Pager(ordered, walk, source.model, sees)
-        return pager.before(end, limit) if end is not None else pager.after(start, limit)
+        pager = Pager(ordered, walk, source.model, sees, secret)
+        page = pager.before(end, limit) if end is not None else pager.after(start, limit)
+        if not page and ordered.by_fields:
+            # Where an order ends that is hidden, is hidden as well.
+            self.first(ordered)
+        return page
 
     def _seen(self, view: View[M], where: Callable[[M], bool] | None, model: M) -> M | None:
         """Return a model as it is shown in a view; None when it is left out."""
@@ -265,6 +277,10 @@ def not_found(ref: object) -> NotFound:
 
 def _in_order(source: Source, view: View[M]) -> Iterator[M]:
     """Yield the models of a view one by one, at the cost of those that are taken."""
+    if isinstance(view, KeyView):
+        # Few, and mostly one.
+        yield from (model for model in map(source.model, source.ids(view)) if model is not None)
+        return
     walk = source.walk(view)
     entry, limit = b"", 1
     while part := walk.after(entry, limit):
@@ -275,8 +291,26 @@ def _in_order(source: Source, view: View[M]) -> Iterator[M]:
         entry, limit = part[-1], min(limit * 8, limits.PAGE_LENGTH_MAX)
 
 
+def _require_page(limit: Any, after: str | None, before: str | None) -> None:
+    if type(limit) is not int or not 1 <= limit <= limits.PAGE_LENGTH_MAX:
+        raise ArgumentError(
+            f"limit must be 1 to {limits.PAGE_LENGTH_MAX}, is {limit!r}",
+            hint="For all models of a view, use list(view).",
+        )
+    if after is not None and before is not None:
+        raise ArgumentError(
+            "a page comes after a cursor or before one, not both",
+            hint="Pass after=page.next to go on, or before=page.previous to go back.",
+        )
+
+
 def _sorted_view(view: View[M], sort: Any, *, descending: bool) -> OrderedView[M]:
     keys = tuple(sort) if isinstance(sort, (list, tuple)) else (sort,)
+    if not is_order(keys):
+        raise ArgumentError(
+            f"{sort!r} is nothing to sort by",
+            hint="Name fields, as in sort='-due' or sort=('due', 'title'), or give one function.",
+        )
     ordered = OrderedView(view.base if isinstance(view, OrderedView) else view, keys, descending=descending)
     ordered.is_kept = False
     return ordered

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, overload
 
 from klerk._dispatch import Call, described
-from klerk.errors import ConfigError, FunctionFailed, KlerkError
+from klerk.errors import ArgumentError, ConfigError, FunctionFailed, KlerkError
 from klerk.places import Place, here
 from klerk.values import Model
 
@@ -51,6 +51,7 @@ class View(Generic[M]):
                 that, the result is called with the rest to get a view: ``late.where(lambda m, d: m.due < d)``
                 and then ``r.list(view(day))``.
         """
+        require_function(condition, "the condition of a view")
         if parameter_count(condition) > 1:
             return ParameterisedView(self, condition)
         return self.machine.keep(FilteredView(self, condition, f"where({function_name(condition)})"))
@@ -72,7 +73,7 @@ class View(Generic[M]):
         """
         return self.machine.keep(OrderedView(self, keys, descending=descending))
 
-    def in_states(self, *states: "StateBase[M]") -> "StatesView[M]":
+    def in_states(self, *states: "StateBase[M]") -> "View[M]":
         """Return the view of those models that are in one of some states."""
         return self.machine.keep(StatesView(self, states))
 
@@ -104,7 +105,7 @@ class MachineBase(View[M]):
         self.views: list[View[Any]] = []
 
     def contains(self, model: M) -> bool:
-        return type(model) is self.model_class
+        return model.__class__ is self.model_class
 
     def keep(self, view: V) -> V:
         """Note that a view is to be kept as models change, if it can be; return it."""
@@ -213,8 +214,7 @@ class OrderedView(DerivedView[M]):
     """
 
     def __init__(self, base: View[M], keys: tuple[Any, ...], *, descending: bool) -> None:
-        named = bool(keys) and all(isinstance(key, str) for key in keys)
-        if not named and not (len(keys) == 1 and callable(keys[0])):
+        if not is_order(keys):
             raise ConfigError(
                 "K017",
                 f"{keys!r} is no order.",
@@ -231,14 +231,21 @@ class OrderedView(DerivedView[M]):
     def contains(self, model: M) -> bool:
         return self.base.contains(model)
 
+    @overload
+    def where(self, condition: Callable[[M], bool]) -> View[M]: ...
+    @overload
+    def where(  # type: ignore[overload-cannot-match]
+        self, condition: Callable[Concatenate[M, P], bool]
+    ) -> ParameterisedView[M, P]: ...
     def where(self, condition: Callable[..., bool]) -> Any:
         """See `View.where`: the models keep their order."""
+        require_function(condition, "the condition of a view")
         if parameter_count(condition) > 1:
             return ParameterisedView(self, condition)
         narrowed: View[M] = FilteredView(self.base, condition, f"where({function_name(condition)})")
         return narrowed.order(*self.keys, descending=self.descending)
 
-    def in_states(self, *states: "StateBase[M]") -> Any:
+    def in_states(self, *states: "StateBase[M]") -> View[M]:
         """See `View.in_states`: the models keep their order."""
         return StatesView(self.base, states).order(*self.keys, descending=self.descending)
 
@@ -271,7 +278,18 @@ class Index(Generic[M]):
     place: Place
 
     def __call__(self, key: Any) -> "KeyView[M]":
-        """Return the view of the models with this key."""
+        """Return the view of the models with this key.
+
+        Raises:
+            ArgumentError: it cannot be a key, since it has no hash.
+        """
+        try:
+            hash(key)
+        except TypeError as error:
+            raise ArgumentError(
+                f"{key!r} cannot be a key of {self!r}: {error}",
+                hint="Keys are texts, numbers, references and tuples of these.",
+            ) from error
         return KeyView(self, key)
 
     def keys_of(self, model: M) -> frozenset[Hashable]:
@@ -312,6 +330,23 @@ class KeyView(View[M]):
 
     def __repr__(self) -> str:
         return f"{self.index!r}({self.key!r})"
+
+
+def require_function(function: Any, what: str) -> None:
+    """Raise `ConfigError` (K017) unless something can be a function of a model: a coroutine says nothing."""
+    if not callable(function) or inspect.iscoroutinefunction(function):
+        raise ConfigError(
+            "K017",
+            f"{what} is {function!r}.",
+            where=str(here()),
+            hint="Give a plain function of the model, as in where(lambda m: m.price > 5).",
+        )
+
+
+def is_order(keys: tuple[Any, ...]) -> bool:
+    """Return whether models can be ordered by these: names of fields, or one function."""
+    named = bool(keys) and all(isinstance(key, str) for key in keys)
+    return named or (len(keys) == 1 and callable(keys[0]) and not inspect.iscoroutinefunction(keys[0]))
 
 
 def parameter_count(function: Callable[..., Any]) -> int:

@@ -8,22 +8,37 @@ What was noted is shared: each snapshot begins a chapter, and reads its own and 
 no open snapshot can reach any more is garbage.
 """
 
+import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from klerk import limits
 from klerk._core import Processor
+from klerk._order import OrderedSet
 from klerk._waiting import ReadWriteLock
 from klerk._working import id_or_zero
 from klerk.commands import Context
 from klerk.errors import LimitExceeded, ReaderClosed
 from klerk.reader import AuthorizedReading, Sight
 from klerk.reading import Verdict, not_found
+from klerk.selections import OrderedView, View
 from klerk.values import Model, Ref
-from klerk.view_store import OrderStore
-from klerk.views import Ids, Look, OverlaidSource, Source, Views, as_set
+from klerk.views import (
+    Entry,
+    Ids,
+    Look,
+    Merge,
+    OverlaidSource,
+    Source,
+    Views,
+    Walk,
+    as_set,
+    sorted_entries,
+)
 
 M = TypeVar("M", bound=Model)
 
@@ -34,66 +49,124 @@ class Chapter:
     Attributes:
         before: the version that each had at the beginning; None when there was none.
         next: the chapter that follows.
+        is_open: whether the snapshot that it began with is.
     """
 
-    __slots__ = ("__weakref__", "before", "next")
+    __slots__ = ("__weakref__", "before", "is_open", "next")
 
     def __init__(self) -> None:
         self.before: dict[int, Any] = {}
         self.next: Chapter | None = None
+        self.is_open = True
+
+    def take_over(self, following: "Chapter") -> None:
+        """Make the chapter that follows, which nobody begins to read at any more, a part of this one."""
+        for id, model in following.before.items():
+            self.before.setdefault(id, model)
+        # Last: who reads beside this finds everything here or there.
+        self.next = following.next
+
+
+class OwnEntries:
+    """The entries in one view of the old versions that were noted, as far as they were looked at."""
+
+    def __init__(self) -> None:
+        self.entries = OrderedSet()
+        self.looked_at = 0
 
 
 class SnapshotSource(OverlaidSource):
     """What was published when a chapter began. No lock is needed: what is published is looked at first, and
-    what was noted afterwards, while publishing notes first and changes afterwards."""
+    what was noted afterwards, while publishing notes first and changes afterwards.
+
+    What was noted stays as it is, and there is only ever more; so each look continues where the last one
+    ended, and a page costs what changed since.
+    """
 
     def __init__(self, chapter: Chapter, table: Any, views: Views) -> None:
         super().__init__(views, self._model)
         self._chapter = chapter
         self._get = table.get
+        # For snapshots that several threads read: nothing else holds it.
+        self._looking = threading.RLock()
+        self._noted: dict[int, Any] = {}
+        self._ids: list[int] = []
+        self._own: dict[View[Any], OwnEntries] = {}
+        self._read: weakref.WeakKeyDictionary[Chapter, int] = weakref.WeakKeyDictionary()
+        # The order that was asked for last without being declared: mostly its next page is asked for.
+        self._sorted: tuple[Any, OrderedSet] | None = None
+
+    def walk(self, view: View[Any]) -> Walk:
+        if not isinstance(view, OrderedView) or self.views.kept(view) is not None:
+            return super().walk(view)
+        name = view.base, view.keys, view.descending
+        known = self._sorted
+        if known is None or known[0] != name:
+            known = self._sorted = name, sorted_entries(self, view)
+        return known[1]
 
     def _model(self, id: int) -> Any:
         model = self._get(id)
         chapter: Chapter | None = self._chapter
         while chapter is not None:
+            # Before the notes are looked at: a chapter is a part of this one before it is left out.
+            following = chapter.next
             if id in chapter.before:
                 return chapter.before[id]
-            chapter = chapter.next
+            chapter = following
         return model
 
-    def _noted(self) -> dict[int, Any]:
-        """Return the old version of every model that changed since."""
-        if self._chapter.next is None:
-            return self._chapter.before.copy()
-        noted: dict[int, Any] = {}
+    def _look_up(self) -> dict[int, Any]:
+        """Return the old version of every model that changed since. The caller holds `_looking`."""
         chapter: Chapter | None = self._chapter
         while chapter is not None:
-            noted = {**chapter.before.copy(), **noted}
-            chapter = chapter.next
-        return noted
+            following = chapter.next
+            seen = self._read.get(chapter, 0)
+            for id in _newest(chapter.before, seen):
+                seen += 1
+                if id not in self._noted:
+                    self._noted[id] = chapter.before[id]
+                    self._ids.append(id)
+            self._read[chapter] = seen
+            chapter = following
+        return self._noted
 
     def _split(self, published: Ids, model_class: type[Model]) -> tuple[list[int], list[Any]]:
         ids = as_set(published).after(-1, _ALL)
-        noted = self._noted()
-        unchanged = [id for id in ids if id not in noted]
-        return unchanged, [model for model in noted.values() if type(model) is model_class]
+        with self._looking:
+            noted = self._look_up()
+            unchanged = [id for id in ids if id not in noted]
+            return unchanged, [model for model in noted.values() if type(model) is model_class]
 
-    def _look(self, store: OrderStore) -> Look:
-        model_class = store.view.machine.model_class
-        known: dict[int, Any] = {}
-        entries: list[bytes] = []
+    def _look(self, view: View[Any], entry: Entry) -> Look:
+        model_class = view.machine.model_class
 
-        def look() -> tuple[list[bytes], dict[int, Any]]:
-            nonlocal known, entries
-            noted = self._noted()
-            if len(noted) > len(known):
-                # What was noted stays as it is; there is only ever more.
-                models = [model for model in noted.values() if type(model) is model_class]
-                entries = sorted(entry for entry in map(store.entry, models) if entry is not None)
-                known = noted
-            return entries, known
+        def look(merge: Merge) -> list[bytes]:
+            with self._looking:
+                noted = self._look_up()
+                own = self._own.setdefault(view, OwnEntries())
+                while own.looked_at < len(self._ids):
+                    model = noted[self._ids[own.looked_at]]
+                    found = entry(model) if type(model) is model_class else None
+                    if found is not None:
+                        own.entries.add(found)
+                    own.looked_at += 1
+                return merge(own.entries, noted)
 
         return look
+
+
+def _newest(noted: dict[int, Any], seen: int) -> list[int]:
+    """Return the ids that were noted after the first ones, while others may be noted."""
+    while True:
+        count = len(noted) - seen
+        try:
+            ids = list(islice(reversed(noted), count))
+        except RuntimeError:
+            # One was noted meanwhile.
+            continue
+        if len(noted) - seen == count:
+            return ids[::-1]
 
 
 _ALL = 2**62
@@ -106,14 +179,20 @@ class Snapshots:
         processor: publishes.
         lock: held for reading while a snapshot begins, so that no group is half published.
         sight: what decides who sees what of the published state.
+        require_open: raises when the store was closed.
     """
 
-    def __init__(self, processor: Processor, lock: ReadWriteLock, sight: Sight) -> None:
+    def __init__(
+        self, processor: Processor, lock: ReadWriteLock, sight: Sight, require_open: Callable[[], None]
+    ) -> None:
         self._processor = processor
         self._lock = lock
         self._sight = sight
+        self._require_open = require_open
         self._open_count = 0
-        self._newest: Chapter | None = None
+        # Those that are still reachable, in their order.
+        self._chapters: list[weakref.ref[Chapter]] = []
+        self._beginning = threading.Lock()
 
     def open(self, context: Context) -> "Snapshot":
         """Return a snapshot of what is published now.
@@ -130,24 +209,42 @@ class Snapshots:
             return self._begin(context)
 
     def _begin(self, context: Context) -> "Snapshot":
-        if self._open_count >= limits.SNAPSHOTS_MAX:
-            raise LimitExceeded(
-                f"{limits.SNAPSHOTS_MAX} snapshots are open",
-                hint="Close them when they were read: with k.snapshot(context) as s: ...",
-            )
-        chapter = Chapter()
-        if self._newest is not None:
-            self._newest.next = chapter
-        self._newest = chapter
-        self._processor.noted = chapter.before
-        self._open_count += 1
+        # What can fail comes first: nothing is noted for a snapshot that is not there.
+        self._require_open()
+        context, verdicts = self._sight.begin(context)
+        with self._beginning:
+            if self._open_count >= limits.SNAPSHOTS_MAX:
+                raise LimitExceeded(
+                    f"{limits.SNAPSHOTS_MAX} snapshots are open",
+                    hint="Close them when they were read: with k.snapshot(context) as s: ...",
+                )
+            # Others may end meanwhile; with this one counted, noting goes on.
+            self._open_count += 1
+            chapter = Chapter()
+            self._append(chapter)
+            self._processor.noted = chapter.before
         source = SnapshotSource(chapter, self._processor.table, self._sight.source.views)
-        return Snapshot(context, self._sight.of(source), self._processor.published_sequence, self._end)
+        sight, sequence = self._sight.of(source), self._processor.published_sequence
+        return Snapshot(context, verdicts, sight, sequence, partial(self._end, chapter))
 
-    def _end(self) -> None:
+    def _append(self, chapter: Chapter) -> None:
+        """Let a chapter follow the others. Those that began with a snapshot that was closed are joined with
+        the one before: what an old snapshot costs does not grow with how many others come and go."""
+        kept: list[Chapter] = []
+        for each in [found for known in self._chapters if (found := known()) is not None]:
+            if each.is_open:
+                kept.append(each)
+            elif kept:
+                kept[-1].take_over(each)
+        if kept:
+            kept[-1].next = chapter
+        self._chapters = [weakref.ref(each) for each in (*kept, chapter)]
+
+    def _end(self, chapter: Chapter) -> None:
+        chapter.is_open = False
         self._open_count -= 1
         if not self._open_count:
-            self._newest = self._processor.noted = None
+            self._processor.noted = None
 
 
 class Snapshot(AuthorizedReading):
@@ -158,8 +255,16 @@ class Snapshot(AuthorizedReading):
     shows what had happened by then, without what was erased since.
     """
 
-    def __init__(self, context: Context, sight: Sight, sequence: int, end: Callable[[], None]) -> None:
-        self._context, self._verdicts = sight.begin(context)
+    def __init__(
+        self,
+        context: Context,
+        verdicts: dict[type[Model], Verdict],
+        sight: Sight,
+        sequence: int,
+        end: Callable[[], None],
+    ) -> None:
+        self._context = context
+        self._verdicts = verdicts
         self._sight: Sight | None = sight
         self._sequence = sequence
         self._finalizer = weakref.finalize(self, end)

@@ -5,11 +5,12 @@ from typing import Any
 
 from klerk._core import Processor
 from klerk._dispatch import RefField
+from klerk._order import OrderedSet
+from klerk._table import IdSet
 from klerk._waiting import ReadWriteLock
-from klerk.selections import KeyView, View
+from klerk.selections import KeyView, OrderedView, View
 from klerk.values import Model
-from klerk.view_store import OrderStore
-from klerk.views import Ids, Look, OverlaidSource, PublishedSource, Views, Walk, as_set
+from klerk.views import Entry, Ids, Look, OverlaidSource, PublishedSource, Views, Walk, as_set
 
 
 class WorkingSource(OverlaidSource):
@@ -27,11 +28,24 @@ class WorkingSource(OverlaidSource):
     def _split(self, published: Ids, model_class: type[Model]) -> tuple[list[int], list[Any]]:
         return self._processor.overlay(as_set(published), model_class)
 
-    def _look(self, store: OrderStore) -> Look:
+    def _look(self, view: View[Any], entry: Entry) -> Look:
         # Taken before anything published is: what is published meanwhile is in it.
-        models, ids = self._processor.changed(store.view.machine.model_class)
-        seen = sorted(entry for entry in map(store.entry, models) if entry is not None), ids
-        return lambda: seen
+        models, ids = self._processor.changed(view.machine.model_class)
+        own = OrderedSet()
+        own.fill(found for found in map(entry, models) if found is not None)
+        return lambda merge: merge(own, ids)
+
+    def count(self, view: View[Any]) -> int:
+        base = view.base if isinstance(view, OrderedView) else view
+        kept = self.views.kept(base)
+        if isinstance(base, KeyView) or not isinstance(kept, IdSet):
+            return super().count(view)
+        unchanged, changed = self._processor.overlay_count(kept, base.machine.model_class)
+        return unchanged + sum(map(base.contains, changed))
+
+    def referrers(self, id: int, field: RefField) -> Ids:
+        ids, changed = self._processor.overlay_referrers(field, id)
+        return sorted(ids + [model._meta.id for model in changed if id in field.targets(model)])
 
 
 class LockedSource:
@@ -46,6 +60,10 @@ class LockedSource:
     def ids(self, view: View[Any]) -> Ids:
         with self._lock.read():
             return list(self._source.ids(view))
+
+    def count(self, view: View[Any]) -> int:
+        with self._lock.read():
+            return self._source.count(view)
 
     def walk(self, view: View[Any]) -> Walk:
         with self._lock.read():

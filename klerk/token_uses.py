@@ -87,6 +87,7 @@ class TokenUses:
         self._used_us = 0
         self._load()
         program.processor.tokens = self
+        program.views.secret = self._seal.digest(b"cursors")
 
     # --- giving out and taking back, in any thread ----------------------------------------------------
 

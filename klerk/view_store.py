@@ -23,7 +23,7 @@ META_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
 }
 """What models can be sorted by besides their fields; states in the order of their declaration."""
 
-_UNSORTABLE: Final = ("frozenset", "struct")
+_UNSORTABLE: Final = ("frozenset[", "struct(")
 
 
 def order_key(view: OrderedView[Any], fields: Mapping[str, FieldType]) -> Key:
@@ -70,7 +70,7 @@ def _part(
     turned = (name != bare) != view.descending
     about = META_KEYS.get(bare)
     if bare in fields:
-        if fields[bare].stored.startswith(_UNSORTABLE):
+        if any(kind in fields[bare].stored for kind in _UNSORTABLE):
             raise ArgumentError(
                 f"the field '{bare}' of {view.machine.name} ({fields[bare].label}) has no order",
                 hint="Give a function of the model instead, as in order(lambda m: ...).",
@@ -97,9 +97,11 @@ class FilterStore:
     def change(self, id: int, old: Model | None, new: Model | None) -> Any:
         """Return the operation for `publish`; None when the model is in the view as before."""
         contains = self.view.contains
-        was = old is not None and contains(old)
-        now = new is not None and contains(new)
-        return None if was == now else (id, now)
+        if new is None:
+            # Whatever a condition that is not pure says now, nothing of a deleted model stays.
+            return id, False
+        now = contains(new)
+        return None if old is not None and contains(old) == now else (id, now)
 
     def check(self, operation: Any) -> None:
         """Return None: any model may be in a view."""

@@ -4,6 +4,7 @@ import abc
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from klerk import limits
@@ -54,7 +55,12 @@ class Views:
     Parameters:
         fields: the types of each class's fields, by name.
         stores: what is kept of filtered and ordered views.
+
+    Attributes:
+        secret: that cursors are made with. It is set when the store is opened, and the same ever after.
     """
+
+    secret: bytes
 
     def __init__(
         self,
@@ -152,13 +158,18 @@ class Views:
         if field is None:
             return every
         owner, name = getattr(field, "__objclass__", None), getattr(field, "__name__", None)
-        found = [each for each in every if each.model_class is owner and each.check.name == name]
+        found = [each for each in every if _declares(owner, each.model_class) and each.check.name == name]
         if not found:
             raise ArgumentError(
                 f"{field!r} is not a field that refers to models",
                 hint="Name it by its class, as in r.related(ada, Loan.member).",
             )
         return found
+
+
+def _declares(owner: Any, model_class: type[Model]) -> bool:
+    """Return whether a field of one class is one of another, which may have inherited it."""
+    return isinstance(owner, type) and issubclass(model_class, owner)
 
 
 class Source(Protocol):
@@ -171,6 +182,9 @@ class Source(Protocol):
 
     def ids(self, view: View[Any]) -> Ids:
         """Return the ids of the models in a view, in its order."""
+
+    def count(self, view: View[Any]) -> int:
+        """Return how many models are in a view."""
 
     def walk(self, view: View[Any]) -> Walk:
         """Return the entries of a view."""
@@ -209,6 +223,10 @@ class PublishedSource:
         if isinstance(kept, OrderStore):
             return kept.entries.ids()
         return worked_out(self, view) if kept is None else kept
+
+    def count(self, view: View[Any]) -> int:
+        kept = self.views.kept(view)
+        return len(kept.entries if isinstance(kept, OrderStore) else self.ids(view))
 
     def walk(self, view: View[Any]) -> Walk:
         kept = self.views.kept(view)
@@ -250,8 +268,8 @@ class OverlaidSource(abc.ABC):
         """Return those of the published ids whose models do not differ, and the models of a class that do."""
 
     @abc.abstractmethod
-    def _look(self, store: OrderStore) -> "Look":
-        """Return what gives the entries that changed models have in an ordered view."""
+    def _look(self, view: View[Any], entry: "Entry") -> "Look":
+        """Return what looks at the entries that changed models have in a view."""
 
     def ids(self, view: View[Any]) -> Ids:
         kept = self.views.kept(view)
@@ -269,7 +287,7 @@ class OverlaidSource(abc.ABC):
         return ids
 
     def _ordered(self, store: OrderStore) -> list[int]:
-        walk = OverlaidWalk(store.entries, self._look(store))
+        walk = OverlaidWalk(store.entries, self._look(store.view, store.entry))
         ids: list[int] = []
         entry = b""
         while part := walk.after(entry, limits.PAGE_LENGTH_MAX):
@@ -277,12 +295,17 @@ class OverlaidSource(abc.ABC):
             entry = part[-1]
         return ids
 
+    def count(self, view: View[Any]) -> int:
+        return len(self.ids(view))
+
     def walk(self, view: View[Any]) -> Walk:
         kept = self.views.kept(view)
         if isinstance(kept, OrderStore):
-            return OverlaidWalk(kept.entries, self._look(kept))
+            return OverlaidWalk(kept.entries, self._look(view, kept.entry))
         if isinstance(view, OrderedView):
             return sorted_entries(self, view)
+        if isinstance(kept, IdSet) and not isinstance(view, KeyView):
+            return OverlaidWalk(IdWalk(kept), self._look(view, partial(_id_entry, view)))
         return IdWalk(as_set(self.ids(view)))
 
     def referrers(self, id: int, field: RefField) -> Ids:
@@ -290,8 +313,19 @@ class OverlaidSource(abc.ABC):
         return self._merged(published, field.model_class, lambda model: id in field.targets(model))
 
 
-Look = Callable[[], tuple[list[bytes], Container[int]]]
-"""Gives the entries of the models that differ, ascending, and the ids of all that do or are no more."""
+def _id_entry(view: View[Any], model: Any) -> bytes | None:
+    """Return a model's entry in a view in the order of creation; None when the model is not in it."""
+    return key_of(model._meta.id) if view.contains(model) else None
+
+
+Entry = Callable[[Any], bytes | None]
+"""Gives a model's entry in a view; None when the model is not in it."""
+
+Merge = Callable[[OrderedSet, Container[int]], list[bytes]]
+"""Given the entries of the models that differ, and the ids of all that do or are no more."""
+
+Look = Callable[[Merge], list[bytes]]
+"""Calls a function with what differs at one moment, and returns what it gives."""
 
 
 class OverlaidWalk:
@@ -300,37 +334,50 @@ class OverlaidWalk:
     What was published is taken first, and then a look at what differs.
     """
 
-    def __init__(self, published: OrderedSet, look: Look) -> None:
+    def __init__(self, published: Walk, look: Look) -> None:
         self._published = published
         self._look = look
 
     def after(self, entry: bytes, limit: int) -> list[bytes]:
         found: list[bytes] = []
+        length = limit
         while len(found) < limit:
-            part = self._published.after(entry, limit)
-            own, hidden = self._look()
-            end = part[-1] if len(part) == limit else None
-            found += sorted(
-                [each for each in part if id_in(each) not in hidden]
-                + [each for each in own if entry < each and (end is None or each <= end)]
-            )
+            part = self._published.after(entry, length)
+            end = part[-1] if len(part) == length else None
+            found += self._look(partial(_merged_after, part, entry, end, limit))
             if end is None:
                 break
-            entry = end
+            entry, length = end, _longer(length)
         return found[:limit]
 
     def before(self, entry: bytes | None, limit: int) -> list[bytes]:
         found: list[bytes] = []
+        length = limit
         while len(found) < limit:
-            part = self._published.before(entry, limit)
-            own, hidden = self._look()
-            end = part[-1] if len(part) == limit else b""
-            found += sorted(
-                [each for each in part if id_in(each) not in hidden]
-                + [each for each in own if end <= each and (entry is None or each < entry)],
-                reverse=True,
-            )
+            part = self._published.before(entry, length)
+            end = part[-1] if len(part) == length else b""
+            found += self._look(partial(_merged_before, part, entry, end, limit))
             if not end:
                 break
-            entry = end
+            entry, length = end, _longer(length)
         return found[:limit]
+
+
+def _longer(length: int) -> int:
+    """Return how many to look at next: where many have changed, most are passed over."""
+    return max(length, min(length * 2, limits.PAGE_LENGTH_MAX))
+
+
+def _merged_after(
+    part: list[bytes], entry: bytes, end: bytes | None, limit: int, own: OrderedSet, hidden: Container[int]
+) -> list[bytes]:
+    # More than the limit of them is never needed: what follows is cut off.
+    mine = [each for each in own.after(entry, limit) if end is None or each <= end]
+    return sorted([each for each in part if id_in(each) not in hidden] + mine)
+
+
+def _merged_before(
+    part: list[bytes], entry: bytes | None, end: bytes, limit: int, own: OrderedSet, hidden: Container[int]
+) -> list[bytes]:
+    mine = [each for each in own.before(entry, limit) if end <= each]
+    return sorted([each for each in part if id_in(each) not in hidden] + mine, reverse=True)

@@ -47,6 +47,7 @@ LAYERS = [
     "operations",
     "migrations",
     "selections",
+    "veils",
     "declared",
     "blocks",
     "parameters",

@@ -15,7 +15,21 @@ import pytest
 from designs import NOON, TESTER, Account, Bank, Spawned, permit_everything
 
 import klerk
-from klerk import App, Args, ArgumentError, Context, Model, NotFound, ReaderClosed, ReadLockHeld, Ref, User
+from klerk import (
+    App,
+    Args,
+    ArgumentError,
+    Context,
+    FunctionFailed,
+    Klerk,
+    Model,
+    NotFound,
+    NotPure,
+    ReaderClosed,
+    ReadLockHeld,
+    Ref,
+    User,
+)
 
 
 @pytest.fixture
@@ -524,3 +538,33 @@ def test_the_sum_of_all_accounts_is_constant(bank: Bank, tmp_path: Path, stored:
             over.set()
         assert all(reader.end() > 0 for reader in readers)
         assert k.sequence > 1_000
+
+
+@pytest.mark.parametrize("how", ["enter", "with", "snapshot"])
+def test_rules_cannot_read_what_is_published(bank: Bank, how: str) -> None:
+    """A read that a rule began and did not end would hold up publishing for ever."""
+    opened: list[Klerk] = []
+
+    @bank.deposit.rule
+    def look(a: Args[Account], amount: int) -> bool:
+        (k,) = opened
+        if how == "enter":
+            k.read(TESTER).__enter__()
+        elif how == "snapshot":
+            k.snapshot(TESTER)
+        else:
+            with k.read(TESTER) as r:
+                r.list(bank.active)
+        return True
+
+    with bank.app.open() as k:
+        opened.append(k)
+        ada = k.handle(bank.enter("Ada"), TESTER).id
+        with pytest.raises(FunctionFailed) as caught:
+            k.handle(bank.deposit(ada, 1), TESTER)
+        assert isinstance(caught.value.__cause__, NotPure)
+        assert "a.read" in caught.value.__cause__.hint
+        # Nothing is held: the next command is published as always.
+        k.handle(bank.rename(ada, "Eve"), TESTER)
+        with k.read(TESTER) as r:
+            assert r.get(ada).owner == "Eve"

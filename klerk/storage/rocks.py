@@ -112,7 +112,7 @@ class RocksStorage(Storage):
         # After a clean close nothing is left to replay, and no torn tail is to be expected.
         clean = witness.found.seal is not None and witness.found.seal == layout.seal(path)
         database, mode = _open_database(path, ("absolute",) if clean else _probe(path))
-        undo.callback(database.close)
+        undo.callback(_let_go, database)
         witness.begin(lasting=durability == "sync")
         store = cls(path, owner, witness, database, durability)
         store.closed_cleanly, store.recovered_tail = clean, mode == "tolerant"
@@ -177,11 +177,15 @@ class RocksStorage(Storage):
             clean = self.failed is None and self._flush()
             self._drop_native_objects()
         _open_stores.discard(self)
-        if clean:
-            self._witness.end(layout.seal(self._path))
-        else:
+        try:
+            if clean:
+                self._witness.end(layout.seal(self._path))
+        except OSError as error:
+            # Everything is durable, so that only the next start is slower: it mistrusts the files.
+            _logger.warning("%s could not be marked as cleanly closed: %s", self._path, error)
+        finally:
             self._witness.release()
-        self._owner.release()
+            self._owner.release()
 
     def _write(self, puts: list[Put], deletes: list[Delete]) -> None:
         batch = WriteBatch(raw_mode=True)
@@ -312,6 +316,12 @@ def _probe(path: Path) -> tuple[str, ...]:
             f"{path} is damaged: opening it in another process {verdict.fatality}", hint=_RESTORE_HINT
         )
     return verdict.modes
+
+
+def _let_go(database: Rdict) -> None:
+    """Close what is of no use; what led to this is told, and not that closing it failed as well."""
+    with contextlib.suppress(Exception):
+        database.close()
 
 
 def _create_database(path: Path) -> None:

@@ -22,11 +22,16 @@ from klerk import (
     LogEntry,
     LogPage,
     Model,
+    Page,
+    Readable,
+    Reader,
     Ref,
     Result,
+    Snapshot,
     State,
     User,
     Version,
+    View,
     Visibility,
 )
 
@@ -325,5 +330,59 @@ async def aio(k: Klerk, desk: Ctx) -> None:
     assert_type(await future, Result[Account])
     async with k.aio.read(desk) as r:
         assert_type(r.find(by_name, Name("Ada")), Account | None)
+    async with k.aio.snapshot(desk) as s:
+        assert_type(s.first(active), Account | None)
     assert_type(await k.aio.log(desk, since=datetime.now(UTC)), LogPage)
     assert_type(await k.aio.handle_all(transfer, desk), list[Result[Any]])
+
+
+# --- views, pages, related models and snapshots --------------------------------------------------------
+
+
+rich_ones = active.where(lambda m: m.balance > 5)
+by_balance = rich_ones.order("-balance", "name")
+by_colour = account.index(lambda m: m.colour)
+by_other = entry.index(lambda m: m.others, each=True)
+assert_type(rich_ones, View[Account])
+assert_type(account.where(is_named), View[Account])
+assert_type(rich_ones.where(is_named).where(lambda m: m.name != ""), View[Account])
+
+
+def below(m: Account, limit: Cents) -> bool:
+    return m.balance < limit
+
+
+poor = account.where(below)
+assert_type(poor(Cents(3)), View[Account])
+assert_type(poor(limit=Cents(3)), View[Account])
+assert_type(active.order("name").where(below)(Cents(3)), View[Account])
+
+
+def views(k: Klerk, desk: Context) -> None:
+    with k.read(desk) as r:
+        reads(r)
+        reads(r.readable)
+        assert_type(r.readable.get(Ref[Account](1)), Account)
+    with k.snapshot(desk) as s:
+        reads(s)
+        reads(s.readable)
+        assert_type(s.get(Ref[Account](1)), Account)
+        assert_type(s.sequence, int)
+
+
+def reads(r: Reader | Readable | Snapshot) -> None:
+    assert_type(r.first(by_balance), Account | None)
+    assert_type(list(r.list(by_balance)), list[Account])
+    assert_type(list(r.list(by_balance.in_states(active))), list[Account])
+    assert_type(list(r.list(by_colour(Colour.RED))), list[Account])
+    assert_type(r.find(by_other, Ref[Account](1)), Entry | None)
+    assert_type(r.exists(poor(Cents(3))), bool)
+    page = r.query(account, where=lambda m: m.balance > 1, sort=("-balance", "name"), limit=10)
+    assert_type(page, Page[Account])
+    assert_type(page.items, tuple[Account, ...])
+    assert_type(page.next, str | None)
+    assert_type([m.balance for m in page], list[Cents])
+    r.query(booked, sort=lambda m: (m.at, m.amount), descending=True, after=page.next)
+    r.query(active, sort="name", before=page.previous)
+    assert_type(list(r.related(Ref[Account](1), Entry.account)), list[Any])
+    assert_type(list(r.related(Ref[Account](1))), list[Any])

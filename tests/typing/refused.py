@@ -201,3 +201,33 @@ def reading(k: Klerk, desk: Context) -> None:
         r.possible_events(Loan)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         r.possible_events(dune)[0](ada)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         r.possible_creations(out)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def price_below(m: Loan, fee: Cents) -> bool:
+    return m.fee < fee
+
+
+def views() -> None:
+    cheap = out.where(price_below)
+    cheap(Name("1"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    cheap()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    out.where(lambda m: m.due)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownLambdaType, reportUnknownMemberType]
+    out.where(lambda m: "yes")  # type: ignore[arg-type, return-value]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    loan.order(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    out.in_states(active)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    active.where(price_below)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def querying(k: Klerk, desk: Context) -> None:
+    with k.read(desk) as r:
+        r.query(out, where=lambda m: m.due)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownLambdaType, reportUnknownMemberType]
+        r.query(out, sort=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        r.query(out, limit="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        r.query(out, after=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        r.query(by_name)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        r.query(out).items[0].name  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+        r.related(out)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        r.list(out.where(price_below))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with k.snapshot(desk) as s:
+        s.first(out).title  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
+        s.get(Title("x"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
