@@ -39,6 +39,6 @@ cdef class WorkingState:
     cdef int64_t next_due(self, StatePlan plan, Args a, Meta meta) except? -1
     cdef int64_t due_of(self, Timer timer, Args a, Meta meta) except? -1
     cdef int reindex(self, ClassPlan owner, object id, object old, object new) except -1
-    cdef int check_deleted(self) except -1
+    cdef list still_referred(self)
     cdef int check_end(self) except -1
     cdef int is_referenced(self, object id, RefField field) except -1

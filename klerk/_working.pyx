@@ -355,26 +355,42 @@ cdef class WorkingState:
                 self.index_operations.append((index, operation))
         return 0
 
-    cdef int check_deleted(self) except -1:
-        """Refuse to delete what is still referred to when the transaction ends."""
+    cdef list still_referred(self):
+        """Return what is wrong with deleting models that others refer to when the transaction ends."""
         cdef ClassPlan owner
+        problems = []
         for id, owner in self.deleted:
             for field in owner.referenced_by:
                 if self.is_referenced(id, field):
-                    raise Conflict(
-                        f"{owner.name} {id} cannot be deleted: a {field.model_class.__name__} refers to it"
-                        f" in '{field.check.name}'",
+                    by, name = field.model_class.__name__, field.check.name
+                    problem = Problem(
+                        code=Conflict.code,
+                        message=f"{owner.name} {id} cannot be deleted: '{name}' of {by} refers to it",
                         hint="Delete or change whatever refers to it, in the same transaction or before.",
                         key="still_referred",
-                        values={"model": owner.name, "id": id, "by": field.model_class.__name__},
+                        values={"model": owner.name, "id": id, "by": by, "field": name},
                     )
-        return 0
+                    problems.append(problem)
+        return problems
 
     cdef int check_end(self) except -1:
         """Refuse what no transaction may leave behind: broken references, unique keys held twice."""
-        self.check_deleted()
+        cdef list problems = self.still_referred() if self.deleted else []
+        cdef set told = None
         for index, operation in self.index_operations:
-            index.check(operation)
+            taken = index.check(operation)
+            if taken is None:
+                continue
+            if told is None:
+                told = set()
+            for key, problem in taken.items():
+                # Of several new models with one key, each would be told about.
+                if (index, key) not in told:
+                    told.add((index, key))
+                    problems.append(problem)
+        if problems:
+            hint = problems[0].hint if len(problems) == 1 else ""
+            raise Conflict(listed(problems), hint=hint, problems=problems)
         return 0
 
     cdef int is_referenced(self, object id, RefField field) except -1:

@@ -3,6 +3,7 @@
 Only declarations are read and no function is called. What code outside of the design does is not known here.
 """
 
+import inspect
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from klerk.app import MachineSpec, Spec
 from klerk.authorization import COMMAND, FIELD, READ
 from klerk.blocks import Block
 from klerk.checks import transitions
+from klerk.choices import targets_of
 from klerk.declared import JOB, TO_WHEN
 from klerk.jobs import Job
 from klerk.machine import CreateEvent, Machine
@@ -26,6 +28,7 @@ def design_advice(spec: Spec) -> list[str]:
         found += _about_reading(spec, each)
         found += _about_states(each.machine)
         found += _about_events(spec, each.machine, mentioned)
+    found += _about_references(spec)
     return [*found, *_about_jobs(spec, mentioned)]
 
 
@@ -70,6 +73,25 @@ def _about_events(spec: Spec, machine: Machine[Any], mentioned: "_Mentioned") ->
             f" commands covers that. If that is meant, say so: visibility=klerk.Visibility.CODE, or less.\n"
             f"  {offered[0].place}"
         )
+
+
+def _about_references(spec: Spec) -> Iterator[str]:
+    """Name the references that the outside may point to any model, though models differ in their states."""
+    with_states = {each.machine.model_class for each in spec.machines if len(each.machine.all_states) > 1}
+    for each in spec.events:
+        event = each.event
+        if event.visibility is not Visibility.EXTERNAL:
+            continue
+        decided = {choice.parameter for choice in event.choices}
+        for rule in (*event.rules, *event.validators):
+            decided.update(inspect.signature(rule.function).parameters)
+        for name, field in each.parameters.items():
+            targets = sorted(cls.__name__ for cls in targets_of(field) & with_states)
+            if targets and name not in decided:
+                yield (
+                    f"any {' or '.join(targets)} may be given for '{name}' of {event!r}, in whatever state:"
+                    f" say which with {event.name}.valid({name}=...), or let a rule decide.\n  {event.place}"
+                )
 
 
 def _about_jobs(spec: Spec, mentioned: "_Mentioned") -> Iterator[str]:

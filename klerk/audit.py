@@ -3,7 +3,7 @@
 Each question is asked in three steps. It begins with the lock held, where the moment is fixed and permission
 is asked; then the store is read, which needs no lock, since nothing that stands in the log by then changes
 but by erasure; and in the end, with the lock held again, what was found is shown as the rules say. A reader
-does all three under its lock.
+does all three under its lock, a snapshot without any.
 """
 
 import abc
@@ -35,7 +35,7 @@ from klerk.log_entries import ActorName, LogEntry, LogFilter, LoggedCommand, Log
 from klerk.log_search import Search, id_of, page_limit, search_for
 from klerk.masking import Masking, calls
 from klerk.processing import Program
-from klerk.reader import Reader
+from klerk.reader import AuthorizedReading, Reader
 from klerk.sequences import newest_first, oldest_first
 from klerk.storage.contract import Family, Storage
 from klerk.values import Ref
@@ -48,7 +48,7 @@ class Question(abc.ABC, Generic[R]):
     """Something that is asked of the commit log, once."""
 
     @abc.abstractmethod
-    def begin(self, reader: Reader, newest: int) -> None:
+    def begin(self, reader: AuthorizedReading, newest: int) -> None:
         """Check what was asked, up to the sequence of the newest published transaction."""
 
     @abc.abstractmethod
@@ -56,7 +56,7 @@ class Question(abc.ABC, Generic[R]):
         """Read what is needed from the store; no lock is held."""
 
     @abc.abstractmethod
-    def answer(self, reader: Reader) -> R:
+    def answer(self, reader: AuthorizedReading) -> R:
         """Return what was found, as the reader may see it."""
 
 
@@ -93,15 +93,22 @@ class Audit:
         known = self.catalog.event_parameters
         return known[code] if 0 < code < len(known) else ()
 
-    def log(self, reader: Reader, which: LogFilter) -> LogPage:
+    @property
+    def newest(self) -> int:
+        """The sequence of the newest published transaction."""
+        return self.program.processor.published_sequence
+
+    def log(self, reader: AuthorizedReading, which: LogFilter) -> LogPage:
         """See `Reader.log`."""
         return self.ask(reader, _Entries(self, which))
 
-    def versions(self, reader: Reader, ref: Any, limit: int, after: int) -> tuple[Version[Any], ...]:
+    def versions(
+        self, reader: AuthorizedReading, ref: Any, limit: int, after: int
+    ) -> tuple[Version[Any], ...]:
         """See `Reader.history`."""
         return self.ask(reader, _Versions(self, ref, limit, after))
 
-    def version(self, reader: Reader, ref: Any, sequence: int) -> Any:
+    def version(self, reader: AuthorizedReading, ref: Any, sequence: int) -> Any:
         """See `Reader.as_of`."""
         return self.ask(reader, _VersionAt(self, ref, sequence))
 
@@ -119,8 +126,8 @@ class Audit:
         """See `Klerk.as_of`."""
         return self.ask_aside(read, _VersionAt(self, ref, sequence))
 
-    def ask(self, reader: Reader, question: Question[R]) -> R:
-        """Answer a question under a lock that is held."""
+    def ask(self, reader: AuthorizedReading, question: Question[R]) -> R:
+        """Answer a question about the moment that is read."""
         self._begin(reader, question)
         question.fetch()
         return question.answer(reader)
@@ -137,12 +144,12 @@ class Audit:
         with read() as reader:
             return question.answer(reader)
 
-    def _begin(self, reader: Reader, question: Question[Any]) -> None:
-        reader.require_held()
+    def _begin(self, reader: AuthorizedReading, question: Question[Any]) -> None:
+        newest = reader.sequence
         self.require(reader, LOG, "read the commit log")
-        question.begin(reader, self.program.processor.published_sequence)
+        question.begin(reader, newest)
 
-    def require(self, reader: Reader, subject: str, what: str) -> None:
+    def require(self, reader: AuthorizedReading, subject: str, what: str) -> None:
         """Ask the rules about a subject.
 
         Raises:
@@ -174,7 +181,7 @@ class _Entries(Question[LogPage]):
         self._found: list[_Transaction] = []
         self._next: str | None = None
 
-    def begin(self, reader: Reader, newest: int) -> None:
+    def begin(self, reader: AuthorizedReading, newest: int) -> None:
         self._search: Search = search_for(self._which, self._audit.event_codes, newest)
 
     def fetch(self) -> None:
@@ -189,13 +196,13 @@ class _Entries(Question[LogPage]):
                 break
             found.append((head, lookup.payload(sequence)))
 
-    def answer(self, reader: Reader) -> LogPage:
+    def answer(self, reader: AuthorizedReading) -> LogPage:
         return LogPage(
             entries=tuple(self._entry(reader, head, payload) for head, payload in self._found),
             next=self._next,
         )
 
-    def _entry(self, reader: Reader, head: TransactionHead, payload: Payload | None) -> LogEntry:
+    def _entry(self, reader: AuthorizedReading, head: TransactionHead, payload: Payload | None) -> LogEntry:
         renewed = {id for code, id, _ in head.targets if code == RENEWAL}
         images = [] if payload is None else [each for each in payload.images if each[0] not in renewed]
         jobs = () if payload is None else payload.jobs
@@ -215,7 +222,7 @@ class _Entries(Question[LogPage]):
         )
 
     def _commands(
-        self, reader: Reader, head: TransactionHead, payload: Payload | None
+        self, reader: AuthorizedReading, head: TransactionHead, payload: Payload | None
     ) -> Iterator[LoggedCommand]:
         for place, (code, id, depth) in enumerate(head.targets):
             values = () if payload is None else payload.parameters[place]
@@ -238,14 +245,12 @@ class _Versions(Question[tuple[Version[Any], ...]]):
         self._ref, self._limit, self._after = ref, limit, after
         self._found: list[_Transaction] = []
 
-    def begin(self, reader: Reader, newest: int) -> None:
+    def begin(self, reader: AuthorizedReading, newest: int) -> None:
         self._id, self._newest = id_of(self._ref), newest
         self._limit = page_limit(self._limit)
         if type(self._after) is not int or self._after < 0:
             raise ArgumentError(f"expected the sequence of a version for 'after', got {self._after!r}")
-        if reader.sight.table.get(self._id) is not None:
-            reader.get(Ref(self._id))
-        elif not self._audit.history.of_model(self._id).at_most(newest):
+        if reader.find(Ref(self._id)) is None and not self._audit.history.of_model(self._id).at_most(newest):
             raise NotFound(f"there is no model {self._id} and never was one")
 
     def fetch(self) -> None:
@@ -258,10 +263,12 @@ class _Versions(Question[tuple[Version[Any], ...]]):
             if len(self._found) == self._limit:
                 break
 
-    def answer(self, reader: Reader) -> tuple[Version[Any], ...]:
+    def answer(self, reader: AuthorizedReading) -> tuple[Version[Any], ...]:
         return tuple(self._version(reader, head, payload) for head, payload in self._found)
 
-    def _version(self, reader: Reader, head: TransactionHead, payload: Payload | None) -> Version[Any]:
+    def _version(
+        self, reader: AuthorizedReading, head: TransactionHead, payload: Payload | None
+    ) -> Version[Any]:
         image = None if payload is None else _image_in(payload, self._id)
         # Of a class that a migration deleted there are no models to be read any more.
         stored = None if image is None else self._audit.model(self._id, image)
@@ -287,7 +294,7 @@ class _VersionAt(Question[Any]):
         self._image: bytes | None = None
         self._erased = 0
 
-    def begin(self, reader: Reader, newest: int) -> None:
+    def begin(self, reader: AuthorizedReading, newest: int) -> None:
         self._id = id_of(self._ref)
         if type(self._sequence) is not int or not 1 <= self._sequence <= newest:
             raise ArgumentError(
@@ -305,9 +312,9 @@ class _VersionAt(Question[Any]):
                 self._image = _image_in(payload, self._id)
                 return
 
-    def answer(self, reader: Reader) -> Any:
-        if reader.sight.table.get(self._id) is not None:
-            reader.get(Ref(self._id))
+    def answer(self, reader: AuthorizedReading) -> Any:
+        # Who may not read the model as it is may not read what it was.
+        reader.find(Ref(self._id))
         if self._erased:
             raise Erased(
                 f"what transaction {self._erased} did to model {self._id} was erased",

@@ -308,7 +308,7 @@ class StoreFailed(StorageError):
 # --- jobs ---------------------------------------------------------------------------------------------
 
 
-class JobError(KlerkError):
+class JobError(KlerkError, RuntimeError):
     """The root of errors about jobs."""
 
     code = "job"

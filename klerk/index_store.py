@@ -5,7 +5,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from klerk._table import IdSet
-from klerk.errors import Conflict, SchemaChanged
+from klerk.errors import Conflict, Problem, SchemaChanged
 from klerk.selections import Index
 from klerk.values import Model
 
@@ -58,25 +58,26 @@ class IndexStore:
             come = tuple((key, self._mark(key, id, present=True)) for key in after - before)
         return id, gone, come
 
-    def check(self, operation: Any) -> None:
-        """Refuse, at the end of a transaction, a key that more than one model has now.
-
-        Raises:
-            Conflict: the index is unique.
-        """
+    def check(self, operation: Any) -> dict[Hashable, Problem] | None:
+        """Return, at the end of a transaction, what is wrong with keys of a unique index that more than one
+        model has now; None for nothing."""
         if not self.index.unique:
-            return
+            return None
         id, _, come = operation
+        taken: dict[Hashable, Problem] | None = None
         for key, _ in come:
             ids = self.working(key)
             if id in ids and len(ids) > 1:
                 other = next(each for each in ids if each != id)
-                raise Conflict(
-                    f"another {self.index.machine.name} has {key!r} already: {other}",
+                taken = {} if taken is None else taken
+                taken[key] = Problem(
+                    code=Conflict.code,
+                    message=f"another {self.index.machine.name} has {key!r} already: {other}",
                     hint=f"It would have to be unique in {self.index!r}.",
                     key="taken",
                     values={"model": self.index.machine.name, "key": key, "id": other},
                 )
+        return taken
 
     def _mark(self, key: Hashable, id: int, *, present: bool) -> tuple[int, bool] | None:
         marks = self.pending.setdefault(key, {})

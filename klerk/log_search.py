@@ -90,9 +90,11 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
     def _place(self, cursor: str, lookup: Lookup) -> int:
         """Return the sequence that a cursor stands behind."""
         try:
-            # A text that stands for the same bytes in another way was not made here.
             decoded = base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True)
         except (ValueError, binascii.Error):
+            decoded = b""
+        # A text that stands for the same bytes in another way was not made here.
+        if base64.urlsafe_b64encode(decoded).decode("ascii") != cursor:
             decoded = b""
         if len(decoded) == 8 + _CHECK_BYTES:
             sequence = number_of(decoded[:8])

@@ -10,7 +10,7 @@ from klerk.authorization import FIELD, Permission
 from klerk.commands import System
 from klerk.errors import KlerkError
 from klerk.field_types import FieldType
-from klerk.reader import Reader
+from klerk.reader import AuthorizedReading
 from klerk.validation import call_of
 from klerk.values import MASKED, Model
 
@@ -58,12 +58,17 @@ class Masking:
         }
 
     def shown(
-        self, reader: Reader, event: str, target: int, names: tuple[str, ...], values: tuple[Any, ...]
+        self,
+        reader: AuthorizedReading,
+        event: str,
+        target: int,
+        names: tuple[str, ...],
+        values: tuple[Any, ...],
     ) -> dict[str, Any]:
         """Return a command's parameters by name, as they may be seen.
 
         Parameters:
-            reader: holds the lock.
+            reader: reads what the rules are asked about.
             event: its name; it may be one that is no longer declared.
             target: the id of the model that the command was about; 0 for none.
             names: of the event's parameters at that time.
@@ -87,8 +92,10 @@ class Masking:
             found[name] = _converted(value, rule.field) if visible else MASKED
         return found
 
-    def _visible(self, reader: Reader, cls: type[Model], target: int, rule: _ParameterRules) -> bool:
-        model = reader.sight.table.get(target)
+    def _visible(
+        self, reader: AuthorizedReading, cls: type[Model], target: int, rule: _ParameterRules
+    ) -> bool:
+        model = reader.sight.source.model(target)
         if type(model) is not cls:
             model = None
         context = reader.context

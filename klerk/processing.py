@@ -85,8 +85,9 @@ class Program:
         _link_references(self.plans)
         by_class = {plan.model_class: plan for plan in self.plans}
         event_codes = {name: code for code, name in enumerate(catalog.events)}
+        self.code_of_event = {each.event: event_codes[str(each.event)] for each in spec.events}
         events = [
-            _event_plan(spec, each, by_class[each.event.machine.model_class], event_codes[str(each.event)])
+            _event_plan(spec, each, by_class[each.event.machine.model_class], self.code_of_event[each.event])
             for each in spec.events
         ]
         self.table = ModelTable()

@@ -103,9 +103,13 @@ class ClassAccess(msgspec.Struct, frozen=True):
 class CommitLog(Protocol):
     """What a reader asks about the commit log."""
 
-    def log(self, reader: "Reader", which: LogFilter) -> LogPage: ...
-    def versions(self, reader: "Reader", ref: Any, limit: int, after: int) -> tuple[Version[Any], ...]: ...
-    def version(self, reader: "Reader", ref: Any, sequence: int) -> Any: ...
+    @property
+    def newest(self) -> int: ...
+    def log(self, reader: "AuthorizedReading", which: LogFilter) -> LogPage: ...
+    def versions(
+        self, reader: "AuthorizedReading", ref: Any, limit: int, after: int
+    ) -> tuple[Version[Any], ...]: ...
+    def version(self, reader: "AuthorizedReading", ref: Any, sequence: int) -> Any: ...
 
 
 class Sight:
@@ -141,7 +145,9 @@ class Sight:
 
     def of(self, source: Source) -> "Sight":
         """Return what decides about another moment."""
-        return Sight(self.access, source, None, self._resolve, self._possibilities)
+        sight = Sight(self.access, source, None, self._resolve, self._possibilities)
+        sight.commit_log = self.commit_log
+        return sight
 
     def begin(self, context: Context) -> tuple[Context, dict[type[Model], Verdict]]:
         """Return a reader's context with its time, and what may be read from the start: all by the system."""
@@ -199,6 +205,11 @@ class AuthorizedReading(Reading):
     @property
     def sight(self) -> Sight:
         """What decides who sees what."""
+        raise NotImplementedError
+
+    @property
+    def sequence(self) -> int:
+        """Of the newest transaction that is seen."""
         raise NotImplementedError
 
     def verdict(self, model_class: type[Model]) -> Verdict | None:
@@ -272,6 +283,51 @@ class AuthorizedReading(Reading):
         self._open_source()
         return self.sight.plain.possible_creations(what, self.context, visibility=visibility)
 
+    def log(self, **which: Unpack[LogFilter]) -> LogPage:
+        """Return a page of the commit log, as of this reader's moment.
+
+        The cost is that of the page, and of the rarest of what was asked for. A reader reads the store while
+        it holds the lock; `Klerk.log` and a snapshot's hold up nobody.
+
+        Parameters:
+            which: model, actor, event, since, until, limit, after, newest_first; see `LogFilter`.
+
+        Returns:
+            The entries. Parameters that the actor could not see as fields show `klerk.MASKED`.
+
+        Raises:
+            Denied: the actor may not read the commit log.
+            ArgumentError: something in the filter cannot be meant, or the cursor is none of this search.
+        """
+        return self.sight.commit_log.log(self, which)
+
+    def history(
+        self, ref: Ref[M], *, limit: int = limits.LOG_PAGE_MAX, after: int = 0
+    ) -> tuple[Version[M], ...]:
+        """Return the versions of a model, oldest first, also of one that was deleted.
+
+        Parameters:
+            limit: versions at most.
+            after: the sequence of the last version of the page before.
+
+        Raises:
+            Denied: the actor may not read the commit log, or the model.
+            NotFound: there never was such a model.
+        """
+        return self.sight.commit_log.versions(self, ref, limit, after)
+
+    def as_of(self, ref: Ref[M], sequence: int) -> M:
+        """Return a model as it was after a transaction.
+
+        Raises:
+            Denied: the actor may not read the commit log, or the model.
+            NotFound: it did not exist then.
+            Erased: it is not known any more.
+            ArgumentError: there is no such transaction.
+        """
+        found: M = self.sight.commit_log.version(self, ref, sequence)
+        return found
+
     @property
     def readable(self) -> "Readable":
         """The same reads, which leave out what may not be read instead of raising `Denied`."""
@@ -334,47 +390,8 @@ class Reader(AuthorizedReading, ReaderBase):
     def _shown(self, ids: Iterable[int]) -> list[Any]:
         return self.models(ids)
 
-    def log(self, **which: Unpack[LogFilter]) -> LogPage:
-        """Return a page of the commit log, as of this reader's moment.
-
-        The cost is that of the page, and of the rarest of what was asked for. The store is read while the
-        lock is held: `Klerk.log` holds up nobody.
-
-        Parameters:
-            which: model, actor, event, since, until, limit, after, newest_first; see `LogFilter`.
-
-        Returns:
-            The entries. Parameters that the actor could not see as fields show `klerk.MASKED`.
-
-        Raises:
-            Denied: the actor may not read the commit log.
-            ArgumentError: something in the filter cannot be meant, or the cursor is none of this search.
-        """
-        return self.sight.commit_log.log(self, which)
-
-    def history(
-        self, ref: Ref[M], *, limit: int = limits.LOG_PAGE_MAX, after: int = 0
-    ) -> tuple[Version[M], ...]:
-        """Return the versions of a model, oldest first, also of one that was deleted.
-
-        Parameters:
-            limit: versions at most.
-            after: the sequence of the last version of the page before.
-
-        Raises:
-            Denied: the actor may not read the commit log, or the model.
-            NotFound: there never was such a model.
-        """
-        return self.sight.commit_log.versions(self, ref, limit, after)
-
-    def as_of(self, ref: Ref[M], sequence: int) -> M:
-        """Return a model as it was after a transaction.
-
-        Raises:
-            Denied: the actor may not read the commit log, or the model.
-            NotFound: it did not exist then.
-            Erased: it is not known any more.
-            ArgumentError: there is no such transaction.
-        """
-        found: M = self.sight.commit_log.version(self, ref, sequence)
-        return found
+    @property
+    def sequence(self) -> int:
+        """Of the newest transaction that it shows."""
+        self.require_held()
+        return self.sight.commit_log.newest

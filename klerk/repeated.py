@@ -9,7 +9,7 @@ from klerk._image import model_of
 from klerk.codec import Payload, read_job
 from klerk.commands import Context, Result
 from klerk.commit_log import Transaction, transaction_at
-from klerk.errors import NotFound
+from klerk.errors import Erased, NotFound
 from klerk.jobs import JobRecord
 from klerk.storage.contract import Storage
 from klerk.values import Model, Ref
@@ -43,11 +43,14 @@ class FirstUse:
         """What the transaction did.
 
         Raises:
-            NotFound: (``erased``) it was erased since.
+            Erased: it was erased since.
         """
         payload = self._transaction.payload
         if payload is None:
-            raise NotFound(f"what transaction {self.sequence} did was erased on request", code="erased")
+            raise Erased(
+                f"what transaction {self.sequence} did was erased on request",
+                hint="What it was about can still be told: the result's id.",
+            )
         return payload
 
     @cached_property

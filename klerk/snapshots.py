@@ -251,10 +251,8 @@ class Snapshot(AuthorizedReading):
     """One consistent moment, for as long as it is open: ``with k.snapshot(context) as s``.
 
     It offers what `Reader` offers, holds up nobody, and may be used by any thread. What it costs is memory
-    for the old versions of whatever changes meanwhile; so close it when it was read.
-
-    Attributes:
-        sequence: of the newest transaction that it shows.
+    for the old versions of whatever changes meanwhile; so close it when it was read. Of the commit log it
+    shows what had happened by then, without what was erased since.
     """
 
     def __init__(
@@ -268,13 +266,18 @@ class Snapshot(AuthorizedReading):
         self._context = context
         self._verdicts = verdicts
         self._sight: Sight | None = sight
-        self.sequence = sequence
+        self._sequence = sequence
         self._finalizer = weakref.finalize(self, end)
         self._finalizer.atexit = False
 
     @property
     def context(self) -> Context:
         return self._context
+
+    @property
+    def sequence(self) -> int:
+        """Of the newest transaction that it shows; also when it is closed."""
+        return self._sequence
 
     @property
     def sight(self) -> Sight:

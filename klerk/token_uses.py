@@ -22,6 +22,7 @@ from klerk.processing import Program
 from klerk.repeated import FirstUse, RepeatedResult
 from klerk.storage.contract import Family, Storage
 from klerk.tokens import DIGEST_BYTES, ID_BYTES, Demands, Token, TokenSeal
+from klerk.translation import translated
 from klerk.values import Model
 
 FORMAT: Final = 1
@@ -70,8 +71,10 @@ class TokenUses:
         self._storage = storage
         self._plans = program.plan_of_code
         self._processor: Processor = program.processor
+        # An event keeps its code when a migration gives it or its class another name.
         self._events = {
-            each.event: (str(each.event), tuple(each.parameters.values())) for each in program.spec.events
+            each.event: (program.code_of_event[each.event], tuple(each.parameters.values()))
+            for each in program.spec.events
         }
         self._clock = clock
         self._keep_for_us = keep_for // timedelta(microseconds=1)
@@ -119,11 +122,23 @@ class TokenUses:
         Raises:
             InvalidValue: (``bad_token``) it is none that this store gave out.
         """
+        try:
+            known = self._known(token)
+        except InvalidValue as error:
+            # Refused before the command is submitted; what was given as the context may be none.
+            raise translated(error, getattr(context, "translation", None)) from None
+        return TokenUse(known.id, known.issued_us, known.demands, self._digest(work, context))
+
+    def _known(self, token: Token | str) -> Token:
         if not isinstance(token, Token):
-            token = self._seal.parse(token)
-        elif token.seal is not None and not self._seal.made(token):
-            raise InvalidValue("this token was made by another store", code="bad_token")
-        return TokenUse(token.id, token.issued_us, token.demands, self._digest(work, context))
+            return self._seal.parse(token)
+        if token.seal is not None and not self._seal.made(token):
+            raise InvalidValue(
+                "this token was made by another store",
+                code="bad_token",
+                hint="Use tokens with the store whose Klerk.token() made them.",
+            )
+        return token
 
     def _digest(self, work: Any, context: Any) -> bytes:
         """Return what tells one use from another: who acts, and each command with its target and parameters.
@@ -144,14 +159,14 @@ class TokenUses:
         return self._seal.digest(encoded)
 
     def _canonical_command(self, command: Command[Any]) -> tuple[Any, ...]:
-        name, fields = self._events[command.event]
+        code, fields = self._events[command.event]
         values = [
             value
             if type(value) in _SCALARS and type(value) is field.plain
             else _canonical(_coerced(field, value))
             for field, value in zip(fields, command.values, strict=True)
         ]
-        return name, id_or_zero(command.target), values
+        return code, id_or_zero(command.target), values
 
     def _now_us(self) -> int:
         return microseconds(self._clock())

@@ -104,7 +104,7 @@ class FilterStore:
         return None if old is not None and contains(old) == now else (id, now)
 
     def check(self, operation: Any) -> None:
-        """Refuse nothing: any model may be in a view."""
+        """Return None: any model may be in a view."""
 
     def undo(self, operation: Any) -> None:
         """Do nothing: a change that is rolled back has left nothing here."""
@@ -146,7 +146,7 @@ class OrderStore:
         return None if before == after else (before, after)
 
     def check(self, operation: Any) -> None:
-        """Refuse nothing: any model may be in a view."""
+        """Return None: any model may be in a view."""
 
     def undo(self, operation: Any) -> None:
         """Do nothing: a change that is rolled back has left nothing here."""

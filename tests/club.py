@@ -1,8 +1,8 @@
 """A club, declared for Klerk, and beside it `World`: the same rules by hand over a plain dictionary.
 
-The design has three kinds of references, seven indexes, and blocks that update, move, delete, cause further
-commands and ask for jobs. The world has no views, no indexes and no log: it answers every question by looking
-at every row, and a transaction works on a copy of it.
+The design has three kinds of references, seven indexes, four views, and blocks that update, move, delete,
+cause further commands and ask for jobs. The world has no views and no indexes: it answers every question by
+looking at every row, and a transaction works on a copy of it.
 """
 
 import threading
@@ -74,7 +74,12 @@ class Club:
         self.by_team = self.task.index(lambda m: m.team)
         self.by_priority = self.task.index(lambda m: m.priority or None)
         self.by_place = self.task.index(lambda m: (m.team, m.assignee))
+        self.promising = self.person.where(lambda m: m.score >= 45)
+        self.by_score = self.person.order("score", "name")
+        self.by_budget = self.team.all_states[0].order("budget", descending=True)
+        self.urgent = self.task.where(lambda m: m.priority > 30).order(lambda m: -m.priority)
         permit_everything(self.app)
+        self.app.allow.log()(lambda a: True)
         self.steps = 0
         self.begin()
         self._declare_jobs()
@@ -393,6 +398,18 @@ INDEXES: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     "by_place": ("Task", lambda f: (f["team"], f["assignee"])),
 }
 
+# For each view: the class, the condition, the sort key of (id, row).
+VIEWS: dict[str, tuple[str, Callable[["Row"], bool], Callable[[int, "Row"], Any]]] = {
+    "promising": ("Person", lambda row: row.fields["score"] >= 45, lambda id, row: id),
+    "by_score": ("Person", lambda row: True, lambda id, row: (row.fields["score"], row.fields["name"])),
+    "by_budget": ("Team", lambda row: row.state == "open", lambda id, row: (-row.fields["budget"], id)),
+    "urgent": (
+        "Task",
+        lambda row: row.fields["priority"] > 30,
+        lambda id, row: (-row.fields["priority"], id),
+    ),
+}
+
 # For each class: the columns that are compared, and whether they hold times.
 COLUMNS = {
     "Person": {"score": False, "weight": False, "mentor": False, "joined": True},
@@ -530,6 +547,8 @@ class World:
     called: list[str] = field(default_factory=list)
     sequence: int = 0
     next_id: int = 1
+    history: dict[int, list[tuple[int, Row | None]]] = field(default_factory=dict)
+    """For each model that ever was: the sequences that changed it, with what they left, None for nothing."""
 
     def transact(
         self, calls: Sequence[Call], now: datetime, *, stranger: bool = False, keep: bool = True
@@ -561,10 +580,21 @@ class World:
             self.models, self.next_id = trial.models, trial.next_id
             self.jobs = self.jobs + trial.jobs
             self.called = self.called + trial.called
+            for id in (*done.created, *done.updated, *done.deleted):
+                self.history.setdefault(id, []).append((self.sequence, trial.models.get(id)))
         return done
 
     def of(self, kind: str) -> dict[int, Row]:
         return {id: row for id, row in sorted(self.models.items()) if row.kind == kind}
+
+    def referrers(self, id: int) -> dict[tuple[str, str], list[int]]:
+        """Return the ids of the models that refer to one, by class and field."""
+        found: dict[tuple[str, str], list[int]] = {}
+        for other, row in sorted(self.models.items()):
+            for name, spec in FIELDS[row.kind].items():
+                if any(each == id for each, _ in references(spec, row.fields[name])):
+                    found.setdefault((row.kind, name), []).append(other)
+        return found
 
 
 class Trial:

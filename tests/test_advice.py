@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from klerk import Visibility
 from klerk.__main__ import main
 
 HEAD = """
@@ -136,6 +137,35 @@ def test_jobs_that_nothing_requests(check: Check, use: str, is_used: bool) -> No
     job = "\n@app.job()\ndef mail(job: JobRun, item: Ref[Item]) -> None: ...\n"
     told = "no block requests the job 'mail', and it has no cron."
     assert check(HEAD, PERMISSIONS, job, use) == ([] if is_used else [told])
+
+
+@pytest.mark.parametrize(
+    ("more", "is_open"),
+    [
+        ("", True),
+        ("link.valid(other=new)", False),
+        ("link.valid(others=new)", True),
+        ("@link.rule\ndef apart(a, other) -> bool: return True", False),
+        ("@link.rule\ndef free(a) -> bool: return True", True),
+        ("@link.validator\ndef odd(other: Ref[Item]) -> bool: return True", False),
+    ],
+)
+@pytest.mark.parametrize("visibility", list(Visibility))
+def test_references_to_whatever_model(check: Check, more: str, is_open: bool, visibility: Visibility) -> None:
+    event = f"""
+@item.event(new, visibility="{visibility}")
+def link(a: Args[Item], other: Ref[Item], others: tuple[Ref[Item], ...] = ()) -> None: ...
+
+new.on_enter.commands(lambda a: link(a.model.meta.id, a.model.meta.id))
+"""
+    names = ["other"] * is_open + ["others"] * ("others" not in more)
+    told = [
+        f"any Item may be given for '{name}' of Item.link, in whatever state: say which with"
+        f" link.valid({name}=...), or let a rule decide."
+        for name in names
+    ]
+    allowed = PERMISSIONS.replace("command(make, age)", "command()")
+    assert check(HEAD, allowed, event, more) == (told if visibility is Visibility.EXTERNAL else [])
 
 
 def test_states_of_a_machine_without_transitions(check: Check) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import random
 import shutil
 import signal
+import string
 import subprocess
 import sys
 import threading
@@ -356,6 +357,9 @@ def test_only_a_cursor_of_the_same_question_goes_on(where: Path | None) -> None:
             cursor[:i] + ("A" if letter != "A" else "B") + cursor[i + 1 :]
             for i, letter in enumerate(cursor[:-1])
         ]
+        # The last letter before the padding has bits that stand for nothing.
+        alphabet = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
+        changed += [cursor[:-2] + letter + "=" for letter in alphabet if letter != cursor[-2]]
         changed += ["", "x", "ä", cursor[1:], cursor * 2]
         wrong: list[Callable[[], object]] = [
             lambda: other.log(TESTER, after=cursor),

@@ -499,7 +499,7 @@ def test_broken_references_inside_of_values_are_named() -> None:
             k.handle(make((first, 98, 99)), TESTER)
         assert len(caught.value.problems) == 2
         second = k.handle(make((first, first)), TESTER).id
-        with pytest.raises(Conflict, match="a Part refers to it in 'others'"):
+        with pytest.raises(Conflict, match="'others' of Part refers to it"):
             k.handle(drop(first), TESTER)
         k.handle(drop(second), TESTER)
         k.handle(drop(first), TESTER)
@@ -652,7 +652,7 @@ def test_a_model_that_is_referred_to_cannot_be_deleted(bank: Bank) -> None:
         ada = k.handle(bank.enter("Ada"), TESTER).id
         bob = k.handle(bank.enter("Bob", 0, ada), TESTER).id
         with pytest.raises(
-            Conflict, match=f"Account {ada} cannot be deleted: a Account refers to it in 'guarantor'"
+            Conflict, match=f"Account {ada} cannot be deleted: 'guarantor' of Account refers to it"
         ):
             k.handle(bank.remove(ada), TESTER)
         with pytest.raises(Conflict):
@@ -661,6 +661,58 @@ def test_a_model_that_is_referred_to_cannot_be_deleted(bank: Bank) -> None:
         # In one transaction the order does not matter.
         k.handle_all([bank.remove(ada), bank.remove(bob)], TESTER)
         assert bank.contents(k) == {}
+
+
+def test_everything_that_contradicts_what_is_stored_is_named() -> None:
+    app = App("desk")
+
+    class Person(Model):
+        name: str
+        mail: str
+        friend: "Ref[Person] | None" = None
+        foe: "Ref[Person] | None" = None
+
+    permit_everything(app)
+    people = app.machine(Person)
+    (here,) = people.states("here", final=("here",))
+    people.index(lambda m: m.name, unique=True)
+    people.index(lambda m: m.mail, unique=True)
+
+    @people.create(into=here)
+    def enter(
+        a: Args, name: str, mail: str, friend: Ref[Person] | None = None, foe: Ref[Person] | None = None
+    ) -> Person:
+        return Person(name=name, mail=mail, friend=friend, foe=foe)
+
+    @people.event(here)
+    def leave(a: Args[Person]) -> None: ...
+
+    here.on(leave).delete()
+    with app.open() as k:
+        ada = k.handle(enter("Ada", "a@"), TESTER).id
+        with pytest.raises(Conflict) as caught:
+            k.handle(enter("Ada", "a@"), TESTER)
+        assert [(p.key, p.values["key"], p.values["id"]) for p in caught.value.problems] == [
+            ("taken", "Ada", ada),
+            ("taken", "a@", ada),
+        ]
+        assert str(caught.value).startswith("2 problems:\n  - another Person has 'Ada' already")
+        # Both of two new ones would have the key of the other: that is one problem.
+        with pytest.raises(Conflict) as caught:
+            k.handle_all([enter("Bob", "b@"), enter("Bob", "c@")], TESTER)
+        assert [p.values["key"] for p in caught.value.problems] == ["Bob"]
+        assert "It would have to be unique" in str(caught.value)
+        k.handle(enter("Eve", "e@", ada, ada), TESTER)
+        with pytest.raises(Conflict) as caught:
+            k.handle_all([leave(ada), enter("Eve", "x@")], TESTER)
+        assert [(p.key, p.values.get("field")) for p in caught.value.problems] == [
+            ("still_referred", "friend"),
+            ("still_referred", "foe"),
+            ("taken", None),
+        ]
+        assert all(p.hint for p in caught.value.problems)
+        with k.read(TESTER) as r:
+            assert [m.name for m in r.list(people)] == ["Ada", "Eve"]
 
 
 def test_a_reference_to_a_model_that_is_being_deleted(bank: Bank) -> None:

@@ -2,7 +2,8 @@
 
 The design and the model are in `club.py`. Hypothesis makes up the history (single commands, lists,
 generators, dry runs, overlapping groups; on disk also closing, copying and crashing) and shortens one that
-fails. After each step everything that can be read is compared. A process that is killed in the middle of a
+fails. After each step everything that can be read is compared, also in snapshots of earlier steps, and with
+what the commit log knows of the past. A process that is killed in the middle of a
 history of its own is held to the same.
 """
 
@@ -24,10 +25,12 @@ import pytest
 from club import (
     COLUMNS,
     EVENTS,
+    FIELDS,
     INDEXES,
     NAMES,
     SCORES,
     STATES,
+    VIEWS,
     YEAR,
     Call,
     Club,
@@ -161,7 +164,12 @@ class Comparison:
                 self.columns(r, state, kind, {id: row for id, row in rows.items() if row.state == str(state)})
             for name, (kind, key_of) in INDEXES.items():
                 self.index(r, name, kind, key_of, world)
+            for name, (kind, belongs, key_of) in VIEWS.items():
+                rows = {id: row for id, row in world.of(kind).items() if belongs(row)}
+                self.pages(r, getattr(self.club, name), sorted(rows, key=lambda id: key_of(id, rows[id])))
             self.lookups(r, world)
+            self.relations(r, world)
+            self.past(r, world)
         assert [JobRow.of(record) for record in k.jobs.live()] == world.jobs
         counts = k.jobs.counts()
         later = sum(job.run_at is not None for job in world.jobs)
@@ -175,6 +183,65 @@ class Comparison:
         assert r.exists(view) is bool(ids)
         first = r.first(view)
         assert (None if first is None else first.meta.id) == (ids[0] if ids else None)
+
+    def pages(self, r: Any, view: Any, ids: list[int]) -> None:
+        """Compare a view as a whole, page by page, and page by page from its end."""
+        self.view(r, view, ids)
+        page = r.query(view, limit=3)
+        forth = [model.meta.id for model in page]
+        while page.next is not None:
+            page = r.query(view, limit=3, after=page.next)
+            forth += [model.meta.id for model in page]
+        assert forth == ids
+        back = [model.meta.id for model in page]
+        while page.previous is not None:
+            page = r.query(view, limit=3, before=page.previous)
+            back = [*(model.meta.id for model in page), *back]
+        assert back == ids
+
+    def relations(self, r: Any, world: World) -> None:
+        """Compare who refers to some models; others have their turn with the next transactions."""
+        for id in turns(list(world.models), world.sequence):
+            found = world.referrers(id)
+            assert [m.meta.id for m in r.related(id)] == sorted(
+                {each for ids in found.values() for each in ids}
+            )
+            for kind, name, _ in REFERENCES:
+                field = getattr(self.machines[kind].model_class, name)
+                assert [m.meta.id for m in r.related(id, field)] == found.get((kind, name), [])
+
+    def past(self, r: Any, world: World) -> None:
+        """Compare what the log knows of some models that are or were."""
+        for id in turns(sorted(world.history), world.sequence):
+            versions = world.history[id]
+            found = r.history(id)
+            assert [(each.sequence, each.model and Row.of(each.model)) for each in found] == versions
+            assert [each.deleted for each in found] == [row is None for _, row in versions]
+            moment = 1 + (id * 7 + world.sequence) % world.sequence
+            row = next((row for sequence, row in reversed(versions) if sequence <= moment), None)
+            if row is None:
+                with pytest.raises(klerk.NotFound):
+                    r.as_of(id, moment)
+            else:
+                assert Row.of(r.as_of(id, moment)) == row
+
+    def snapshot(self, s: Any, world: World) -> None:
+        """Compare a snapshot with the world as it was then."""
+        assert s.sequence == world.sequence
+        for kind, machine in self.machines.items():
+            rows = world.of(kind)
+            assert rows_of(s.list(machine)) == rows
+            for state in machine.all_states:
+                self.view(s, state, [id for id, row in rows.items() if row.state == str(state)])
+        for name, (kind, belongs, key_of) in VIEWS.items():
+            rows = {id: row for id, row in world.of(kind).items() if belongs(row)}
+            self.pages(s, getattr(self.club, name), sorted(rows, key=lambda id: key_of(id, rows[id])))
+        for name in NAMES:
+            named = [id for id, row in world.of("Person").items() if row.fields["name"] == name]
+            model = s.find(self.club.by_name, name)
+            assert (None if model is None else model.meta.id) == (named[0] if named else None)
+        self.relations(s, world)
+        self.past(s, world)
 
     def index(self, r: Any, name: str, kind: str, key_of: Callable[..., Any], world: World) -> None:
         found: dict[Any, list[int]] = {}
@@ -232,6 +299,19 @@ class Comparison:
                 assert Row.of(result.model) == row
 
 
+REFERENCES = [
+    (kind, name, spec)
+    for kind, fields in FIELDS.items()
+    for name, spec in fields.items()
+    if spec[0].isupper() or spec == "people"
+]
+
+
+def turns(ids: list[int], turn: int) -> list[int]:
+    """Return two of some ids: the newest, and another one each time."""
+    return [ids[-1], ids[turn % len(ids)]] if ids else []
+
+
 def results_of(future: Any) -> list[Any]:
     return [future.result(20)]
 
@@ -253,6 +333,7 @@ class InMemory(RuleBasedStateMachine):
         self.clock = Clock()
         self.world = World()
         self.comparison = Comparison(CLUB)
+        self.snapshots: list[tuple[klerk.Snapshot, World]] = []
         CLUB.begin()
         self.k = self.opened()
 
@@ -260,9 +341,28 @@ class InMemory(RuleBasedStateMachine):
         return CLUB.app.open(job_threads=0, clock=self.clock)
 
     def teardown(self) -> None:
-        self.k.close()
+        self.close()
         # Closing waits for the unmanaged calls.
         assert CLUB.called == self.world.called
+
+    def close(self) -> None:
+        for snapshot, _ in self.snapshots:
+            snapshot.close()
+        self.snapshots.clear()
+        self.k.close()
+
+    @precondition(lambda self: len(self.snapshots) < 3)
+    @rule()
+    def begin_snapshot(self) -> None:
+        then = World(models=self.world.models, sequence=self.world.sequence)
+        then.history = {id: list(versions) for id, versions in self.world.history.items()}
+        self.snapshots.append((self.k.snapshot(TESTER), then))
+
+    @precondition(lambda self: self.snapshots)
+    @rule(first=st.booleans())
+    def end_snapshot(self, first: bool) -> None:
+        snapshot, _ = self.snapshots.pop(0 if first else -1)
+        snapshot.close()
 
     @initialize()
     def begin(self) -> None:
@@ -272,6 +372,8 @@ class InMemory(RuleBasedStateMachine):
     def everything_is_as_in_the_world(self) -> None:
         CLUB.steps += 1
         self.comparison.everything(self.k, self.world)
+        if self.snapshots:
+            self.comparison.snapshot(*self.snapshots[CLUB.steps % len(self.snapshots)])
         self.clock.advance(timedelta(minutes=1))
 
     # One at a time.
@@ -431,7 +533,7 @@ class OnDisk(InMemory):
     @rule()
     def reopen(self) -> None:
         self.calm = 0
-        self.k.close()
+        self.close()
         self.k = self.opened()
 
     @precondition(lambda self: self.calm > 15)
@@ -450,7 +552,7 @@ class OnDisk(InMemory):
         self.copies += 1
         path = self.directory / str(self.copies)
         copy(path)
-        self.k.close()
+        self.close()
         shutil.rmtree(self.path)
         self.path = path
         self.k = self.opened()

@@ -710,7 +710,7 @@ def test_conflicts_are_told_apart() -> None:
         about: dict[str, Any] = {"model": "Account", "key": "Ada", "id": ada}
         assert (type(error), asked) == (Conflict, [("taken.hint", about), ("taken", about)])
         error, asked = told(k, bank.remove(ada))
-        about = {"model": "Account", "id": ada, "by": "Account"}
+        about = {"model": "Account", "id": ada, "by": "Account", "field": "guarantor"}
         assert (type(error), asked) == (Conflict, [("still_referred.hint", about), ("still_referred", about)])
         assert error.code == "conflict"
         assert error.hint.isupper()
