@@ -3,13 +3,11 @@
 from klerk._version import __version__
 from klerk._waiting import Submission
 from klerk.aio import AioKlerk
-from klerk.aio_blobs import AioBlobReader, AioBlobs
-from klerk.blob_streams import BlobInfo, BlobReader
-from klerk.blobs import Blobs
-from klerk.changes import Change, ChangeKind
-from klerk.columns import Columns
+from klerk.audit.entries import ActorName, LogEntry, LogFilter, LoggedCommand, LogPage, Version
+from klerk.audit.erasure import Erasure
+from klerk.changes.change import Change, ChangeKind
+from klerk.changes.subscriptions import AioChanges, Changes
 from klerk.commands import Actor, Anonymous, Args, Command, Context, Result, System, User
-from klerk.erasure import Erasure
 from klerk.errors import (
     ArgumentError,
     BrokenReference,
@@ -45,22 +43,24 @@ from klerk.errors import (
 )
 from klerk.job_run import Completion, JobRun
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
-from klerk.keys import KeyPage
-from klerk.keyvalue import AioKeyValues, KeyValue, KeyValues
+from klerk.keyed.aio_blobs import AioBlobReader, AioBlobs
+from klerk.keyed.blob_streams import BlobInfo, BlobReader
+from klerk.keyed.blobs import Blobs
+from klerk.keyed.keys import KeyPage
+from klerk.keyed.keyvalue import AioKeyValues, KeyValue, KeyValues
 from klerk.klerk import Klerk
 from klerk.labels import label
-from klerk.log_entries import ActorName, LogEntry, LogFilter, LoggedCommand, LogPage, Version
 from klerk.machine import CreateEvent, Event, Machine, State
-from klerk.migrations import Migration
+from klerk.migration.migrations import Migration
 from klerk.opening import App
-from klerk.paging import Page
-from klerk.reader import PlainReader, Readable, Reader
+from klerk.reading.columns import Columns
+from klerk.reading.paging import Page
+from klerk.reading.reader import PlainReader, Readable, Reader
+from klerk.reading.snapshots import Snapshot
 from klerk.selections import Index, View
-from klerk.snapshots import Snapshot
-from klerk.subscriptions import AioChanges, Changes
-from klerk.timer_work import DueTimer, RefusedTimer
-from klerk.timers import Timers
-from klerk.tokens import Token
+from klerk.timers.timers import Timers
+from klerk.timers.work import DueTimer, RefusedTimer
+from klerk.tokens.token import Token
 from klerk.translation import Translation
 from klerk.unsafe import UnsafeCreate, UnsafeDelete, UnsafeUpdate
 from klerk.values import MASKED, Bytes, Enum, Float, Int, Model, Ref, Text

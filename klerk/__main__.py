@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from klerk import __version__, limits
-from klerk.advice import design_advice
 from klerk.app import Spec
+from klerk.audit.entries import LogFilter
+from klerk.audit.printing import actor_named, printed_log
 from klerk.demo import command as demo
-from klerk.describe import describe, summary
-from klerk.design_check import described_fit, design_errors, rehearse
-from klerk.diagram import diagrams_document, state_diagram
 from klerk.errors import ConfigError, KlerkError
-from klerk.explain import EXPLANATIONS
 from klerk.inspection import describe_store, verified_store
-from klerk.loading import load_app
-from klerk.log_command import actor_named, printed_log
-from klerk.log_entries import LogFilter
 from klerk.recovery import ProgressLine
+from klerk.showing.advice import design_advice
+from klerk.showing.describe import describe, summary
+from klerk.showing.design_check import described_fit, design_errors, rehearse
+from klerk.showing.diagram import diagrams_document, state_diagram
+from klerk.showing.explain import EXPLANATIONS
+from klerk.showing.loading import load_app
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ from klerk.commands import Context
 from klerk.errors import KlerkError
 from klerk.jobs import JobRecord
 from klerk.machine import State
-from klerk.reader import PlainReader
+from klerk.reading.reader import PlainReader
 from klerk.values import Model, Ref
 
 _M_co = TypeVar("_M_co", bound=Model, default=Any, covariant=True)

@@ -10,7 +10,7 @@ from klerk.commands import Context
 from klerk.errors import Problem
 from klerk.jobs import Job
 from klerk.machine import State
-from klerk.reader import PlainReader
+from klerk.reading.reader import PlainReader
 from klerk.values import Model, Ref
 
 _M = TypeVar("_M", bound=Model)

@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 from klerk._table import ModelTable
 from klerk._waiting import ReadHold, ReadWriteLock
 from klerk.commands import Context
-from klerk.reader import Sight
+from klerk.reading.reader import Sight
 from klerk.values import Model, Ref
 
 _M = TypeVar("_M", bound=Model)

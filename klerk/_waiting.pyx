@@ -389,7 +389,7 @@ cdef class Submission:
         work: a command, or whatever else the processor takes.
         context: on whose behalf.
         dry_run: evaluate everything and keep nothing.
-        token_use: the token it carries, as `klerk.token_uses` made it ready; None for none.
+        token_use: the token it carries, as `klerk.tokens.uses` made it ready; None for none.
     """
 
     def __class_getitem__(cls, _):

@@ -10,23 +10,23 @@ from typing import Any, Protocol, TypeVar, Unpack
 from klerk import limits
 from klerk._dispatch import JobRequest
 from klerk._waiting import CommandQueue, Submission
-from klerk.aio_blobs import AioBlobs
-from klerk.blobs import Blobs
+from klerk.audit.entries import LogFilter, LogPage, Version
+from klerk.audit.erasure import Erasure
+from klerk.changes.feeds import Hub
+from klerk.changes.subscriptions import AioSubscribable
 from klerk.commands import Command, Context, Result
-from klerk.erasure import Erasure
-from klerk.feeds import Hub
 from klerk.job_manager import JobManager
 from klerk.jobs import JobRecord
-from klerk.keyvalue import AioKeyValues, KeyValues
-from klerk.log_entries import LogFilter, LogPage, Version
-from klerk.reader import Reader
-from klerk.snapshots import OpeningSnapshot, Snapshots
+from klerk.keyed.aio_blobs import AioBlobs
+from klerk.keyed.blobs import Blobs
+from klerk.keyed.keyvalue import AioKeyValues, KeyValues
+from klerk.reading.reader import Reader
+from klerk.reading.snapshots import OpeningSnapshot, Snapshots
 from klerk.submitting import Commands, one, several
-from klerk.subscriptions import AioSubscribable
-from klerk.timer_work import DueTimer, RefusedTimer
-from klerk.timers import Timers
-from klerk.token_uses import TokenUses
-from klerk.tokens import Token
+from klerk.timers.timers import Timers
+from klerk.timers.work import DueTimer, RefusedTimer
+from klerk.tokens.token import Token
+from klerk.tokens.uses import TokenUses
 from klerk.unsafe import AioUnsafe, Unsafe, UnsafeWork
 from klerk.values import Model, Ref
 

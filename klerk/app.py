@@ -21,7 +21,7 @@ from klerk.field_types import FieldType, Unsupported
 from klerk.fields import Resolve, field_type, struct_fields
 from klerk.jobs import Job, Parameter, Retry
 from klerk.machine import CreateEvent, Event, Machine
-from klerk.migrations import Migration, check_names, declared_migration, in_order
+from klerk.migration.migrations import Migration, check_names, declared_migration, in_order
 from klerk.parameters import Compiled
 from klerk.places import Place, here, place_of
 from klerk.values import Model, field_names

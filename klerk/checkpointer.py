@@ -13,9 +13,9 @@ from typing import Any
 from klerk import limits
 from klerk._core import Group
 from klerk._image import key_of, model_puts
+from klerk.audit.history import History
 from klerk.codec import APPLIED_KEY, job_puts, token_puts
 from klerk.errors import StorageError
-from klerk.history import History
 from klerk.jobs import JobRecord
 from klerk.storage.contract import Family, Storage
 

@@ -1,4 +1,4 @@
-"""What is wrong with a design, found before anything runs; `klerk.explain` says more about each code."""
+"""What is wrong with a design, found before anything runs; `klerk explain` says more about each code."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator

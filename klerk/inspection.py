@@ -7,11 +7,11 @@ from pathlib import Path
 
 from klerk._dispatch import moment_of
 from klerk._image import class_code_of
-from klerk.blob_store import manifest_of
 from klerk.codec import CATALOG_KEY, number_of, read_catalog, read_job
 from klerk.errors import Corrupted
-from klerk.expiring import stored_entries
-from klerk.migrating import Progress
+from klerk.keyed.blob_store import manifest_of
+from klerk.keyed.expiring import stored_entries
+from klerk.migration.migrating import Progress
 from klerk.recovery import ProgressLine, Verified, require_acknowledged, verify_log
 from klerk.storage import Family, RocksStorage, Storage, app_of
 

@@ -9,7 +9,7 @@ from klerk import limits
 from klerk.commands import Command, Result
 from klerk.errors import JobCancelled
 from klerk.jobs import JobRecord, JobState
-from klerk.reader import Reader
+from klerk.reading.reader import Reader
 from klerk.values import Model
 
 T = TypeVar("T")

@@ -13,33 +13,33 @@ from klerk._core import Group, InternalWork
 from klerk._waiting import ReadWriteLock, Submission
 from klerk.aio import AioKlerk
 from klerk.app import Spec
-from klerk.audit import Audit
+from klerk.audit.entries import LogFilter, LogPage, Version
+from klerk.audit.erasure import Eraser, Erasure
+from klerk.audit.search import id_of
+from klerk.audit.trail import Audit
 from klerk.authorization import ERASURE
-from klerk.blob_store import BlobStore
-from klerk.blobs import Blobs
+from klerk.changes.feeds import Hub
+from klerk.changes.subscriptions import Subscribable
 from klerk.commands import Actor, Command, Context, Result, System
 from klerk.engine import Engine
-from klerk.erasure import Eraser, Erasure
 from klerk.errors import Closed, NotPure, ReadLockHeld
-from klerk.expiring import Shelf
-from klerk.feeds import Hub
 from klerk.job_manager import JobManager
 from klerk.job_work import acting_as
 from klerk.jobs import JobRecord
-from klerk.keyvalue import KeyValues
-from klerk.log_entries import LogFilter, LogPage, Version
-from klerk.log_search import id_of
+from klerk.keyed.blob_store import BlobStore
+from klerk.keyed.blobs import Blobs
+from klerk.keyed.expiring import Shelf
+from klerk.keyed.keyvalue import KeyValues
+from klerk.keyed.writer import SideWriter
 from klerk.processing import Program
-from klerk.reader import Reader
+from klerk.reading.reader import Reader
+from klerk.reading.snapshots import Snapshot, Snapshots
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
-from klerk.side_writer import SideWriter
-from klerk.snapshots import Snapshot, Snapshots
 from klerk.storage import Family, Storage
 from klerk.submitting import Submitting
-from klerk.subscriptions import Subscribable
-from klerk.timers import Timers
-from klerk.token_uses import TokenUses
+from klerk.timers.timers import Timers
+from klerk.tokens.uses import TokenUses
 from klerk.unmanaged import UnmanagedCalls
 from klerk.unsafe import Unsafe, UnsafeWork
 from klerk.values import Model, Ref

@@ -16,10 +16,10 @@ from klerk.clocks import checked_clock
 from klerk.codec import read_catalog
 from klerk.errors import ConfigError
 from klerk.klerk import Klerk
+from klerk.migration.schema import extended
 from klerk.places import here
 from klerk.processing import Program, utc_now
 from klerk.recovery import ProgressLine, quiet, recover
-from klerk.schema import extended
 from klerk.storage import MemoryStorage, RocksStorage, Storage
 from klerk.storage.forks import leave_without_destructors
 

@@ -30,18 +30,18 @@ from klerk.codec import Catalog, ClassEntry, encode
 from klerk.commands import NOW, Actor, Context, Result, System
 from klerk.declared import JOB, TO_WHEN, Executable
 from klerk.errors import ArgumentError, ConfigError
-from klerk.index_store import IndexStore
 from klerk.jobs import Job, JobRecord, JobState
-from klerk.key_access import KeyAccess
+from klerk.keyed.access import KeyAccess
 from klerk.machine import CreateEvent
-from klerk.possibilities import Possibilities
-from klerk.reader import ClassAccess, FieldAccess, PlainReader, Sight
+from klerk.migration.upcasting import upcaster_of
+from klerk.reading.index_store import IndexStore
+from klerk.reading.possibilities import Possibilities
+from klerk.reading.reader import ClassAccess, FieldAccess, PlainReader, Sight
+from klerk.reading.sources import LockedSource, WorkingSource
+from klerk.reading.view_store import FilterStore, OrderStore, order_key
+from klerk.reading.views import PublishedSource, Views
 from klerk.selections import OrderedView
-from klerk.sources import LockedSource, WorkingSource
-from klerk.upcasting import upcaster_of
 from klerk.validation import call_of, rule_of
-from klerk.view_store import FilterStore, OrderStore, order_key
-from klerk.views import PublishedSource, Views
 
 Clock = Callable[[], datetime]
 Store = IndexStore | FilterStore | OrderStore

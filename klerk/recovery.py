@@ -11,6 +11,8 @@ from klerk import limits
 from klerk._image import key_of, load_models
 from klerk._waiting import ReadWriteLock
 from klerk.app import Spec
+from klerk.audit.erasure import finish_erasures
+from klerk.audit.history import History
 from klerk.checkpointer import apply
 from klerk.codec import (
     APPLIED_KEY,
@@ -26,15 +28,13 @@ from klerk.codec import (
     read_payload,
     read_record,
 )
-from klerk.erasure import finish_erasures
 from klerk.errors import Corrupted
-from klerk.history import History
 from klerk.jobs import JobRecord
-from klerk.migrating import Migrating, Progress
+from klerk.migration.migrating import Migrating, Progress
+from klerk.migration.schema import plan_of
 from klerk.processing import Clock, Program
-from klerk.retiming import Retiming
-from klerk.schema import plan_of
 from klerk.storage.contract import Family, Storage
+from klerk.timers.retiming import Retiming
 
 
 @dataclass(slots=True, kw_only=True)

@@ -7,8 +7,8 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from klerk._waiting import Submission
 from klerk.commands import Args, Command, Context, Result
 from klerk.errors import ArgumentError
-from klerk.token_uses import TokenUses
-from klerk.tokens import Token
+from klerk.tokens.token import Token
+from klerk.tokens.uses import TokenUses
 from klerk.values import Model
 
 M = TypeVar("M", bound=Model)

@@ -37,8 +37,8 @@ from designs import (
 import klerk
 from klerk import App, Args, Context, JobRun, Klerk, LogEntry, Model, Ref, System, User, limits
 from klerk.__main__ import main
+from klerk.audit.commit_log import transactions
 from klerk.codec import APPLIED_KEY, ERASED_KEY, INDEXED_KEY
-from klerk.commit_log import transactions
 from klerk.storage import Family, MemoryStorage, RocksStorage
 
 ADA, BOB = Context(User("ada")), Context(User("bob"))

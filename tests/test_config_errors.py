@@ -18,7 +18,7 @@ from designs import NOON, TESTER, Bank, python_environment
 
 import klerk
 from klerk import App, Args, ConfigError, Context, JobRun, KlerkError, Migration, Model, Ref, User
-from klerk.explain import EXPLANATIONS
+from klerk.showing.explain import EXPLANATIONS
 
 CASES: dict[str, list[Callable[[App], object]]] = {}
 # Annotations that are wrong on purpose, so that type checkers do not find them first.

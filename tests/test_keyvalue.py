@@ -18,8 +18,8 @@ from designs import NOON, TESTER, Bank, Clock, Interrupted, Spawned, eventually,
 
 import klerk
 from klerk import Args, Context, User, limits
-from klerk.describe import describe
 from klerk.inspection import describe_store
+from klerk.showing.describe import describe
 from klerk.storage import Family
 
 MINUTE = timedelta(minutes=1)

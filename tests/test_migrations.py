@@ -32,8 +32,8 @@ from klerk import (
 )
 from klerk.__main__ import main
 from klerk._image import model_of
+from klerk.audit.commit_log import transactions
 from klerk.codec import CATALOG_KEY, read_catalog
-from klerk.commit_log import transactions
 from klerk.inspection import describe_store
 from klerk.storage import RocksStorage
 from klerk.storage.contract import Family

@@ -37,7 +37,7 @@ from klerk import (
     System,
     User,
 )
-from klerk.describe import describe
+from klerk.showing.describe import describe
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)

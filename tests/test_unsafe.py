@@ -18,8 +18,8 @@ from designs import NOON, TESTER, Account, Bank, Clock, python_environment
 
 import klerk
 from klerk import MASKED, App, Args, Context, System, UnsafeCreate, UnsafeDelete, UnsafeUpdate, User
+from klerk.audit.commit_log import transactions
 from klerk.codec import UNSAFE_CREATE, UNSAFE_DELETE, UNSAFE_UPDATE
-from klerk.commit_log import transactions
 from klerk.storage import RocksStorage
 
 REPAIR = Context(User("repair"), on_behalf_of=User("Ada"))

@@ -40,7 +40,7 @@ from klerk import (
     label,
     limits,
 )
-from klerk.describe import describe
+from klerk.showing.describe import describe
 
 
 class Title(klerk.Text, min=1, max=20, lines=1): ...

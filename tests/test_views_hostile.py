@@ -25,7 +25,7 @@ from designs import TESTER, permit_everything
 import klerk
 from klerk import App, Args, ArgumentError, Closed, ConfigError, Context, Denied, KlerkError, Model, Ref, User
 from klerk.__main__ import main
-from klerk.snapshots import Chapter
+from klerk.reading.snapshots import Chapter
 
 GUEST = Context(User("guest"))
 EXTREMES: dict[Any, list[Any]] = {

@@ -20,7 +20,7 @@ from designs import TESTER, permit_everything
 
 import klerk
 from klerk import App, Args, Context, JobRun, Migration, Model, Ref, Token, User
-from klerk.commit_log import transactions
+from klerk.audit.commit_log import transactions
 from klerk.inspection import verified_store
 from klerk.storage import Family
 

@@ -1,0 +1,1 @@
+"""Subscriptions to what commands change, live and from the commit log."""

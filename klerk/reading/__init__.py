@@ -1,0 +1,1 @@
+"""Reads: views, indexes and pages, by readers and snapshots."""

@@ -1,0 +1,1 @@
+"""A design for people: described, drawn, checked and advised on."""

@@ -1,0 +1,1 @@
+"""Timers: when they are due, firing them, and computing them anew for a changed design."""

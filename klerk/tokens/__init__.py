@@ -1,0 +1,1 @@
+"""Tokens, which let a command take effect once."""
