@@ -219,22 +219,27 @@ cdef class RefField:
         return [id for id, _ in self.check.nested(value)]
 
     cdef int publish(self, object id, object old, object new) except -1:
+        """Follow a model from one version to the next, by the references that changed."""
         cdef IdSet ids
         before = None if old is None else getattr(old, self.check.name)
         after = None if new is None else getattr(new, self.check.name)
-        if before is after or before == after:
+        if before is after:
             return 0
-        if old is not None:
-            for target in self.targets(old):
-                ids = self.referrers.get(target)
-                if ids is not None and ids.discard(id) and ids.count == 0:
-                    del self.referrers[target]
-        if new is not None:
-            for target in self.targets(new):
-                ids = self.referrers.get(target)
-                if ids is None:
-                    ids = self.referrers[target] = IdSet()
-                ids.add(id)
+        gone = [] if old is None else self.targets(old)
+        come = [] if new is None else self.targets(new)
+        if len(gone) > 1 or len(come) > 1:
+            gone, come = set(gone).difference(come), set(come).difference(gone)
+        elif gone == come:
+            return 0
+        for target in gone:
+            ids = self.referrers.get(target)
+            if ids is not None and ids.discard(id) and ids.count == 0:
+                del self.referrers[target]
+        for target in come:
+            ids = self.referrers.get(target)
+            if ids is None:
+                ids = self.referrers[target] = IdSet()
+            ids.add(id)
         return 0
 
 

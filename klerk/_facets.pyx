@@ -19,7 +19,7 @@ cdef class Facets:
         actors, events, hours: lists of sequences by (kind, id), by event code, and by hours since 1970.
     """
 
-    def __init__(self):
+    def __cinit__(self):
         self.models = {}
         self.actors = {}
         self.events = {}

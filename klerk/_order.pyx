@@ -150,7 +150,7 @@ def id_in(bytes entry not None):
 cdef class OrderedSet:
     """A sorted set of entries in chunks of at most 512: a B+ tree of height two, as `IdSet` is."""
 
-    def __init__(self):
+    def __cinit__(self):
         self.chunks = []
 
     def __len__(self):
