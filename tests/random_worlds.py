@@ -540,7 +540,10 @@ class Scene:
         self.trial, self.now, self.row, self.params = trial, now, row, params
 
     def field(self, name: str) -> Any:
-        return None if self.row is None else self.row.fields[name]
+        value = None if self.row is None else self.row.fields[name]
+        if value is MASKED:
+            raise TypeError("what is hidden answers no question")
+        return value
 
     def param(self, name: str) -> Any:
         return self.params[name]

@@ -153,7 +153,8 @@ class Reading(abc.ABC):
         is sorted by fields: declare ``view.where(...)`` or ``view.order(...)`` for what is asked often.
 
         Parameters:
-            where: leaves out models, as they are shown, for which it is not true.
+            where: leaves out models, as they are shown, for which it is not true; nothing is found by a field
+                that is hidden.
             sort: the name of a field with a ``-`` in front to turn it round, several names, or a function, as
                 in `View.order`; None for the view's own order.
             descending: turns the order of `sort` round.
@@ -192,7 +193,7 @@ class Reading(abc.ABC):
     def _seen(self, view: View[M], where: Callable[[M], bool] | None, model: M) -> M | None:
         """Return a model as it is shown in a view; None when it is left out."""
         for shown in self._admitted((model,)):
-            if self._belongs(view, shown, model) and (where is None or _holds(where, shown)):
+            if self._belongs(view, shown, model) and (where is None or _holds(where, shown, model)):
                 return shown
         return None
 
@@ -316,11 +317,11 @@ def _sorted_view(view: View[M], sort: Any, *, descending: bool) -> OrderedView[M
     return ordered
 
 
-def _holds(where: Callable[[M], bool], shown: M) -> bool:
-    try:
+def _holds(where: Callable[[Any], bool], shown: M, model: M) -> bool:
+    if shown is model:
         return bool(where(shown))
+    try:
+        return bool(where(Veiled(shown)))
     except Exception:
-        if any(value is MASKED for value in shown.as_dict().values()):
-            # What is hidden answers no question; the model is not found by it.
-            return False
-        raise
+        # What is hidden answers no question; the model is not found by it.
+        return False
