@@ -144,7 +144,8 @@ def _growth(models: int) -> Iterator[Benchmark]:
             group_size=growth.GROUP_SIZE if name == "command" else None,
             operations_step=growth.GROUP_SIZE if name == "command" else 1,
             contenders={
-                KLERK if size == sizes[-1] else f"klerk_{size // 1_000}k": of(size) for size in sizes
+                **{KLERK if size == sizes[-1] else f"klerk_{size // 1_000}k": of(size) for size in sizes},
+                **({"klerk_all_changed": of(sizes[-1], changed=sizes[-1])} if name == "command" else {}),
             },
         )
 
