@@ -375,8 +375,11 @@ cdef class WorkingState:
 
     cdef int check_end(self) except -1:
         """Refuse what no transaction may leave behind: broken references, unique keys held twice."""
-        cdef list problems = self.still_referred() if self.deleted else []
+        cdef list problems
         cdef set told = None
+        if not self.deleted and not self.index_operations:
+            return 0
+        problems = self.still_referred() if self.deleted else []
         for index, operation in self.index_operations:
             taken = index.check(operation)
             if taken is None:

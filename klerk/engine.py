@@ -154,6 +154,7 @@ class Engine:
             turn.wait()
             if digest is not None:
                 self.storage.witness(group.first_sequence, digest)
+                # Noted first: whoever sees what a group did finds it in the history.
                 self.checkpointer.note(group)
                 self.lock.acquire_write(limits.READ_LOCK_WARN_S, _warn_of_readers)
                 try:

@@ -87,7 +87,6 @@ class Parameter(msgspec.Struct, frozen=True):
     name: str
     annotation: Any
     default: Any
-    keyword_only: bool
 
 
 def parameters_of(function: Callable[..., Any]) -> tuple[Parameter, ...]:
@@ -106,14 +105,7 @@ def parameters_of(function: Callable[..., Any]) -> tuple[Parameter, ...]:
     for parameter in parameters[1:]:
         if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
             raise ValueError(f"its parameter '{parameter}' has no fixed number of values")
-        found.append(
-            Parameter(
-                parameter.name,
-                parameter.annotation,
-                parameter.default,
-                parameter.kind is inspect.Parameter.KEYWORD_ONLY,
-            )
-        )
+        found.append(Parameter(parameter.name, parameter.annotation, parameter.default))
     return tuple(found)
 
 

@@ -29,6 +29,7 @@ LAYERS = [
     "translation",
     "showing/explain",
     "places",
+    "opaque",
     "visibility",
     "_waiting",
     "_table",

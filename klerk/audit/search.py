@@ -1,7 +1,5 @@
 """What to look for in the commit log: filters, checked, and the cursors that go from page to page."""
 
-import base64
-import binascii
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -22,6 +20,7 @@ from klerk.codec import TransactionHead, encode, number_of
 from klerk.commands import Actor
 from klerk.errors import ArgumentError
 from klerk.machine import CreateEvent, Event
+from klerk.opaque import opaque_bytes, opaque_text
 from klerk.values import Model
 
 _CHECK_BYTES: Final = 12
@@ -85,16 +84,13 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
 
     def cursor(self, head: TransactionHead) -> str:
         """Return the cursor that stands behind a transaction."""
-        return base64.urlsafe_b64encode(key_of(head.sequence) + self._check(head)).decode("ascii")
+        return opaque_text(key_of(head.sequence) + self._check(head))
 
     def _place(self, cursor: str, lookup: Lookup) -> int:
         """Return the sequence that a cursor stands behind."""
         try:
-            decoded = base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True)
-        except (ValueError, binascii.Error):
-            decoded = b""
-        # A text that stands for the same bytes in another way was not made here.
-        if base64.urlsafe_b64encode(decoded).decode("ascii") != cursor:
+            decoded = opaque_bytes(cursor)
+        except ValueError:
             decoded = b""
         if len(decoded) == 8 + _CHECK_BYTES:
             sequence = number_of(decoded[:8])

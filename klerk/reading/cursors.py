@@ -1,11 +1,10 @@
 """Cursors: places in a view as opaque texts, which are checked when they come back."""
 
-import base64
-import binascii
 import hmac
 from typing import Any
 
 from klerk.errors import ArgumentError
+from klerk.opaque import opaque_bytes, opaque_text
 from klerk.selections import View
 
 _SEAL_BYTES = 12
@@ -17,7 +16,7 @@ def cursor_of(secret: bytes, view: View[Any], entry: bytes) -> str:
     Parameters:
         secret: of the store. Who does not know it can make no cursors, and learn nothing by guessing them.
     """
-    return base64.urlsafe_b64encode(_seal(secret, view, entry) + entry).decode("ascii").rstrip("=")
+    return opaque_text(_seal(secret, view, entry) + entry)
 
 
 def entry_at(secret: bytes, view: View[Any], cursor: str) -> bytes:
@@ -29,8 +28,8 @@ def entry_at(secret: bytes, view: View[Any], cursor: str) -> bytes:
     problem = f"{cursor!r} is no cursor of {view!r}"
     hint = "Pass `page.next` or `page.previous` of a page of the same view in the same order."
     try:
-        raw = base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
-    except (AttributeError, UnicodeEncodeError, binascii.Error) as error:
+        raw = opaque_bytes(cursor)
+    except (AttributeError, ValueError) as error:
         raise ArgumentError(problem, hint=hint) from error
     seal, entry = raw[:_SEAL_BYTES], raw[_SEAL_BYTES:]
     if len(entry) < 8 or not hmac.compare_digest(seal, _seal(secret, view, entry)):

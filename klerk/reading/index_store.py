@@ -9,9 +9,6 @@ from klerk.errors import Conflict, Problem, SchemaChanged
 from klerk.selections import Index
 from klerk.values import Model
 
-Mark = tuple[Hashable, tuple[int, bool] | None]
-"""A key, and what `pending` held for it and the model before."""
-
 
 class IndexStore:
     """The entries of one declared index.
