@@ -41,6 +41,8 @@ from klerk.errors import (
     WrongState,
     WrongStore,
 )
+from klerk.job_options import Backoff, JobOptions, QueueOptions, Unique
+from klerk.job_outcomes import Cancel, Discard, Retry, Snooze
 from klerk.job_run import Completion, JobRun
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
 from klerk.keyed.aio_blobs import AioBlobReader, AioBlobs
@@ -79,11 +81,13 @@ __all__ = [
     "App",
     "Args",
     "ArgumentError",
+    "Backoff",
     "BlobInfo",
     "BlobReader",
     "Blobs",
     "BrokenReference",
     "Bytes",
+    "Cancel",
     "Change",
     "ChangeKind",
     "Changes",
@@ -97,6 +101,7 @@ __all__ = [
     "Corrupted",
     "CreateEvent",
     "Denied",
+    "Discard",
     "DueTimer",
     "Enum",
     "Erased",
@@ -110,6 +115,7 @@ __all__ = [
     "Job",
     "JobCancelled",
     "JobError",
+    "JobOptions",
     "JobRecord",
     "JobRequest",
     "JobRun",
@@ -137,6 +143,7 @@ __all__ = [
     "PlainReader",
     "Problem",
     "QueueFull",
+    "QueueOptions",
     "ReadLockHeld",
     "Readable",
     "Reader",
@@ -145,8 +152,10 @@ __all__ = [
     "RefusedTimer",
     "Rejected",
     "Result",
+    "Retry",
     "SchemaChanged",
     "Snapshot",
+    "Snooze",
     "State",
     "StorageError",
     "StoreFailed",
@@ -157,6 +166,7 @@ __all__ = [
     "Timers",
     "Token",
     "Translation",
+    "Unique",
     "UnsafeCreate",
     "UnsafeDelete",
     "UnsafeUpdate",

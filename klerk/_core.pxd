@@ -64,7 +64,7 @@ cdef class Processor(WorkingState):
     cdef object sha256
     cdef object outcome_class
     cdef object resolve_context
-    cdef object make_job
+    cdef object job_creation
     cdef public object timed
     cdef public object reader
     cdef public object published_reader

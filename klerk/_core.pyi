@@ -1,16 +1,16 @@
 # What users see of this module names classes that are declared further down: a stub is never run.
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic
+from typing import Any, Generic, Protocol
 
 from typing_extensions import TypeVar
 
-from klerk._dispatch import Args, ClassPlan, Command, EventPlan, JobRequest
+from klerk._dispatch import Args, ClassPlan, Command, EventPlan
 from klerk._table import ModelTable
 from klerk._waiting import Submission
 from klerk._working import WorkingState
 from klerk.commands import Context
 from klerk.errors import KlerkError
-from klerk.jobs import JobRecord
+from klerk.jobs import JobRecord, JobRequest
 from klerk.machine import State
 from klerk.reading.reader import PlainReader
 from klerk.values import Model, Ref
@@ -66,6 +66,12 @@ class Group:
     def bytes_count(self) -> int: ...
     def __init__(self, submissions: list[Submission[Any]], first_sequence: int) -> None: ...
 
+class _JobCreation(Protocol):
+    def create(
+        self, processor: Processor, requests: JobRequest | Iterable[JobRequest], a: Args
+    ) -> list[JobRecord]: ...
+    def undo(self, records: list[JobRecord]) -> None: ...
+
 class Processor(WorkingState):
     next_id: int
     next_job_id: int
@@ -91,7 +97,7 @@ class Processor(WorkingState):
         sha256: Callable[[bytes], Any],
         outcome_class: type[Outcome[Any]],
         resolve_context: Callable[[Any], tuple[Any, ...]],
-        make_job: Callable[[JobRequest, int, Args, int], tuple[JobRecord, bytes]],
+        job_creation: _JobCreation,
     ) -> None: ...
     def process(self, group: Group) -> list[Submission[Any]]: ...
     def args(self, command: Command[Any] | None) -> Args: ...
@@ -99,6 +105,7 @@ class Processor(WorkingState):
     def apply_command(self, command: Command[Any], authorize: bool = False) -> int | None: ...
     def add_jobs(self, requests: JobRequest | Iterable[JobRequest] | None, a: Args) -> list[JobRecord]: ...
     def checked_request(self, request: JobRequest) -> JobRequest: ...
+    def new_job(self, record: JobRecord, encoded: bytes) -> None: ...
     def put_job(self, record: JobRecord, encoded: bytes) -> None: ...
     def renew(self, code: int, id: int) -> None: ...
     def fire(self, owner: ClassPlan, id: int, due_us: int) -> list[tuple[int, int]] | None: ...

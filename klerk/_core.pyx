@@ -26,7 +26,6 @@ from klerk._dispatch cimport (
     ClassPlan,
     Command,
     EventPlan,
-    JobRequest,
     Meta,
     StatePlan,
     Step,
@@ -145,7 +144,7 @@ cdef class Processor(WorkingState):
         outcome_class: a subclass of `Outcome`.
         resolve_context: context -> (context with its time, microseconds, trusted, (kind, id, cause), on whose
             behalf as (kind, id) or None).
-        make_job: (request, job id, args, sequence) -> (record, encoded record).
+        job_creation: creates the jobs that functions ask for; see `klerk.job_creation.JobCreation`.
 
     Attributes:
         timed: called with the (due_us, id, sequence) of models whose timers a transaction set; None: nobody
@@ -154,7 +153,7 @@ cdef class Processor(WorkingState):
 
     def __init__(
         self, ModelTable table not None, list classes not None, list events not None, *, encode, sha256,
-        outcome_class, resolve_context, make_job,
+        outcome_class, resolve_context, job_creation,
     ):
         WorkingState.__init__(self, table, classes)
         self.events = events
@@ -162,7 +161,7 @@ cdef class Processor(WorkingState):
         self.sha256 = sha256
         self.outcome_class = outcome_class
         self.resolve_context = resolve_context
-        self.make_job = make_job
+        self.job_creation = job_creation
         self.timed = None
         self.next_id = 1
         self.next_job_id = 1
@@ -252,6 +251,8 @@ cdef class Processor(WorkingState):
             else:
                 self.pending[id] = before
         self.touched.clear()
+        if self.jobs:
+            self.job_creation.undo(self.jobs)
         self.next_id = self.first_id
         self.next_job_id = self.first_job_id
         return 0
@@ -506,7 +507,7 @@ cdef class Processor(WorkingState):
         elif step.kind == JOB:
             if step.call is None:
                 if model is not None:
-                    self.add_jobs(JobRequest(step.value, (id,)), a)
+                    self.add_jobs(step.value.request((id,)), a)
             else:
                 self.add_jobs(step.call.run(a, values), a)
         elif step.kind == UNMANAGED:
@@ -618,30 +619,20 @@ cdef class Processor(WorkingState):
 
     def add_jobs(self, requests, Args a not None):
         """Create the jobs that a function asked for: one request, several, or None. Return their records."""
-        cdef Py_ssize_t before = len(self.jobs)
-        if requests is None:
-            return []
-        if type(requests) is JobRequest:
-            requests = (requests,)
-        for request in requests:
-            if type(request) is not JobRequest:
-                raise ArgumentError(
-                    f"expected a job request, got {type(request).__name__}",
-                    hint="Call the job to make one: remind(ref).",
-                )
-            if len(self.jobs) >= TRANSACTION_JOBS_MAX:
-                raise LimitExceeded(f"more than {TRANSACTION_JOBS_MAX} jobs in one transaction")
-            request = self.checked_request(request)
-            record, encoded = self.make_job(request, self.next_job_id, a, self.sequence + 1)
-            self.put_job(record, encoded)
-            self.jobs.append(record)
-            self.next_job_id += 1
-        return self.jobs[before:]
+        return [] if requests is None else self.job_creation.create(self, requests, a)
 
-    def checked_request(self, JobRequest request not None):
-        """Return the request with its arguments checked as an event's are."""
+    def checked_request(self, request):
+        """Return a job request with its arguments checked as an event's are."""
         values = self.checked_values(request.job.checks, request.values, request.job)
-        return request if values is request.values else JobRequest(request.job, values, request.run_at)
+        return request if values is request.values else request.with_values(values)
+
+    def new_job(self, record, bytes encoded not None):
+        """Write the record of a job that the transaction at hand creates under `next_job_id`."""
+        if len(self.jobs) >= TRANSACTION_JOBS_MAX:
+            raise LimitExceeded(f"more than {TRANSACTION_JOBS_MAX} jobs in one transaction")
+        self.put_job(record, encoded)
+        self.jobs.append(record)
+        self.next_job_id += 1
 
     def put_job(self, record, bytes encoded not None):
         """Write a job's record with the transaction at hand, and tell the job manager once it is durable."""

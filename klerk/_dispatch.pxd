@@ -93,12 +93,6 @@ cdef class Command:
     cdef Command with_values(self, tuple values)
 
 
-cdef class JobRequest:
-    cdef readonly object job
-    cdef readonly tuple values
-    cdef readonly object run_at
-
-
 cdef class Args:
     cdef readonly object context
     cdef readonly object now

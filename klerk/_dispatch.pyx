@@ -296,34 +296,6 @@ cdef class Command:
         return f"<command {self.event} on {'a new model' if self.target is None else self.target}>"
 
 
-@cython.no_gc
-cdef class JobRequest:
-    """A request that a job be run. Inert until a command or the job manager schedules it.
-
-    Parameters:
-        job: the declared job.
-        values: its arguments, in order.
-        run_at: not before; None: at once.
-    """
-
-    def __init__(self, job, tuple values not None, run_at=None):
-        if run_at is not None and (not isinstance(run_at, datetime) or run_at.tzinfo is None):
-            raise ArgumentError(
-                f"a job cannot run at {run_at!r}, which has no time zone",
-                hint="Use an aware datetime: datetime.now(UTC).",
-            )
-        self.job = job
-        self.values = values
-        self.run_at = run_at
-
-    def at(self, moment):
-        """Return the same request, to be run no sooner than `moment` (an aware datetime)."""
-        return JobRequest(self.job, self.values, moment)
-
-    def __repr__(self):
-        return f"<request for job {self.job}>"
-
-
 class Undecided(BaseException):
     """A rule asked for what is not known, so it has no answer; its ``except Exception`` may not hide that."""
 

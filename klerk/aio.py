@@ -8,15 +8,14 @@ from functools import partial
 from typing import Any, Protocol, TypeVar, Unpack
 
 from klerk import limits
-from klerk._dispatch import JobRequest
 from klerk._waiting import CommandQueue, Submission
 from klerk.audit.entries import LogFilter, LogPage, Version
 from klerk.audit.erasure import Erasure
 from klerk.changes.feeds import Hub
 from klerk.changes.subscriptions import AioSubscribable
 from klerk.commands import Command, Context, Result
-from klerk.job_manager import JobManager
-from klerk.jobs import JobRecord
+from klerk.job_manager.manager import JobManager
+from klerk.jobs import JobRecord, JobRequest
 from klerk.keyed.aio_blobs import AioBlobs
 from klerk.keyed.blobs import Blobs
 from klerk.keyed.keyvalue import AioKeyValues, KeyValues

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
 
-from klerk import checks, limits
+from klerk import checks, job_checks
 from klerk._dispatch import Demands
 from klerk.authorization import Permissions
 from klerk.choices import demands_of
@@ -19,7 +19,8 @@ from klerk.declared import needs_parentheses
 from klerk.errors import ConfigError, KlerkError
 from klerk.field_types import FieldType, Unsupported
 from klerk.fields import Resolve, field_type, struct_fields
-from klerk.jobs import Job, Parameter, Retry
+from klerk.job_options import JobOptions, QueueOptions, QueueSettings
+from klerk.jobs import Job, Parameter
 from klerk.machine import CreateEvent, Event, Machine
 from klerk.migration.migrations import Migration, check_names, declared_migration, in_order
 from klerk.parameters import Compiled
@@ -57,6 +58,7 @@ class Spec:
     events: tuple[EventSpec, ...]
     jobs: dict[str, Job[Any]]
     job_parameters: dict[str, dict[str, FieldType]]
+    queues: dict[str, QueueSettings]
     allow: Permissions
     deny: Permissions
     context_provider: ContextProvider
@@ -89,6 +91,7 @@ class Design:
         self.name = name
         self.machines: dict[type[Model], Machine[Any]] = {}
         self.jobs: dict[str, Job[Any]] = {}
+        self.queues: dict[str, QueueSettings] = {}
         self.allow = Permissions(self._require_unopened)
         self.deny = Permissions(self._require_unopened)
         self.migrations: list[Migration] = []
@@ -123,43 +126,39 @@ class Design:
         return machine
 
     @needs_parentheses
-    def job(
-        self,
-        *,
-        queue: str = "default",
-        priority: int = 0,
-        max_attempts: int = limits.JOB_ATTEMPTS_MAX,
-        rate: str | None = None,
-        cron: str | None = None,
-    ) -> Callable[[Callable[Concatenate[Any, P], object]], Job[P]]:
+    def job(self, **options: Unpack[JobOptions]) -> Callable[[Callable[Concatenate[Any, P], object]], Job[P]]:
         """Declare a background job, by decorating a function ``(job: JobRun, ...)``, plain or ``async``.
 
         Parameters:
-            queue: a name for groups of jobs.
-            priority: higher ones start first.
-            max_attempts: failures after which the job is discarded.
-            rate: at most so many starts, as in ``"20/min"``.
-            cron: run by itself at these times (UTC), as in ``"0 3 * * *"``; the job has no parameters then.
+            options: see `JobOptions`.
         """
         place = here()
 
         def declare(function: Callable[Concatenate[Any, P], object]) -> Job[P]:
             self._require_unopened()
-            job: Job[P] = checks.declared_job(
-                function,
-                queue=queue,
-                priority=priority,
-                retry=Retry(attempts_max=max_attempts),
-                rate=rate,
-                cron=cron,
-                place=place,
-            )
+            job: Job[P] = job_checks.declared_job(function, options, place)
             if job.name in self.jobs:
                 raise ConfigError("K004", f"there are two jobs named '{job.name}'.", where=str(place))
             self.jobs[job.name] = job
             return job
 
         return declare
+
+    def queue(self, name: str, **options: Unpack[QueueOptions]) -> None:
+        """Declare a queue of jobs. One that jobs name without that has the default options.
+
+        Parameters:
+            options: see `QueueOptions`.
+
+        Raises:
+            ConfigError: K004, K017.
+        """
+        self._require_unopened()
+        place = here()
+        settings = job_checks.declared_queue(name, options, place)
+        if name in self.queues:
+            raise ConfigError("K004", f"there are two queues named '{name}'.", where=str(place))
+        self.queues[name] = settings
 
     def migration(self, version: int) -> Callable[[Callable[[Migration], None]], Callable[[Migration], None]]:
         """Declare, by decorating a function ``(m: klerk.Migration)``, what a version of the design changes of
@@ -257,11 +256,21 @@ class Design:
             events=tuple(events),
             jobs=dict(self.jobs),
             job_parameters=job_parameters,
+            queues=self._queues(),
             allow=self.allow,
             deny=self.deny,
             context_provider=self._context_provider,
             migrations=self._migrations(machines),
         )
+
+    def _queues(self) -> dict[str, QueueSettings]:
+        """Return every queue, those that jobs only name, too; tell plain jobs where theirs lets them run."""
+        queues = dict(self.queues)
+        for job in self.jobs.values():
+            settings = queues.setdefault(job.settings.queue, QueueSettings())
+            if job.settings.executor is None and not job.is_coroutine:
+                job.pool = settings.executor
+        return queues
 
     def _migrations(self, machines: tuple[MachineSpec, ...]) -> tuple[Migration, ...]:
         ordered = in_order(self.migrations)

@@ -1,72 +1,17 @@
 """What is wrong with a design, found before anything runs; `klerk explain` says more about each code."""
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Any, NoReturn
-
-from cronsim import CronSim, CronSimError
+from typing import Any
 
 from klerk.blocks import Block
 from klerk.commands import Actor, Context, System
 from klerk.declared import DELETE, TO, TO_WHEN
 from klerk.errors import ConfigError
-from klerk.jobs import Job, Rate, Retry
+from klerk.jobs import Job
 from klerk.machine import CreateEvent, Event, Machine, State
-from klerk.places import Place, place_of
+from klerk.places import place_of
 from klerk.values import Model, field_names
-
-
-def declared_job(
-    function: Callable[..., Any],
-    *,
-    queue: str,
-    priority: int,
-    retry: Retry,
-    rate: str | None,
-    cron: str | None,
-    place: Place,
-) -> Job[Any]:
-    """Return a job whose options were checked.
-
-    Raises:
-        ConfigError: K006, K017.
-    """
-
-    def refuse(option: str, problem: str) -> NoReturn:
-        raise ConfigError(
-            "K017", f"the option {option} of job '{function.__name__}': {problem}.", where=str(place)
-        )
-
-    if not queue or len(queue) > 100:
-        refuse("queue", "it must have 1 to 100 characters")
-    if not 1 <= retry.attempts_max <= 1000:
-        refuse("max_attempts", f"it must be 1 to 1000, is {retry.attempts_max}")
-    if not -1000 <= priority <= 1000:
-        refuse("priority", f"it must be -1000 to 1000, is {priority}")
-    try:
-        parsed_rate = None if rate is None else Rate.parse(rate)
-    except ValueError as error:
-        refuse("rate", str(error))
-    try:
-        job: Job[Any] = Job(
-            function, queue=queue, priority=priority, retry=retry, rate=parsed_rate, cron=cron, place=place
-        )
-    except ValueError as error:
-        raise ConfigError(
-            "K006",
-            f"the function of job '{function.__name__}' cannot be called: {error}.",
-            where=str(place_of(function)),
-            hint=f"Declare it as def {function.__name__}(job: JobRun, ...).",
-        ) from error
-    if cron is not None:
-        if any(parameter.default is inspect.Parameter.empty for parameter in job.parameters):
-            refuse("cron", "the function has parameters, for which there would be no values")
-        try:
-            CronSim(cron, datetime(2000, 1, 1, tzinfo=UTC))
-        except CronSimError as error:
-            refuse("cron", f"{cron!r} is not a cron expression ({error})")
-    return job
 
 
 def check_system_context(

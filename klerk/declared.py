@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
 from klerk import limits
-from klerk._dispatch import Args, Command, EventBase, JobRequest
+from klerk._dispatch import Args, Command, EventBase
 from klerk.commands import Actor
 from klerk.errors import ConfigError
-from klerk.jobs import Job
+from klerk.jobs import Job, JobRequest
 from klerk.places import Place, here, place_of
 from klerk.values import Model
 

@@ -42,6 +42,7 @@ class JobRun:
         record: of the job, as it was before this attempt.
         id: of the job; the same for every attempt, so it serves as an idempotency key for outside effects.
         attempt: counted from 1.
+        is_over: its end is being recorded.
     """
 
     def __init__(self, host: JobHost, record: JobRecord) -> None:
@@ -49,6 +50,7 @@ class JobRun:
         self.record = record
         self._lines = list(record.log)
         self._cancelled = False
+        self.is_over = False
         self._readers: list[Reader] = []
         self.id = record.id
         self.attempt = record.attempt + 1
@@ -79,12 +81,12 @@ class JobRun:
         one transaction. When a command is refused, the attempt has failed."""
         return Completion(commands)
 
-    def ended(self, *, state: JobState, error: str, run_at_us: int, ended_us: int) -> JobRecord:
+    def ended(self, *, state: JobState, attempt: int, error: str, run_at_us: int, ended_us: int) -> JobRecord:
         """Return the record of the job after this attempt."""
         return msgspec.structs.replace(
             self.record,
             state=state,
-            attempt=self.attempt,
+            attempt=attempt,
             error=storable(error, limits.ERROR_LENGTH_MAX),
             run_at_us=run_at_us,
             ended_us=ended_us,

@@ -1,17 +1,16 @@
 """Job values: what is declared, what is requested, what is stored, and when to try again."""
 
 import inspect
-import random
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, Generic, ParamSpec
 
 import msgspec
 
-from klerk import limits
-from klerk._dispatch import Check, JobRequest
+from klerk._dispatch import Check
 from klerk.errors import ArgumentError
+from klerk.job_options import JobSettings, Pool
 from klerk.places import Place
 
 P = ParamSpec("P")
@@ -23,8 +22,6 @@ __all__ = [
     "JobRequest",
     "JobState",
     "Parameter",
-    "Rate",
-    "Retry",
     "bind",
     "parameters_of",
 ]
@@ -53,7 +50,7 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
         id: unique among jobs, in the order of creation.
         kind: the name of the declared job.
         arguments: in the order of the declaration.
-        state: `executing` is never stored: after a crash such a job is still available.
+        state: `executing` is stored only of a job that runs at most once.
         attempt: how often it was started and ended, badly so far.
         run_at_us: not before, in microseconds since 1970 UTC; 0: at once.
         created_us: the time of the context that created it.
@@ -63,6 +60,24 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
         log: what the job wrote about itself.
         done, total: its progress, as far as it told.
         schema: the version of the schema that it was stored with.
+        queue, priority, attempts_max: when other than declared for its kind; "", None and 0 otherwise.
+        version: of its arguments.
+        crashes: how often the process died while it ran.
+        reruns: how often it was run again after it had ended.
+        started_us: when its newest attempt began.
+        key: by which its key limits count.
+        unique: the digest of what makes it unique; empty: nothing does.
+        follows: the ids of the jobs that must end before it starts.
+        anyway: it starts however those ended.
+        batch: the batch that it is a member of, or that it waits for; 0: none. See `role`.
+        role: "" for a member of its batch; "succeeded", "failed" or "ended" for the job that runs when the
+            batch came to that.
+        failures: of the members of the batch that it waits for.
+        tick_us: the time of a cron job that it was created for.
+        checkpoint: the state that the job saved, in MessagePack; empty: none.
+        result: the value that it returned, in MessagePack; empty: none is kept.
+        result_until_us: until when the result is kept.
+        trace: the W3C trace context of the command that created it.
     """
 
     id: int
@@ -79,6 +94,25 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     done: int = 0
     total: int = 0
     schema: int = 0
+    queue: str = ""
+    priority: int | None = None
+    attempts_max: int = 0
+    version: int = 1
+    crashes: int = 0
+    reruns: int = 0
+    started_us: int = 0
+    key: str = ""
+    unique: bytes = b""
+    follows: tuple[int, ...] = ()
+    anyway: bool = False
+    batch: int = 0
+    role: str = ""
+    failures: int = 0
+    tick_us: int = 0
+    checkpoint: bytes = b""
+    result: bytes = b""
+    result_until_us: int = 0
+    trace: str = ""
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -147,46 +181,87 @@ def _misfit(
     return ArgumentError(f"{what} got '{twice}' twice")
 
 
-class Retry(msgspec.Struct, frozen=True):
-    """When a failed job is tried again: the delay doubles, with half of it left to chance, so that jobs which
-    failed together do not come back together ("equal jitter", M. Brooker, AWS Architecture Blog, 2015).
+class JobRequest(msgspec.Struct, frozen=True):
+    """A request that a job be run. Inert until a command or the job manager creates the job.
 
     Parameters:
-        attempts_max: after which it is discarded.
-        base: delay after the first failure.
-        longest: bound of the delay.
+        job: the declared job.
+        values: its arguments, in order.
+        run_at: not before; None: at once.
+        delay: not before so much time after it is created; in place of `run_at`.
+        queue, priority, max_attempts: in place of what is declared; None: as declared.
+        follows: the jobs that must end before it starts: their records or ids, or requests that create their
+            jobs in the same transaction.
+        anyway: start it however those ended; otherwise it is cancelled once one of them ends badly.
     """
 
-    attempts_max: int = limits.JOB_ATTEMPTS_MAX
-    base: timedelta = timedelta(seconds=limits.JOB_BACKOFF_BASE_S)
-    longest: timedelta = timedelta(seconds=limits.JOB_BACKOFF_MAX_S)
+    job: "Job[Any]"
+    values: tuple[Any, ...]
+    run_at: datetime | None = None
+    delay: timedelta | None = None
+    queue: str | None = None
+    priority: int | None = None
+    max_attempts: int | None = None
+    follows: "tuple[JobRequest | JobRecord | int, ...]" = ()
+    anyway: bool = False
 
-    def delay(self, attempt: int) -> timedelta:
-        """Return how long to wait after the failure of an attempt, counted from 1."""
-        # Beyond 2**40 times any base is over any bound, and a timedelta soon has no room for more.
-        doublings = min(attempt - 1, 40)
-        full_s = min(self.longest.total_seconds(), self.base.total_seconds() * 2**doublings)
-        return timedelta(seconds=full_s / 2 + full_s / 2 * random.random())
-
-
-class Rate(msgspec.Struct, frozen=True):
-    """How often jobs of a kind may start: a bucket of `count` tokens that fills evenly over `period`."""
-
-    count: int
-    period: timedelta
-
-    @staticmethod
-    def parse(text: str) -> "Rate":
-        """Read ``"20/min"``, ``"5/s"``, ``"100/h"`` or ``"1000/day"``.
+    def at(self, moment: datetime) -> "JobRequest":
+        """Return the same request, to be run no sooner than `moment`.
 
         Raises:
-            ValueError: it has another form.
+            ArgumentError: it is no aware datetime.
         """
-        count, _, unit = text.partition("/")
-        seconds = {"s": 1, "sec": 1, "min": 60, "h": 3600, "hour": 3600, "day": 86_400}.get(unit.strip())
-        if seconds is None or not count.strip().isdigit() or int(count) == 0:
-            raise ValueError(f"the rate {text!r} is not of the form '20/min' (units: s, min, h, day)")
-        return Rate(int(count), timedelta(seconds=seconds))
+        given: object = moment
+        if not isinstance(given, datetime) or given.tzinfo is None:
+            raise ArgumentError(
+                f"a job cannot run at {moment!r}, which has no time zone",
+                hint="Use an aware datetime: datetime.now(UTC).",
+            )
+        return msgspec.structs.replace(self, run_at=moment, delay=None)
+
+    def after(self, *what: "timedelta | JobRequest | JobRecord | int", anyway: bool = False) -> "JobRequest":
+        """Return the same request, to be run some time after it is created, or after other jobs.
+
+        Parameters:
+            what: a delay; or jobs, as records, ids, or requests that create them in the same transaction.
+            anyway: start it however those jobs ended; otherwise it is cancelled once one of them is
+                discarded or cancelled.
+
+        Raises:
+            ArgumentError: it is none of these, or a delay under 0.
+        """
+        changed = self
+        for each in what:
+            if isinstance(each, timedelta) and each >= timedelta(0):
+                changed = msgspec.structs.replace(changed, delay=each, run_at=None)
+            elif isinstance(each, JobRequest | JobRecord | int) and not isinstance(each, bool):
+                changed = msgspec.structs.replace(
+                    changed, follows=(*changed.follows, each), anyway=anyway or changed.anyway
+                )
+            else:
+                raise ArgumentError(
+                    f"a job cannot run after {each!r}",
+                    hint="Give a delay of 0 or more as a timedelta, or jobs: their records, ids or requests.",
+                )
+        return changed
+
+    def options(
+        self, *, queue: str | None = None, priority: int | None = None, max_attempts: int | None = None
+    ) -> "JobRequest":
+        """Return the same request with other options than declared; those left out stay as they are."""
+        return msgspec.structs.replace(
+            self,
+            queue=self.queue if queue is None else queue,
+            priority=self.priority if priority is None else priority,
+            max_attempts=self.max_attempts if max_attempts is None else max_attempts,
+        )
+
+    def with_values(self, values: tuple[Any, ...]) -> "JobRequest":
+        """Return the same request with other arguments."""
+        return msgspec.structs.replace(self, values=values)
+
+    def __repr__(self) -> str:
+        return f"<request for job {self.job}>"
 
 
 class Job(Generic[P]):
@@ -195,36 +270,28 @@ class Job(Generic[P]):
     Attributes:
         name: of the function; the kind that is stored.
         label: the first line of its docstring, or its name.
-        queue, priority: higher priorities start first, within and across queues.
-        retry, rate, cron: when it is run, and when again.
+        settings: how it is run.
+        pool: where it runs.
+        checks: of its arguments, in order; set once the design is complete.
     """
 
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        *,
-        queue: str,
-        priority: int,
-        retry: Retry,
-        rate: Rate | None,
-        cron: str | None,
-        place: Place,
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], settings: JobSettings, place: Place) -> None:
         self.function = function
         self.name = function.__name__
         self.label = (inspect.getdoc(function) or self.name).splitlines()[0]
         self.parameters = parameters_of(function)
-        self.queue = queue
-        self.priority = priority
-        self.retry = retry
-        self.rate = rate
-        self.cron = cron
+        self.settings = settings
         self.place = place
         self.is_coroutine = inspect.iscoroutinefunction(function)
+        self.pool: Pool = settings.executor or ("loop" if self.is_coroutine else "thread")
         self.checks: list[Check] = []
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> JobRequest:
         return JobRequest(self, bind(str(self), self.parameters, args, kwargs))
+
+    def request(self, values: tuple[Any, ...]) -> JobRequest:
+        """Return a request with arguments that are given in order, all of them."""
+        return JobRequest(self, values)
 
     def __repr__(self) -> str:
         return self.name

@@ -23,8 +23,8 @@ from klerk.changes.subscriptions import Subscribable
 from klerk.commands import Actor, Command, Context, Result, System
 from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
-from klerk.job_manager import JobManager
-from klerk.job_work import acting_as
+from klerk.job_manager.manager import JobManager
+from klerk.job_manager.work import acting_as
 from klerk.jobs import JobRecord
 from klerk.keyed.blob_store import BlobStore
 from klerk.keyed.blobs import Blobs
@@ -206,15 +206,18 @@ class Klerk(Submitting, Subscribable):
 
     def handle_for_job(self, record: JobRecord, command: Command[M]) -> Result[M]:
         """Handle a command on behalf of a running job."""
-        return self.handle(command, self._system_context(acting_as(record)))
+        return self.handle(command, self._acting_as(record))
 
     async def handle_for_coroutine(self, record: JobRecord, command: Command[M]) -> Result[M]:
         """Handle a command on behalf of a running job that is a coroutine."""
-        return await self.aio.handle(command, self._system_context(acting_as(record)))
+        return await self.aio.handle(command, self._acting_as(record))
 
     def read_for_job(self, record: JobRecord) -> Reader:
         """Return a reader on behalf of a running job."""
-        return self.read(self._system_context(acting_as(record)))
+        return self.read(self._acting_as(record))
+
+    def _acting_as(self, record: JobRecord) -> Context:
+        return self._system_context(acting_as(self._spec.jobs[record.kind], record))
 
     def _system_context(self, actor: Actor) -> Context:
         return self._spec.system_context(actor, self._clock())

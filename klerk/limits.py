@@ -76,8 +76,29 @@ JOB_COROUTINES_MAX: Final = 100
 # Attempts of a job unless it says otherwise, and the delay between them: 1 s doubled each time, at most an
 # hour.
 JOB_ATTEMPTS_MAX: Final = 10
+JOB_ATTEMPTS_LIMIT: Final = 1_000
+JOB_CRASHES_MAX: Final = 3
 JOB_BACKOFF_BASE_S: Final = 1.0
 JOB_BACKOFF_MAX_S: Final = 3600.0
+
+# Jobs of a queue, a kind or a key at once: far more than there are workers. Priorities and weights are only
+# compared, so their range has to be just wide enough to tell apart what people name.
+JOB_CONCURRENCY_MAX: Final = 100_000
+JOB_PRIORITY_MAX: Final = 1_000
+QUEUE_WEIGHT_MAX: Final = 1_000
+
+# Versions of a job's parameters, each with its own upcaster.
+JOB_VERSION_MAX: Final = 10_000
+
+# For how long a job can be unique whatever becomes of it: it has to be remembered meanwhile.
+JOB_UNIQUE_DAYS_MAX: Final = 366
+
+# How far ahead a job can be scheduled or put off: a thousand years, as for timers.
+JOB_DELAY_DAYS_MAX: Final = 365_250
+
+# Characters of a job's key, of a queue's name and of a tag: all of them stand in listings.
+JOB_KEY_LENGTH_MAX: Final = 500
+JOB_NAME_LENGTH_MAX: Final = 100
 
 # Lines and characters of a job's own log that are kept with it.
 JOB_LOG_LINES_MAX: Final = 100

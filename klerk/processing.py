@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -10,12 +9,10 @@ import msgspec
 
 from klerk._core import Processor
 from klerk._dispatch import (
-    Args,
     Block,
     Call,
     ClassPlan,
     EventPlan,
-    JobRequest,
     StatePlan,
     Step,
     Timer,
@@ -30,7 +27,8 @@ from klerk.codec import Catalog, ClassEntry, encode
 from klerk.commands import NOW, Actor, Context, Result, System
 from klerk.declared import JOB, TO_WHEN, Executable
 from klerk.errors import ArgumentError, ConfigError
-from klerk.jobs import Job, JobRecord, JobState
+from klerk.job_creation import JobCreation
+from klerk.jobs import Job
 from klerk.keyed.access import KeyAccess
 from klerk.machine import CreateEvent
 from klerk.migration.upcasting import upcaster_of
@@ -91,6 +89,7 @@ class Program:
             for each in spec.events
         ]
         self.table = ModelTable()
+        self.job_creation = JobCreation(catalog.version)
         self.processor: Processor = Processor(
             self.table,
             self.plans,
@@ -99,7 +98,7 @@ class Program:
             sha256=sha256,
             outcome_class=Result,
             resolve_context=self.resolve,
-            make_job=partial(_job_record, catalog.version),
+            job_creation=self.job_creation,
         )
         stores = [store for each in kept.values() for store in each]
         self.views = Views(
@@ -317,22 +316,3 @@ def _access(spec: Spec, each: MachineSpec) -> ClassAccess:
         ),
         types=each.fields,
     )
-
-
-def _job_record(
-    schema: int, request: JobRequest, job_id: int, a: Args[Any], sequence: int
-) -> tuple[JobRecord, bytes]:
-    """Return the record of a job that a transaction creates, and the record as it is stored."""
-    now_us = microseconds(a.now)
-    run_at_us = 0 if request.run_at is None else microseconds(request.run_at)
-    record = JobRecord(
-        id=job_id,
-        kind=request.job.name,
-        arguments=request.values,
-        state=JobState.SCHEDULED if run_at_us > now_us else JobState.AVAILABLE,
-        run_at_us=run_at_us,
-        created_us=now_us,
-        cause=sequence,
-        schema=schema,
-    )
-    return record, encode(record)

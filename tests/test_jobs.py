@@ -382,10 +382,10 @@ def test_a_failed_job_is_tried_again_and_then_given_up(office: Office) -> None:
 
 
 def test_delays_double_up_to_a_bound() -> None:
-    retry = Bank().app.job()(_nothing).retry
+    retry = Bank().app.job()(_nothing).settings.retry
     for attempt in range(1, 200):
         full = min(3600, 2 ** (attempt - 1))
-        assert full / 2 <= retry.delay(attempt).total_seconds() <= full
+        assert full / 2 <= retry(attempt, ValueError()).total_seconds() <= full
 
 
 def _nothing(job: JobRun) -> None: ...

@@ -103,7 +103,7 @@ def _about_jobs(spec: Spec, mentioned: "_Mentioned") -> Iterator[str]:
         if executable.kind == JOB and executable.value is not None
     }
     for job in spec.jobs.values():
-        if job.cron is None and job.name not in requested and job not in mentioned:
+        if job.settings.cron is None and job.name not in requested and job not in mentioned:
             yield f"no block requests the job '{job.name}', and it has no cron.\n  {job.place}"
 
 

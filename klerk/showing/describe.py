@@ -16,7 +16,8 @@ from klerk.authorization import BLOB, COMMAND, FIELD, KV, READ, Permission
 from klerk.blocks import Block
 from klerk.declared import DeclaredChoice, DeclaredRule
 from klerk.field_types import FieldType
-from klerk.jobs import Job, Parameter, Retry
+from klerk.job_options import Backoff, JobSettings
+from klerk.jobs import Job, Parameter
 from klerk.machine import CreateEvent, Machine, State
 from klerk.places import place_of
 from klerk.selections import DerivedView, FilteredView, OrderedView, StatesView, View
@@ -35,6 +36,8 @@ from klerk.type_names import type_name
 from klerk.visibility import Visibility
 
 _INDENT: Final = "  "
+
+_POOLS: Final = {"thread": "a thread", "loop": "the event loop", "process": "a process of its own pool"}
 _NOBODY_DOES: Final = "only by jobs, timers and other commands: no allow rule covers it"
 _VISIBILITIES: Final = {
     Visibility.INTERNAL: "caused by blocks of this machine alone",
@@ -246,21 +249,25 @@ def _job_lines(spec: Spec, job: Job[Any]) -> Iterator[str]:
     if documentation:
         yield _INDENT + paragraph(documentation)
     yield from _indented(_columns(_parameter_rows(job.parameters, spec.job_parameters[job.name], {})))
-    attempts = _attempts_text(job.retry)
-    rows = [("queue", f"{job.queue}, priority {job.priority}"), ("on failure", attempts)]
-    if job.rate is not None:
-        rows.append(("rate", rate_text(job.rate)))
-    if job.cron is not None:
-        rows.append(("by itself", f"cron {job.cron} (UTC)"))
-    rows.append(("runs in", "the event loop" if job.is_coroutine else "a thread"))
+    settings = job.settings
+    attempts = _attempts_text(settings)
+    rows = [("queue", f"{settings.queue}, priority {settings.priority}"), ("on failure", attempts)]
+    if settings.rate is not None:
+        rows.append(("rate", rate_text(settings.rate)))
+    if settings.cron is not None:
+        rows.append(("by itself", f"cron {settings.cron} ({settings.timezone})"))
+    rows.append(("runs in", _POOLS[job.pool]))
     yield from _indented(_columns(rows))
 
 
-def _attempts_text(retry: Retry) -> str:
-    if retry.attempts_max == 1:
+def _attempts_text(settings: JobSettings) -> str:
+    if settings.max_attempts == 1:
         return "discarded"
-    delays = f"again after about {duration_text(retry.base)}, then twice as long each time"
-    return f"{delays}, at most {duration_text(retry.longest)}; {retry.attempts_max} attempts in all"
+    delays = f"again when {function_text(settings.retry)} says"
+    if isinstance(settings.retry, Backoff):
+        base, longest = duration_text(settings.retry.base), duration_text(settings.retry.longest)
+        delays = f"again after about {base}, then twice as long each time, at most {longest}"
+    return f"{delays}; {settings.max_attempts} attempts in all"
 
 
 def _key_rows(spec: Spec) -> Iterator[tuple[str, str, str, str]]:

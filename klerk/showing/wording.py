@@ -16,7 +16,8 @@ from typing import Any, Final
 from klerk import limits
 from klerk._dispatch import EventBase
 from klerk.field_types import FieldType
-from klerk.jobs import Job, Rate
+from klerk.job_options import Rate
+from klerk.jobs import Job
 from klerk.places import place_of
 from klerk.values import INT64_MAX, INT64_MIN
 

@@ -1,0 +1,99 @@
+"""What becomes of a job after an attempt, by what its function returned or raised; without any effect."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+
+from klerk.commands import Command
+from klerk.errors import JobCancelled
+from klerk.job_outcomes import Cancel, Discard, JobOutcome, Retry, Snooze
+from klerk.job_run import Completion
+from klerk.jobs import Job, JobState
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of a job.
+
+    Parameters:
+        state: to come.
+        error: why, unless all went well.
+        delay: until it is run again; None: it has ended.
+        counts: the attempt is used up.
+        commands: what it ends with.
+        value: what it returned.
+    """
+
+    state: JobState
+    error: str = ""
+    delay: timedelta | None = None
+    counts: bool = True
+    commands: tuple[Command[Any], ...] = ()
+    value: Any = None
+
+
+COMPLETED = Verdict(state=JobState.COMPLETED)
+
+
+def of_return(job: Job[Any], attempt: int, attempts_max: int, returned: Any) -> Verdict:
+    """Return what becomes of a job whose function returned.
+
+    Parameters:
+        attempt: counted from 1.
+        attempts_max: after which a failed job is given up.
+    """
+    if returned is None:
+        return COMPLETED
+    if isinstance(returned, JobOutcome):
+        return of_error(job, attempt, attempts_max, returned)
+    if isinstance(returned, Completion):
+        return Verdict(state=JobState.COMPLETED, commands=returned.commands)
+    return Verdict(state=JobState.COMPLETED, value=returned)
+
+
+def of_error(job: Job[Any], attempt: int, attempts_max: int, error: BaseException) -> Verdict:
+    """Return what becomes of a job whose function raised.
+
+    Parameters:
+        attempt, attempts_max: as for `of_return`.
+    """
+    outcome: BaseException = error
+    if not isinstance(error, JobOutcome):
+        outcome = _outcome_of(job.settings.on_error, type(error)) or error
+    text = text_of(error)
+    if isinstance(outcome, Snooze):
+        return Verdict(state=JobState.SCHEDULED, error=text, delay=outcome.after, counts=False)
+    if isinstance(outcome, Cancel | JobCancelled):
+        return Verdict(state=JobState.CANCELLED, error=text)
+    if isinstance(outcome, Discard) or attempt >= attempts_max:
+        return Verdict(state=JobState.DISCARDED, error=text)
+    if isinstance(outcome, Retry) and outcome.after is not None:
+        return Verdict(state=JobState.RETRYABLE, error=text, delay=outcome.after)
+    return _again(job, attempt, error, text)
+
+
+def _again(job: Job[Any], attempt: int, error: BaseException, text: str) -> Verdict:
+    """Return that a failed job is run again when its own function for that says."""
+    delay = job.settings.retry(attempt, error)
+    if delay is None:
+        return Verdict(state=JobState.DISCARDED, error=text)
+    return Verdict(state=JobState.RETRYABLE, error=text, delay=delay)
+
+
+def _outcome_of(on_error: Mapping[type[Exception], JobOutcome], cls: type) -> JobOutcome | None:
+    """Return what the nearest class of an error was declared to mean; None when nothing was."""
+    for each in cls.__mro__:
+        if each in on_error:
+            return on_error[each]
+    return None
+
+
+def text_of(error: BaseException) -> str:
+    """Return an error's type and text, even when its own text fails."""
+    try:
+        if isinstance(error, JobOutcome):
+            return str(error)
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
