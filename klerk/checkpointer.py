@@ -8,6 +8,7 @@ in the store, always after what it stands for.
 
 import logging
 import threading
+from time import monotonic
 from typing import Any
 
 from klerk import limits
@@ -17,6 +18,7 @@ from klerk.audit.history import History
 from klerk.codec import APPLIED_KEY, job_puts, token_puts
 from klerk.errors import StorageError
 from klerk.jobs import JobRecord
+from klerk.log_events import about
 from klerk.storage.contract import Family, Storage
 
 LOG = logging.getLogger("klerk")
@@ -74,6 +76,7 @@ class Checkpointer:
         self._jobs: dict[int, tuple[JobRecord, bytes]] = {}
         self._tokens: dict[int, bytes | None] = {}
         self._newest = 0
+        self._since_s = 0.0
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="klerk-checkpointer", daemon=True)
         self._thread.start()
@@ -89,6 +92,8 @@ class Checkpointer:
             self._tokens.update(group.tokens)
             self._newest = group.first_sequence
             self._transactions += len(group.heads)
+            if was_empty:
+                self._since_s = monotonic()
             if was_empty or self._is_urgent():
                 self._changed.notify()
 
@@ -101,8 +106,22 @@ class Checkpointer:
             try:
                 self.write()
             except StorageError as error:
-                LOG.error("models and jobs are no longer written behind the log: %s", error)
+                LOG.error(
+                    "models and jobs are no longer written behind the log: %s",
+                    error,
+                    extra=about("checkpointing_failed"),
+                )
                 return
+
+    @property
+    def waiting(self) -> int:
+        """How many records wait to be written behind the log."""
+        return len(self._images) + len(self._jobs) + len(self._tokens)
+
+    @property
+    def lag_s(self) -> float:
+        """For how long the oldest of them has waited, in seconds."""
+        return monotonic() - self._since_s if self._newest else 0.0
 
     def _is_urgent(self) -> bool:
         collected = max(len(self._images) + len(self._jobs) + len(self._tokens), self._transactions)
@@ -132,7 +151,11 @@ class Checkpointer:
             self.write()
         except StorageError as error:
             # The log has all of it, and the next start applies its end.
-            LOG.error("models and jobs are not written behind the log: %s", error)
+            LOG.error(
+                "models and jobs are not written behind the log: %s",
+                error,
+                extra=about("checkpointing_failed"),
+            )
 
 
 def _batches(items: list[Any]) -> list[list[Any]]:

@@ -16,6 +16,7 @@ from klerk.checkpointer import Checkpointer
 from klerk.codec import seal
 from klerk.errors import StoreFailed
 from klerk.jobs import JobState
+from klerk.log_events import about
 from klerk.recovery import Recovered
 from klerk.storage.contract import Storage
 
@@ -76,6 +77,8 @@ class Engine:
         self.lock = lock
         self.queue = CommandQueue(queue_length_max, lock)
         self.ended_jobs = recovered.ended_jobs
+        # Counted by whoever holds the baton, since the app was opened.
+        self.groups = self.committed = self.refused = 0
         self._processor = recovered.program.processor
         self._digest = recovered.digest
         self._published = published
@@ -132,6 +135,9 @@ class Engine:
             finally:
                 self.lock.end_processing()
             self.queue.processed()
+            self.groups += 1
+            self.committed += len(group.heads)
+            self.refused += len(group.errors) - group.errors.count(None)
             if left_over:
                 self.queue.give_back(left_over)
             if group.heads:
@@ -194,7 +200,10 @@ class Engine:
                 self._failure.__cause__ = error
             self.queue.refusal = self._refusal
             LOG.critical(
-                "the store failed; every later command is refused: %s", self._failure, exc_info=error
+                "the store failed; every later command is refused: %s",
+                self._failure,
+                exc_info=error,
+                extra=about("store_failed"),
             )
         return self._failure
 
@@ -223,9 +232,11 @@ class Engine:
 def _warn_of_readers(lock: ReadWriteLock) -> None:
     threads, tasks = lock.holders()
     names = [thread.name for thread in threading.enumerate() if thread.ident in threads]
+    waited_s = limits.READ_LOCK_WARN_S
     LOG.warning(
         "publishing has waited for readers for %s s: threads %s, tasks %s",
-        limits.READ_LOCK_WARN_S,
+        waited_s,
         names,
         tasks,
+        extra=about("readers_hold_up", waited_s=waited_s, threads=names, tasks=[str(task) for task in tasks]),
     )

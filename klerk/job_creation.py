@@ -72,6 +72,7 @@ class JobCreation:
             priority=request.priority,
             attempts_max=request.max_attempts or 0,
             version=settings.version,
+            trace=processor.trace or "",
             key="" if settings.key is None else _key_of(job, request.values),
         )
 

@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 from klerk import limits
 from klerk._core import Group, InternalWork
+from klerk._dispatch import moment_at
 from klerk._waiting import ReadWriteLock, Submission
 from klerk.aio import AioKlerk
 from klerk.app import Spec
@@ -31,11 +32,13 @@ from klerk.keyed.blobs import Blobs
 from klerk.keyed.expiring import Shelf
 from klerk.keyed.keyvalue import KeyValues
 from klerk.keyed.writer import SideWriter
+from klerk.observing import Push, PushSoon, Telemetry, Workshop
 from klerk.processing import Program
 from klerk.reading.reader import Reader
 from klerk.reading.snapshots import Snapshot, Snapshots
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
+from klerk.statistics import Statistics
 from klerk.storage import Family, Storage
 from klerk.submitting import Submitting
 from klerk.timers.timers import Timers
@@ -73,6 +76,8 @@ class Klerk(Submitting, Subscribable):
         queue_length_max: int,
         token_ttl: timedelta,
         unsafe: bool,
+        telemetry: Telemetry | None,
+        workshop: Workshop | None,
     ) -> None:
         self._spec = spec
         self._storage = storage
@@ -98,7 +103,11 @@ class Klerk(Submitting, Subscribable):
         self._engine = Engine(
             storage, recovered, self._lock, queue_length_max=queue_length_max, published=self._published
         )
-        self._push = self._engine.queue.push
+        self._push: Push = self._engine.queue.push
+        push_soon: PushSoon = self._engine.queue.push_soon
+        for around in (telemetry, workshop):
+            if around is not None:
+                self._push, push_soon = around.pushing(self._push), around.pushing_soon(push_soon)
         self._audit = self._sight.commit_log = Audit(spec, self._program, recovered.history, storage)
         self._eraser = Eraser(
             storage, recovered.history, self._program.table, self._engine.checkpointer.write
@@ -112,7 +121,10 @@ class Klerk(Submitting, Subscribable):
             records=recovered.jobs,
             ended_jobs=recovered.ended_jobs,
             threads=job_threads,
+            workshop=None if workshop is None else workshop.executor,
         )
+        if telemetry is not None:
+            self.jobs.observe(telemetry)
         self.timers = Timers(
             self._scheduler,
             self._program.processor,
@@ -121,7 +133,7 @@ class Klerk(Submitting, Subscribable):
             submit=self._submit_in,
             refuse_waiting=self._refuse_waiting,
         )
-        self.aio = AioKlerk(self._engine.queue, self.read, self._snapshots, self._tokens, self, self._hub)
+        self.aio = AioKlerk(push_soon, self.read, self._snapshots, self._tokens, self, self._hub)
 
     def start(self) -> None:
         """Begin to fire timers and run jobs; `App.open` calls it."""
@@ -260,12 +272,53 @@ class Klerk(Submitting, Subscribable):
             self._unmanaged.add(group.unmanaged)
         self._hub.note(group)
 
+    def look_again(self) -> None:
+        """Notice at once that the clock was set, for clocks of tests, which jump: return once everything that is
+        due by it was begun, and all timers that are due have fired.
+
+        Raises:
+            ReadLockHeld, NotPure, FunctionFailed, StoreFailed, Closed: as for `Timers.fire_due`.
+        """
+        self._refuse_waiting(True)
+        self._scheduler.look_again()
+        self.timers.fire_due()
+
+    @property
+    def next_due(self) -> datetime | None:
+        """When the next thing that waits for a time is due, in UTC: a job, a timer, or work of Klerk's own."""
+        moments = [self._scheduler.next_us, self.timers.next_us]
+        return min((moment_at(each) for each in moments if each is not None), default=None)
+
     # --- the store --------------------------------------------------------------------------------
 
     @property
     def sequence(self) -> int:
         """The place of the newest processed transaction in the total order."""
         return self._program.processor.sequence
+
+    def statistics(self) -> Statistics:
+        """Return how this is doing: numbers that are kept anyway, and the size of the store on disk."""
+        engine, unmanaged = self._engine, self._unmanaged
+        return Statistics(
+            groups=engine.groups,
+            committed=engine.committed,
+            refused=engine.refused,
+            queue_length=len(engine.queue),
+            queue_length_max=engine.queue.length_max,
+            readers=self._lock.readers,
+            models={
+                (plan.name, plan_of_state.state.name): len(plan_of_state.ids)
+                for plan in self._program.plans
+                for plan_of_state in plan.states
+            },
+            timers=self.timers.count,
+            unmanaged_waiting=unmanaged.waiting,
+            unmanaged_dropped=unmanaged.dropped,
+            unmanaged_failed=unmanaged.failed,
+            checkpointer_waiting=engine.checkpointer.waiting,
+            checkpointer_lag_s=engine.checkpointer.lag_s,
+            storage_bytes=self._storage.size_bytes(),
+        )
 
     def storage_bytes(self) -> int:
         """Return the size of the store on disk, in bytes."""

@@ -16,7 +16,9 @@ from klerk.clocks import checked_clock
 from klerk.codec import read_catalog
 from klerk.errors import ConfigError
 from klerk.klerk import Klerk
+from klerk.log_events import about
 from klerk.migration.schema import extended
+from klerk.observing import Telemetry, Workshop
 from klerk.places import here
 from klerk.processing import Program, utc_now
 from klerk.recovery import ProgressLine, quiet, recover
@@ -71,6 +73,8 @@ class App(Design):
         token_ttl: timedelta = timedelta(days=limits.TOKEN_DAYS),
         unsafe: bool = False,
         progress: bool | None = None,
+        telemetry: Telemetry | None = None,
+        workshop: Workshop | None = None,
     ) -> Klerk:
         """Check the design, open the store (made when there is none) and start working.
 
@@ -83,6 +87,8 @@ class App(Design):
             token_ttl: how long used tokens are known, and unused ones accepted.
             unsafe: offer `Klerk.unsafe`, which asks neither state machines nor rules.
             progress: show progress of loading that takes over a second; None: when stderr is a terminal.
+            telemetry: sees every command and job, as `klerk.telemetry.OpenTelemetry` does.
+            workshop: makes what runs jobs; None: Klerk's own threads, event loop and processes.
 
         Raises:
             ConfigError: the design is wrong.
@@ -112,6 +118,8 @@ class App(Design):
                 queue_length_max=queue_length_max,
                 token_ttl=token_ttl,
                 unsafe=unsafe,
+                telemetry=telemetry,
+                workshop=workshop,
             )
         except BaseException:
             storage.close()
@@ -121,7 +129,9 @@ class App(Design):
                 line.finish()
         if unsafe:
             LOG.warning(
-                "'%s' is open for unsafe changes, which ask neither state machines nor rules", self.name
+                "'%s' is open for unsafe changes, which ask neither state machines nor rules",
+                self.name,
+                extra=about("opened_unsafe", app=self.name),
             )
         _OPEN.add(opened)
         opened.start()

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from klerk import limits
 from klerk._dispatch import microseconds
+from klerk.log_events import about
 
 LOG = logging.getLogger("klerk")
 
@@ -29,6 +30,7 @@ class Scheduler:
         self._order = itertools.count()
         self._changed = threading.Condition()
         self._closed = False
+        self._is_calling = False
         self._thread = threading.Thread(target=self._run, name="klerk-scheduler", daemon=True)
 
     def start(self) -> None:
@@ -44,7 +46,7 @@ class Scheduler:
             # Once, not once a second: what waits for a time goes on waiting until the clock works again.
             with self._telling:
                 if self._clock_works.is_set():
-                    LOG.error("timers and jobs wait for the clock: %s", error)
+                    LOG.error("timers and jobs wait for the clock: %s", error, extra=about("clock_failed"))
                 self._clock_works.clear()
         return self._newest
 
@@ -57,21 +59,42 @@ class Scheduler:
         with self._changed:
             heapq.heappush(self._heap, (when_us, next(self._order), call))
             if self._heap[0][0] == when_us:
-                self._changed.notify()
+                self._changed.notify_all()
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._closed and (not self._heap or self._heap[0][0] > self.now_us()):
+                self._is_calling = False
+                while not self._closed and not self._is_due():
+                    # Whoever looked again goes on.
+                    self._changed.notify_all()
                     self._changed.wait(self._patience_s())
                 if self._closed:
                     return
                 _, _, call = heapq.heappop(self._heap)
+                self._is_calling = True
             try:
                 call()
             except BaseException:
                 # Whatever it is, SystemExit too: this thread works for others.
-                LOG.exception("a scheduled call failed: %r", call)
+                LOG.exception("a scheduled call failed: %r", call, extra=about("scheduled_call_failed"))
+
+    def _is_due(self) -> bool:
+        return bool(self._heap) and self._heap[0][0] <= self.now_us()
+
+    @property
+    def next_us(self) -> int | None:
+        """When the next call is due, in microseconds since 1970 UTC; None when there is none."""
+        with self._changed:
+            return self._heap[0][0] if self._heap else None
+
+    def look_again(self) -> None:
+        """Notice that the clock was set, and return once everything that is due by it was called."""
+        if self.runs_here():
+            return
+        with self._changed:
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._closed or not (self._is_calling or self._is_due()))
 
     def _patience_s(self) -> float | None:
         if not self._heap:
@@ -86,6 +109,6 @@ class Scheduler:
         """Call nothing any more and wait for the thread."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
+            self._changed.notify_all()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join()

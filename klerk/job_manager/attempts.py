@@ -7,10 +7,12 @@ from klerk._waiting import Submission
 from klerk.app import Spec
 from klerk.commands import System
 from klerk.errors import StoreFailed
+from klerk.job_manager.observing import Observers
 from klerk.job_manager.verdicts import Verdict, of_error, of_return, text_of
 from klerk.job_manager.work import RecordJob, by_manager
 from klerk.job_run import JobRun
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState
+from klerk.log_events import about_job
 from klerk.scheduler import Scheduler
 
 LOG = logging.getLogger("klerk")
@@ -31,6 +33,7 @@ class Attempts:
         scheduler: gives the time, and a thread for what a committer may not do.
 
     Attributes:
+        observers: who watches.
         is_closing: attempts that fail from now on were interrupted, and leave their jobs as they are.
     """
 
@@ -38,10 +41,13 @@ class Attempts:
         self._jobs = spec.jobs
         self._submit = submit
         self._scheduler = scheduler
+        self.observers = Observers()
         self.is_closing = False
 
     def run_plain(self, run: JobRun) -> None:
         """Run a job in the thread that calls this; never raises."""
+        if self.observers.all:
+            self.observers.started(run)
         try:
             returned = self._jobs[run.record.kind].function(run, *run.record.arguments)
         except BaseException as error:
@@ -50,9 +56,13 @@ class Attempts:
         else:
             self._close_readers(run)
             self._returned(run, returned)
+        if self.observers.all:
+            self.observers.stopped(run)
 
     async def run_coroutine(self, run: JobRun) -> None:
         """Run a job in the task that awaits this; never raises."""
+        if self.observers.all:
+            self.observers.started(run)
         try:
             returned = await self._jobs[run.record.kind].function(run, *run.record.arguments)
         except BaseException as error:
@@ -61,6 +71,8 @@ class Attempts:
         else:
             self._close_readers(run)
             self._returned(run, returned)
+        if self.observers.all:
+            self.observers.stopped(run)
 
     def _close_readers(self, run: JobRun) -> None:
         if run.close_readers():
@@ -68,6 +80,7 @@ class Attempts:
                 "job %d (%s) left a reader open, which holds up every command; it was closed",
                 run.id,
                 run.record.kind,
+                extra=self._about("reader_left_open", run),
             )
 
     def _returned(self, run: JobRun, returned: Any) -> None:
@@ -78,20 +91,26 @@ class Attempts:
         except Exception as error:
             self.failed(run, error)
             return
-        submission = self.record(run, verdict)
+        error = returned if isinstance(returned, BaseException) else None
+        submission = self.record(run, verdict, error)
         if verdict.commands and submission is not None:
-            # Called by a committer, which must not wait for room in its own queue: another thread goes on.
             submission.add_done_callback(lambda ended: self._completion_ended(run, ended))
 
     def _completion_ended(self, run: JobRun, submission: Submission[Any]) -> None:
-        error = submission.exception()
+        # Called by a committer, which must not wait for room in its own queue: another thread goes on.
+        error, record = submission.exception(), submission.work.record
         if error is not None and not isinstance(error, StoreFailed):
             self._scheduler.at(self._scheduler.now_us(), lambda: self.failed(run, error))
+        elif self.observers.all:
+            kept = record if error is None else run.record
+            self._scheduler.at(self._scheduler.now_us(), lambda: self.observers.ended(run, kept, error))
 
     def failed(self, run: JobRun, error: BaseException) -> None:
         """Record a failed attempt: to be tried again, given up, or stopped on request."""
         if self.is_closing:
             # What was interrupted by the end of the process runs again after the next start.
+            if self.observers.all:
+                self.observers.ended(run, run.record, error)
             return
         record, job = run.record, self._jobs[run.record.kind]
         try:
@@ -100,12 +119,20 @@ class Attempts:
             text = f"{text_of(error)}; its own retry function failed, too: {text_of(fault)}"
             verdict = Verdict(state=JobState.DISCARDED, error=text)
         if verdict.state in (JobState.RETRYABLE, JobState.DISCARDED):
+            event = "job_discarded" if verdict.state is JobState.DISCARDED else "attempt_failed"
             LOG.warning(
-                "job %d (%s) failed in attempt %d: %s", record.id, record.kind, run.attempt, verdict.error
+                "job %d (%s) failed in attempt %d: %s",
+                record.id,
+                record.kind,
+                run.attempt,
+                verdict.error,
+                extra=self._about(event, run, state=str(verdict.state), error=verdict.error),
             )
-        self.record(run, verdict)
+        self.record(run, verdict, error)
 
-    def record(self, run: JobRun, verdict: Verdict) -> Submission[Any] | None:
+    def record(
+        self, run: JobRun, verdict: Verdict, error: BaseException | None = None
+    ) -> Submission[Any] | None:
         """Submit the transaction that ends an attempt; None when it cannot be submitted."""
         now_us = self._scheduler.now_us()
         run_at_us = 0 if verdict.delay is None else now_us + verdict.delay // verdict.delay.resolution
@@ -118,11 +145,27 @@ class Attempts:
                 run_at_us=run_at_us,
                 ended_us=now_us if verdict.state in FINAL_STATES else 0,
             )
-            return self._submit(RecordJob(record, verdict.commands), by_manager(record))
+            submission = self._submit(RecordJob(record, verdict.commands), by_manager(record))
         except Exception as refusal:
             # It is still available in the store, and runs again after the next start.
-            LOG.error("what became of job %d (%s) is not recorded: %s", run.id, run.record.kind, refusal)
+            LOG.error(
+                "what became of job %d (%s) is not recorded: %s",
+                run.id,
+                run.record.kind,
+                refusal,
+                extra=self._about("attempt_unrecorded", run),
+            )
+            if self.observers.all:
+                self.observers.ended(run, run.record, refusal)
             return None
+        if self.observers.all and not verdict.commands:
+            self.observers.ended(run, record, error)
+        return submission
+
+    def _about(self, event: str, run: JobRun, **fields: object) -> dict[str, object]:
+        """Return the fields of a log record about an attempt."""
+        queue = self._jobs[run.record.kind].settings.queue
+        return about_job(event, run.record, queue, **fields)
 
 
 def attempts_max(job: Job[Any], record: JobRecord) -> int:

@@ -3,14 +3,16 @@
 import logging
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from time import monotonic
 
 import msgspec
 
 from klerk import limits
 from klerk.app import Spec
+from klerk.codec import encode, read_job
 from klerk.commands import System
 from klerk.errors import ArgumentError, NotFound
 from klerk.job_manager.attempts import Attempts, Submit
@@ -18,16 +20,21 @@ from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.due_jobs import DueJobs
 from klerk.job_manager.gates import Gate
+from klerk.job_manager.observing import JobObserver
 from klerk.job_manager.work import CreateJobs
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
 from klerk.jobs import FINAL_STATES, JobRecord, JobRequest, JobState
+from klerk.log_events import about, about_job
 from klerk.scheduler import Scheduler
 from klerk.workers import Executor, LoopExecutor, ThreadExecutor
 
 LOG = logging.getLogger("klerk")
 
 WAITING = (JobState.SCHEDULED, JobState.RETRYABLE)
+
+
+MakeExecutor = Callable[[Pool, Callable[[], JobRun | None], Attempts], Executor]
 
 
 class JobManager:
@@ -41,6 +48,7 @@ class JobManager:
         records: the jobs that the store held.
         ended_jobs: completed, discarded and cancelled before, as the commit log's head has them.
         threads: for plain functions.
+        workshop: makes the executors; None: Klerk's own.
     """
 
     def __init__(
@@ -53,6 +61,7 @@ class JobManager:
         records: list[JobRecord],
         ended_jobs: tuple[int, int, int],
         threads: int,
+        workshop: MakeExecutor | None = None,
     ) -> None:
         self._spec = spec
         self._host = host
@@ -80,6 +89,10 @@ class JobManager:
         )
         self._executors: dict[Pool, Executor] = {}
         pools = {job.pool for job in spec.jobs.values()} if threads else set()
+        if workshop is not None:
+            pools, make = set(), workshop
+            for pool in sorted({job.pool for job in spec.jobs.values()}):
+                self._executors[pool] = make(pool, partial(self._take, pool), self._attempts)
         if "thread" in pools:
             self._executors["thread"] = ThreadExecutor(threads, self._take_plain, self._attempts.run_plain)
         if "loop" in pools:
@@ -113,7 +126,10 @@ class JobManager:
                 for value, field in zip(record.arguments, types.values(), strict=True)
             )
         except ValueError as error:
-            LOG.error("job %d (%s) is suspended: %s", record.id, record.kind, error)
+            job = self._spec.jobs.get(record.kind)
+            queue = "" if job is None else job.settings.queue
+            told = about_job("job_suspended", record, queue, error=str(error))
+            LOG.error("job %d (%s) is suspended: %s", record.id, record.kind, error, extra=told)
             return msgspec.structs.replace(record, state=JobState.SUSPENDED, error=str(error))
         return msgspec.structs.replace(record, arguments=arguments)
 
@@ -235,6 +251,21 @@ class JobManager:
             run.cancel()
         return run is not None
 
+    def observe(self, observer: JobObserver) -> Callable[[], None]:
+        """Let something hear of every attempt at a job from now on; return what ends that."""
+        observers = self._attempts.observers
+        observers.add(observer)
+        return partial(observers.remove, observer)
+
+    def as_stored(self, record: JobRecord) -> JobRecord:
+        """Return a job as it would be after a restart: encoded, decoded, its arguments of their types."""
+        return self._restored(read_job(record.id, encode(record)))
+
+    def wait_until_over(self, run: JobRun, timeout: float | None = None) -> bool:
+        """Wait until the end of an attempt is durable and visible, so many seconds at most; return whether."""
+        with self._idle:
+            return self._idle.wait_for(lambda: self._running.get(run.id) is not run, timeout)
+
     def wait_until_idle(self, timeout: float | None = None) -> bool:
         """Wait until no job is available, executing or waiting for its rate; those for later do not count.
 
@@ -257,7 +288,11 @@ class JobManager:
         deadline = monotonic() + wait_s
         for executor in self._executors.values():
             if not executor.stop(max(0.0, deadline - monotonic())):
-                LOG.warning("jobs were still running after %s s; they run again after the next start", wait_s)
+                LOG.warning(
+                    "jobs were still running after %s s; they run again after the next start",
+                    wait_s,
+                    extra=about("jobs_left_running", waited_s=wait_s),
+                )
 
     def runs_here(self) -> bool:
         """Return whether the caller runs in a thread of the job manager's, which closing would wait for."""
