@@ -38,7 +38,7 @@ from klerk.reading.reader import Reader
 from klerk.reading.snapshots import Snapshot, Snapshots
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
-from klerk.statistics import Statistics
+from klerk.statistics import Statistics, statistics_of
 from klerk.storage import Family, Storage
 from klerk.submitting import Submitting
 from klerk.timers.timers import Timers
@@ -273,8 +273,8 @@ class Klerk(Submitting, Subscribable):
         self._hub.note(group)
 
     def look_again(self) -> None:
-        """Notice at once that the clock was set, for clocks of tests, which jump: return once everything that is
-        due by it was begun, and all timers that are due have fired.
+        """Notice at once that the clock was set, for clocks of tests, which jump: return once everything that
+        is due by it was begun, and all timers that are due have fired.
 
         Raises:
             ReadLockHeld, NotPure, FunctionFailed, StoreFailed, Closed: as for `Timers.fire_due`.
@@ -285,7 +285,7 @@ class Klerk(Submitting, Subscribable):
 
     @property
     def next_due(self) -> datetime | None:
-        """When the next thing that waits for a time is due, in UTC: a job, a timer, or work of Klerk's own."""
+        """When the next of all that waits for a time is due, in UTC: a job, a timer, or work of Klerk's."""
         moments = [self._scheduler.next_us, self.timers.next_us]
         return min((moment_at(each) for each in moments if each is not None), default=None)
 
@@ -298,26 +298,8 @@ class Klerk(Submitting, Subscribable):
 
     def statistics(self) -> Statistics:
         """Return how this is doing: numbers that are kept anyway, and the size of the store on disk."""
-        engine, unmanaged = self._engine, self._unmanaged
-        return Statistics(
-            groups=engine.groups,
-            committed=engine.committed,
-            refused=engine.refused,
-            queue_length=len(engine.queue),
-            queue_length_max=engine.queue.length_max,
-            readers=self._lock.readers,
-            models={
-                (plan.name, plan_of_state.state.name): len(plan_of_state.ids)
-                for plan in self._program.plans
-                for plan_of_state in plan.states
-            },
-            timers=self.timers.count,
-            unmanaged_waiting=unmanaged.waiting,
-            unmanaged_dropped=unmanaged.dropped,
-            unmanaged_failed=unmanaged.failed,
-            checkpointer_waiting=engine.checkpointer.waiting,
-            checkpointer_lag_s=engine.checkpointer.lag_s,
-            storage_bytes=self._storage.size_bytes(),
+        return statistics_of(
+            self._engine, self._lock, self._program.plans, self.timers, self._unmanaged, self._storage
         )
 
     def storage_bytes(self) -> int:

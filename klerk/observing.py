@@ -1,4 +1,4 @@
-"""What can be put around an opened app from outside: telemetry, and what runs jobs in place of Klerk's own."""
+"""What can be put around an opened app: telemetry, and what runs jobs in place of Klerk's own threads."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ class Pushing(Protocol):
     """Stands between callers and the queue. Called once, when the app is opened."""
 
     def pushing(self, push: Push) -> Push:
-        """Return what puts the submissions of threads into the queue: `push` itself, or something around it."""
+        """Return what puts submissions of threads into the queue: `push` itself, or something around it."""
 
     def pushing_soon(self, push_soon: PushSoon) -> PushSoon:
         """Return the same for asyncio."""
@@ -32,8 +32,8 @@ class Telemetry(Pushing, JobObserver, Protocol):
 
 
 class Workshop(Pushing, Protocol):
-    """What `App.open` takes as `workshop`: it makes what runs jobs, in place of Klerk's own threads, event loop
-    and processes. `klerk.testing` has one that runs them in the thread of the test."""
+    """What `App.open` takes as `workshop`: it makes what runs jobs, in place of Klerk's own threads, event
+    loop and processes. `klerk.testing` has one that runs them in the thread of the test."""
 
     def executor(self, pool: Pool, take: Callable[[], JobRun | None], attempts: Attempts) -> Executor:
         """Return what runs the jobs of a pool.

@@ -102,9 +102,7 @@ class App(Design):
         lock = ReadWriteLock()
         Program(spec, extended(read_catalog(None), spec), utc_now, lock)
         _check_options(path, durability, job_threads, queue_length_max, token_ttl)
-        storage: Storage = MemoryStorage()
-        if path is not None and durability != "memory":
-            storage = RocksStorage.open(path, app=self.name, durability=durability)
+        storage = self._storage(path, durability)
         line = ProgressLine() if progress or (progress is None and sys.stderr.isatty()) else None
         try:
             recovered = recover(storage, spec, clock, lock, quiet if line is None else line)
@@ -136,6 +134,11 @@ class App(Design):
         _OPEN.add(opened)
         opened.start()
         return opened
+
+    def _storage(self, path: str | os.PathLike[str] | None, durability: Durability) -> Storage:
+        if path is None or durability == "memory":
+            return MemoryStorage()
+        return RocksStorage.open(path, app=self.name, durability=durability)
 
 
 # Threads inside RocksDB at the end of the interpreter abort it, so what was left open is closed before.

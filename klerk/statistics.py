@@ -1,8 +1,17 @@
 """Numbers about an opened app that cost nothing to have, for telemetry."""
 
+from collections.abc import Iterable
+
 import msgspec
 
-__all__ = ["Statistics"]
+from klerk._dispatch import ClassPlan
+from klerk._waiting import ReadWriteLock
+from klerk.engine import Engine
+from klerk.storage.contract import Storage
+from klerk.timers.timers import Timers
+from klerk.unmanaged import UnmanagedCalls
+
+__all__ = ["Statistics", "statistics_of"]
 
 
 class Statistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,7 +29,7 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
         unmanaged_waiting: calls of unmanaged jobs that wait.
         unmanaged_dropped: calls of unmanaged jobs that found no room.
         unmanaged_failed: calls of unmanaged jobs that raised.
-        checkpointer_waiting: records that are in the log only, so that a start after a crash reads them there.
+        checkpointer_waiting: records that are in the log only, where a start after a crash would read them.
         checkpointer_lag_s: for how long the oldest of them has waited.
         storage_bytes: the size of the store on disk.
     """
@@ -39,3 +48,31 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     checkpointer_waiting: int
     checkpointer_lag_s: float
     storage_bytes: int
+
+
+def statistics_of(
+    engine: Engine,
+    lock: ReadWriteLock,
+    plans: Iterable[ClassPlan],
+    timers: Timers,
+    unmanaged: UnmanagedCalls,
+    storage: Storage,
+) -> Statistics:
+    """Return the numbers that the parts of an opened app keep. No lock is taken: each is of a moment of its
+    own."""
+    return Statistics(
+        groups=engine.groups,
+        committed=engine.committed,
+        refused=engine.refused,
+        queue_length=len(engine.queue),
+        queue_length_max=engine.queue.length_max,
+        readers=lock.readers,
+        models={(plan.name, each.state.name): len(each.ids) for plan in plans for each in plan.states},
+        timers=timers.count,
+        unmanaged_waiting=unmanaged.waiting,
+        unmanaged_dropped=unmanaged.dropped,
+        unmanaged_failed=unmanaged.failed,
+        checkpointer_waiting=engine.checkpointer.waiting,
+        checkpointer_lag_s=engine.checkpointer.lag_s,
+        storage_bytes=storage.size_bytes(),
+    )

@@ -29,8 +29,8 @@ class UnmanagedCalls:
         self._calls: deque[Call] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        # By function; told once for each time that the queue is full, because telling costs the committer more
-        # than the commit.
+        # By function. Told once for each time that the queue is full, because telling costs the committer
+        # more than the commit.
         self._dropped_lately: Counter[str] = Counter()
         self._closing = False
         self._gave_up = False
@@ -41,7 +41,7 @@ class UnmanagedCalls:
         return len(self._calls)
 
     def add(self, calls: list[Call]) -> None:
-        """Take over the calls of a published group; those that find no room are counted, logged and dropped."""
+        """Take over the calls of a published group; those that find no room are counted and dropped."""
         with self._changed:
             room = 0
             if not self._closing and self._has_thread():
@@ -54,7 +54,7 @@ class UnmanagedCalls:
             self._drop(dropped)
 
     def _has_thread(self) -> bool:
-        """Start the thread with the first call. A commit must not fail because there can be no more threads."""
+        """Start the thread with the first call. No commit may fail because there can be no more threads."""
         if self._thread is None:
             thread = threading.Thread(target=self._run, name="klerk-unmanaged", daemon=True)
             try:

@@ -91,8 +91,8 @@ class Attempts:
         except Exception as error:
             self.failed(run, error)
             return
-        error = returned if isinstance(returned, BaseException) else None
-        submission = self.record(run, verdict, error)
+        outcome = returned if isinstance(returned, BaseException) else None
+        submission = self.record(run, verdict, outcome)
         if verdict.commands and submission is not None:
             submission.add_done_callback(lambda ended: self._completion_ended(run, ended))
 

@@ -262,7 +262,7 @@ class JobManager:
         return self._restored(read_job(record.id, encode(record)))
 
     def wait_until_over(self, run: JobRun, timeout: float | None = None) -> bool:
-        """Wait until the end of an attempt is durable and visible, so many seconds at most; return whether."""
+        """Wait until the end of an attempt is durable, so many seconds at most; return whether."""
         with self._idle:
             return self._idle.wait_for(lambda: self._running.get(run.id) is not run, timeout)
 

@@ -13,7 +13,7 @@ LOG = logging.getLogger("klerk")
 
 class JobObserver(Protocol):
     """Hears of every attempt at a job: `started` and `stopped` in the thread or task that runs it, and
-    `ended` once, in whatever thread finds out. No lock is held meanwhile; the worker waits, no command does."""
+    `ended` once, in whatever thread finds out. No lock is held meanwhile, and no command waits."""
 
     def started(self, run: JobRun) -> None:
         """The function of a job is about to be called."""

@@ -96,13 +96,13 @@ class Timers:
     @property
     def next_due(self) -> datetime | None:
         """When the next timer of all is due, in UTC; None when there is none."""
-        due_us = self.next_us
+        due_us = min(list(self._due.values()), default=None)
         return None if due_us is None else moment_at(due_us)
 
     @property
     def next_us(self) -> int | None:
-        """The same in microseconds since 1970 UTC."""
-        return min(list(self._due.values()), default=None)
+        """The same in microseconds since 1970 UTC, a moment before it is published."""
+        return self._queue.first_us()
 
     def due(self, limit: int = 100) -> tuple[DueTimer, ...]:
         """Return the timers that come next, in their order.
