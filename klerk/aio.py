@@ -244,6 +244,7 @@ class AioJobs:
         self.live = jobs.live
         self.cancel_running = jobs.cancel_running
         self.observe = jobs.observe
+        self.declared = jobs.declared
 
     async def schedule(self, *requests: JobRequest, at: datetime | None = None) -> tuple[JobRecord, ...]:
         """See `JobManager.schedule`."""

@@ -79,6 +79,8 @@ class Engine:
         self.ended_jobs = recovered.ended_jobs
         # Counted by whoever holds the baton, since the app was opened.
         self.groups = self.committed = self.refused = 0
+        self._acknowledged_groups = 0
+        self._acknowledged = threading.Condition()
         self._processor = recovered.program.processor
         self._digest = recovered.digest
         self._published = published
@@ -116,6 +118,9 @@ class Engine:
             failure = self._sync_and_publish(group, digest, turn)
         turn.end(failure)
         self._acknowledge(group, failure)
+        with self._acknowledged:
+            self._acknowledged_groups += 1
+            self._acknowledged.notify_all()
         return True
 
     def _process_and_write(
@@ -126,6 +131,7 @@ class Engine:
         group = Group(submissions, processor.sequence + 1)
         turn = self._turn = Turn(self._turn)
         digest = None
+        self.groups += 1
         if self._failure is not None:
             return group, None, turn, self._failure
         try:
@@ -135,7 +141,6 @@ class Engine:
             finally:
                 self.lock.end_processing()
             self.queue.processed()
-            self.groups += 1
             self.committed += len(group.heads)
             self.refused += len(group.errors) - group.errors.count(None)
             if left_over:
@@ -217,6 +222,11 @@ class Engine:
     def _refuse_all(self, submissions: list[Submission[Any]]) -> None:
         refusals: list[Any] = [self._refusal() for _ in submissions]
         acknowledge(submissions, [None] * len(submissions), refusals)
+
+    def wait_until_acknowledged(self) -> None:
+        """Wait for a moment at which everybody has heard of the outcome of every group that was taken."""
+        with self._acknowledged:
+            self._acknowledged.wait_for(lambda: self._acknowledged_groups >= self.groups or self.queue.closed)
 
     # --- the end ----------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from klerk.commands import Actor, Command, Context, Result, System
 from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
 from klerk.job_manager.manager import JobManager
-from klerk.job_manager.work import acting_as
+from klerk.job_manager.work import CreateJobs, acting_as
 from klerk.jobs import JobRecord
 from klerk.keyed.blob_store import BlobStore
 from klerk.keyed.blobs import Blobs
@@ -280,7 +280,13 @@ class Klerk(Submitting, Subscribable):
             ReadLockHeld, NotPure, FunctionFailed, StoreFailed, Closed: as for `Timers.fire_due`.
         """
         self._refuse_waiting(True)
-        self._scheduler.look_again()
+        while True:
+            self._scheduler.look_again()
+            # What was due has perhaps submitted something, whose end may be due at once.
+            self._submit_as(CreateJobs(()), System("clock")).result()
+            self._engine.wait_until_acknowledged()
+            if not self._scheduler.is_due:
+                break
         self.timers.fire_due()
 
     @property
@@ -322,7 +328,7 @@ class Klerk(Submitting, Subscribable):
             return
         if self._lock.held_here(True):
             raise ReadLockHeld("close was called inside `with k.read(...)`", hint="Close after the block.")
-        if self._is_own_thread():
+        if self.runs_here():
             raise NotPure(
                 "close was called by a job, a rule or a callback, for which it would wait",
                 hint="Close from a thread of your own.",
@@ -343,8 +349,8 @@ class Klerk(Submitting, Subscribable):
             self._side_writer.close()
             self._storage.close()
 
-    def _is_own_thread(self) -> bool:
-        """Return whether the caller runs in a thread that closing would wait for."""
+    def runs_here(self) -> bool:
+        """Return whether the caller runs in a thread of this Klerk's, which closing would wait for."""
         waited_for = (self.jobs, self._scheduler, self.timers)
         return self._engine.queue.is_committer() or any(each.runs_here() for each in waited_for)
 

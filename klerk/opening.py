@@ -126,11 +126,7 @@ class App(Design):
             if line is not None:
                 line.finish()
         if unsafe:
-            LOG.warning(
-                "'%s' is open for unsafe changes, which ask neither state machines nor rules",
-                self.name,
-                extra=about("opened_unsafe", app=self.name),
-            )
+            _warn_of_unsafe(self.name)
         _OPEN.add(opened)
         opened.start()
         return opened
@@ -139,6 +135,14 @@ class App(Design):
         if path is None or durability == "memory":
             return MemoryStorage()
         return RocksStorage.open(path, app=self.name, durability=durability)
+
+
+def _warn_of_unsafe(name: str) -> None:
+    LOG.warning(
+        "'%s' is open for unsafe changes, which ask neither state machines nor rules",
+        name,
+        extra=about("opened_unsafe", app=name),
+    )
 
 
 # Threads inside RocksDB at the end of the interpreter abort it, so what was left open is closed before.

@@ -65,7 +65,7 @@ class Scheduler:
         while True:
             with self._changed:
                 self._is_calling = False
-                while not self._closed and not self._is_due():
+                while not self._closed and not self.is_due:
                     # Whoever looked again goes on.
                     self._changed.notify_all()
                     self._changed.wait(self._patience_s())
@@ -79,7 +79,9 @@ class Scheduler:
                 # Whatever it is, SystemExit too: this thread works for others.
                 LOG.exception("a scheduled call failed: %r", call, extra=about("scheduled_call_failed"))
 
-    def _is_due(self) -> bool:
+    @property
+    def is_due(self) -> bool:
+        """Whether something is due by now and not called yet."""
         return bool(self._heap) and self._heap[0][0] <= self.now_us()
 
     @property
@@ -94,7 +96,7 @@ class Scheduler:
             return
         with self._changed:
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._closed or not (self._is_calling or self._is_due()))
+            self._changed.wait_for(lambda: self._closed or not (self._is_calling or self.is_due))
 
     def _patience_s(self) -> float | None:
         if not self._heap:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
 from time import monotonic
+from typing import Any
 
 import msgspec
 
@@ -24,7 +25,7 @@ from klerk.job_manager.observing import JobObserver
 from klerk.job_manager.work import CreateJobs
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
-from klerk.jobs import FINAL_STATES, JobRecord, JobRequest, JobState
+from klerk.jobs import FINAL_STATES, Job, JobRecord, JobRequest, JobState
 from klerk.log_events import about, about_job
 from klerk.scheduler import Scheduler
 from klerk.workers import Executor, LoopExecutor, ThreadExecutor
@@ -49,6 +50,9 @@ class JobManager:
         ended_jobs: completed, discarded and cancelled before, as the commit log's head has them.
         threads: for plain functions.
         workshop: makes the executors; None: Klerk's own.
+
+    Attributes:
+        declared: the jobs of the design by name.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class JobManager:
         workshop: MakeExecutor | None = None,
     ) -> None:
         self._spec = spec
+        self.declared: Mapping[str, Job[Any]] = spec.jobs
         self._host = host
         self._submit = submit
         self._scheduler = scheduler
