@@ -1,6 +1,7 @@
 """What the function of a running job receives."""
 
 from collections.abc import Iterator, Sequence
+from time import monotonic
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -30,6 +31,9 @@ class Completion(msgspec.Struct, frozen=True):
 class JobHost(Protocol):
     """What a running job needs of the open Klerk."""
 
+    @property
+    def jobs(self) -> Any: ...
+
     def handle_for_job(self, record: JobRecord, command: Command[M]) -> Result[M]: ...
     async def handle_for_coroutine(self, record: JobRecord, command: Command[M]) -> Result[M]: ...
     def read_for_job(self, record: JobRecord) -> Reader: ...
@@ -43,6 +47,7 @@ class JobRun:
         id: of the job; the same for every attempt, so it serves as an idempotency key for outside effects.
         attempt: counted from 1.
         is_over: its end is being recorded.
+        begun_s: when it was given to its worker, by `time.monotonic`.
     """
 
     def __init__(self, host: JobHost, record: JobRecord) -> None:
@@ -51,6 +56,7 @@ class JobRun:
         self._lines = list(record.log)
         self._cancelled = False
         self.is_over = False
+        self.begun_s = monotonic()
         self._readers: list[Reader] = []
         self.id = record.id
         self.attempt = record.attempt + 1
@@ -61,6 +67,12 @@ class JobRun:
     def log_lines(self) -> tuple[str, ...]:
         """What was logged so far, by earlier attempts too."""
         return tuple(self._lines)
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue that the job waited in."""
+        declared: str = self._host.jobs.declared[self.record.kind].settings.queue
+        return self.record.queue or declared
 
     @property
     def cancelled(self) -> bool:

@@ -304,8 +304,10 @@ class Klerk(Submitting, Subscribable):
 
     def statistics(self) -> Statistics:
         """Return how this is doing: numbers that are kept anyway, and the size of the store on disk."""
+        self._require_open()
+        engine, program = self._engine, self._program
         return statistics_of(
-            self._engine, self._lock, self._program.plans, self.timers, self._unmanaged, self._storage
+            self._spec.name, engine, self._lock, program.plans, self.timers, self._unmanaged, self._storage
         )
 
     def storage_bytes(self) -> int:

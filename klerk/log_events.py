@@ -2,8 +2,7 @@
 
 Every record has the attribute ``event``, one of the names below, which stay as they are from version to
 version; the texts may change. A formatter that writes JSON shows it together with the fields named here.
-Those of a job are ``job_id``, ``kind``, ``queue``, ``attempt`` (counted from 1), and ``duration_s`` where the
-attempt was measured, because something watches jobs.
+Those of a job are ``job_id``, ``kind``, ``queue`` and ``attempt`` (counted from 1); if it ran, ``duration_s``.
 """
 
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ __all__ = ["EVENTS", "about", "about_job"]
 
 EVENTS: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "attempt_ended": "An attempt ended, when a JobLog watches. Fields: of the job; state, error.",
         "attempt_failed": "A job failed and is tried again. Fields: of the job; state, error.",
         "attempt_unrecorded": "What became of a job could not be stored. Fields: of the job.",
         "callback_failed": "A done callback of a submitted command raised.",

@@ -18,6 +18,7 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     """How an opened app is doing; all counts are since it was opened.
 
     Parameters:
+        app: its name.
         groups: commit groups that were processed.
         committed: transactions that were processed and changed something; those of jobs and timers, too.
         refused: transactions that were refused or failed.
@@ -34,6 +35,7 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
         storage_bytes: the size of the store on disk.
     """
 
+    app: str
     groups: int
     committed: int
     refused: int
@@ -51,6 +53,7 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def statistics_of(
+    app: str,
     engine: Engine,
     lock: ReadWriteLock,
     plans: Iterable[ClassPlan],
@@ -61,6 +64,7 @@ def statistics_of(
     """Return the numbers that the parts of an opened app keep. No lock is taken: each is of a moment of its
     own."""
     return Statistics(
+        app=app,
         groups=engine.groups,
         committed=engine.committed,
         refused=engine.refused,

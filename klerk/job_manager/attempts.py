@@ -1,6 +1,7 @@
 """Attempts at jobs: calls their functions and records what became of them."""
 
 import logging
+from time import monotonic
 from typing import Any, Protocol
 
 from klerk._waiting import Submission
@@ -164,8 +165,8 @@ class Attempts:
 
     def _about(self, event: str, run: JobRun, **fields: object) -> dict[str, object]:
         """Return the fields of a log record about an attempt."""
-        queue = self._jobs[run.record.kind].settings.queue
-        return about_job(event, run.record, queue, **fields)
+        duration_s = monotonic() - run.begun_s
+        return about_job(event, run.record, run.queue, duration_s=duration_s, **fields)
 
 
 def attempts_max(job: Job[Any], record: JobRecord) -> int:

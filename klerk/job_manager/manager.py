@@ -53,6 +53,7 @@ class JobManager:
 
     Attributes:
         declared: the jobs of the design by name.
+        now_us: gives the time, in microseconds since 1970 UTC.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class JobManager:
     ) -> None:
         self._spec = spec
         self.declared: Mapping[str, Job[Any]] = spec.jobs
+        self.now_us = scheduler.now_us
         self._host = host
         self._submit = submit
         self._scheduler = scheduler

@@ -135,14 +135,16 @@ class _Draining:
 
     def run_ready(self) -> None:
         """Run what is ready by the clock now, and what that makes ready."""
-        self._k.look_again()
-        while (attempt := self._bench.run_next()) is not None:
-            self._attempts.append(attempt)
-            if self._raises and attempt.has_failed and attempt.error is not None:
-                raise attempt.error
-            if len(self._attempts) > self._jobs_max:
-                raise endless(self._jobs_max)
+        made = -1
+        while len(self._attempts) != made:
+            made = len(self._attempts)
             self._k.look_again()
+            while (attempt := self._bench.run_next()) is not None:
+                self._attempts.append(attempt)
+                if self._raises and attempt.has_failed and attempt.error is not None:
+                    raise attempt.error
+                if len(self._attempts) > self._jobs_max:
+                    raise endless(self._jobs_max)
 
     def walk(self, clock: VirtualClock, until: datetime | None) -> None:
         """Set the clock to each moment at which something comes due; without an end, as long as any does."""
