@@ -341,5 +341,11 @@ class Design:
 
 def _closure(function: Any) -> dict[str, Any]:
     """Return the names that a function sees from the function around it."""
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    return {name: cell.cell_contents for name, cell in cells}
+    found = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:
+            # It gets its value later, as `k` does in a test that declares a job before it opens the app.
+            continue
+    return found

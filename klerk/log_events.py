@@ -2,7 +2,7 @@
 
 Every record has the attribute ``event``, one of the names below, which stay as they are from version to
 version; the texts may change. A formatter that writes JSON shows it together with the fields named here.
-Those of a job are ``job_id``, ``kind``, ``queue`` and ``attempt`` (counted from 1); if it ran, ``duration_s``.
+Those of a job are ``job_id``, ``kind``, ``queue``, ``attempt`` (from 1), and ``duration_s`` if it was run.
 """
 
 from collections.abc import Mapping
