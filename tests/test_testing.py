@@ -512,7 +512,7 @@ def test_time_passes_for_timers_jobs_and_commands_at_once(office: Office) -> Non
         drain(k)
         assert sorted(office.ran, key=str) == [("Ada", "none"), "later"]
         with k.read(TESTER) as r:
-            assert r.get(ada).meta.entered == START + timedelta(days=7)
+            assert r.get(ada).meta.entered_at == START + timedelta(days=7)
 
 
 def test_draining_for_some_time_goes_from_moment_to_moment(office: Office) -> None:
