@@ -8,8 +8,9 @@ from klerk._waiting import Submission
 from klerk.app import Spec
 from klerk.commands import System
 from klerk.errors import StoreFailed
+from klerk.job_manager.completions import Completions
 from klerk.job_manager.observing import Observers
-from klerk.job_manager.verdicts import Verdict, of_error, of_return, text_of
+from klerk.job_manager.verdicts import COMPLETED, Verdict, of_error, of_return, text_of
 from klerk.job_manager.work import RecordJob, by_manager
 from klerk.job_run import JobRun
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState
@@ -42,6 +43,7 @@ class Attempts:
         self._jobs = spec.jobs
         self._submit = submit
         self._scheduler = scheduler
+        self._completions = Completions(submit)
         self.observers = Observers()
         self.is_closing = False
 
@@ -134,7 +136,7 @@ class Attempts:
     def record(
         self, run: JobRun, verdict: Verdict, error: BaseException | None = None
     ) -> Submission[Any] | None:
-        """Submit the transaction that ends an attempt; None when it cannot be submitted."""
+        """Record the end of an attempt; return the submission of a transaction of its own, if it has one."""
         now_us = self._scheduler.now_us()
         run_at_us = 0 if verdict.delay is None else now_us + verdict.delay // verdict.delay.resolution
         run.is_over = True
@@ -146,7 +148,11 @@ class Attempts:
                 run_at_us=run_at_us,
                 ended_us=now_us if verdict.state in FINAL_STATES else 0,
             )
-            submission = self._submit(RecordJob(record, verdict.commands), by_manager(record))
+            submission = None
+            if verdict is COMPLETED and not record.log:
+                self._completions.add(record)
+            else:
+                submission = self._submit(RecordJob(record, verdict.commands), by_manager(record))
         except Exception as refusal:
             # It is still available in the store, and runs again after the next start.
             LOG.error(
