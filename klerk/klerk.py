@@ -23,6 +23,7 @@ from klerk.changes.subscriptions import Subscribable
 from klerk.commands import Actor, Command, Context, Result, System
 from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
+from klerk.job_manager.crew import Workers
 from klerk.job_manager.manager import JobManager
 from klerk.job_manager.work import acting_as
 from klerk.jobs import JobRecord
@@ -36,6 +37,7 @@ from klerk.reading.reader import Reader
 from klerk.reading.snapshots import Snapshot, Snapshots
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
+from klerk.signals import Signals
 from klerk.storage import Family, Storage
 from klerk.submitting import Submitting
 from klerk.timers.timers import Timers
@@ -58,6 +60,7 @@ class Klerk(Submitting, Subscribable):
         kv: key-values.
         blobs: files of any size.
         aio: the asyncio face of this object.
+        signals: what the process is sent while it waits for that.
         unsafe: changes that ask neither state machines nor rules, when the app was opened with them.
     """
 
@@ -69,7 +72,8 @@ class Klerk(Submitting, Subscribable):
         lock: ReadWriteLock,
         *,
         clock: Callable[[], datetime],
-        job_threads: int,
+        workers: Workers,
+        close_wait: timedelta,
         queue_length_max: int,
         token_ttl: timedelta,
         unsafe: bool,
@@ -79,6 +83,7 @@ class Klerk(Submitting, Subscribable):
         self._program: Program = recovered.program
         self._clock = clock
         self._lock = lock
+        self._close_wait_s = close_wait.total_seconds()
         self._closing = threading.Lock()
         self._is_closing = self._closed = self._forked = False
         self._unmanaged = UnmanagedCalls()
@@ -111,7 +116,7 @@ class Klerk(Submitting, Subscribable):
             self._scheduler,
             records=recovered.jobs,
             ended_jobs=recovered.ended_jobs,
-            threads=job_threads,
+            workers=workers,
         )
         self.timers = Timers(
             self._scheduler,
@@ -121,6 +126,7 @@ class Klerk(Submitting, Subscribable):
             submit=self._submit_in,
             refuse_waiting=self._refuse_waiting,
         )
+        self.signals = Signals(self.jobs.patience.hurry)
         self.aio = AioKlerk(self._engine.queue, self.read, self._snapshots, self._tokens, self, self._hub)
 
     def start(self) -> None:
@@ -271,6 +277,23 @@ class Klerk(Submitting, Subscribable):
         """Return the size of the store on disk, in bytes."""
         return self._storage.size_bytes()
 
+    def wait_for_signal(self, *signals: int) -> None:
+        """Wait until the process is sent a signal, so that this is a whole worker program::
+
+            with app.open("./shop.klerk") as k:
+                k.wait_for_signal()
+
+        A second signal, while closing waits for running jobs, ends that wait at once.
+
+        Parameters:
+            signals: of the module `signal`; left out, SIGTERM and SIGINT.
+
+        Raises:
+            ArgumentError: this is not the main thread, or a signal cannot be waited for.
+        """
+        self._require_open()
+        self.signals.wait(signals)
+
     def checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Copy the store, while it is in use, into a new directory that can be opened by itself."""
         self._require_open()
@@ -278,6 +301,9 @@ class Klerk(Submitting, Subscribable):
 
     def close(self) -> None:
         """Finish the commands that were taken, wait a bounded time for running jobs, and close the store.
+
+        Jobs that still run after `close_wait` of `App.open` are asked to stop, and those in processes are
+        killed when they do not. What was interrupted costs no attempt and runs again after the next start.
 
         Raises:
             ReadLockHeld: this thread holds the read lock, for which publishing those commands would wait.
@@ -299,7 +325,7 @@ class Klerk(Submitting, Subscribable):
             self._scheduler.close()
             self.timers.close()
             # Running jobs may read and handle commands until they have ended.
-            self.jobs.close(limits.CLOSE_WAIT_S)
+            self.jobs.close(self._close_wait_s)
             self._closed = True
             self._engine.close()
             self._hub.close()
@@ -307,6 +333,7 @@ class Klerk(Submitting, Subscribable):
             # Whoever still streams a blob is refused with its next chunk.
             self._side_writer.close()
             self._storage.close()
+            self.signals.give_back()
 
     def _is_own_thread(self) -> bool:
         """Return whether the caller runs in a thread that closing would wait for."""

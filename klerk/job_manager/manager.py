@@ -5,25 +5,25 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
-from time import monotonic
 
 import msgspec
 
-from klerk import limits
 from klerk.app import Spec
 from klerk.commands import System
 from klerk.errors import ArgumentError, NotFound
 from klerk.job_manager.attempts import Attempts, Submit
+from klerk.job_manager.crew import Workers, executors_of
 from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.due_jobs import DueJobs
 from klerk.job_manager.gates import Gate
+from klerk.job_manager.watchdog import Watchdog
 from klerk.job_manager.work import CreateJobs
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
 from klerk.jobs import FINAL_STATES, JobRecord, JobRequest, JobState
 from klerk.scheduler import Scheduler
-from klerk.workers import Executor, LoopExecutor, ThreadExecutor
+from klerk.workers import Patience, stop
 
 LOG = logging.getLogger("klerk")
 
@@ -40,7 +40,10 @@ class JobManager:
         scheduler: wakes jobs that wait for a time.
         records: the jobs that the store held.
         ended_jobs: completed, discarded and cancelled before, as the commit log's head has them.
-        threads: for plain functions.
+        workers: who runs them.
+
+    Attributes:
+        patience: with which closing waits for running jobs.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class JobManager:
         *,
         records: list[JobRecord],
         ended_jobs: tuple[int, int, int],
-        threads: int,
+        workers: Workers,
     ) -> None:
         self._spec = spec
         self._host = host
@@ -78,14 +81,10 @@ class JobManager:
         self._cron = CronJobs(
             [job for job in spec.jobs.values() if job.settings.cron is not None], scheduler, submit
         )
-        self._executors: dict[Pool, Executor] = {}
-        pools = {job.pool for job in spec.jobs.values()} if threads else set()
-        if "thread" in pools:
-            self._executors["thread"] = ThreadExecutor(threads, self._take_plain, self._attempts.run_plain)
-        if "loop" in pools:
-            self._executors["loop"] = LoopExecutor(
-                limits.JOB_COROUTINES_MAX, self._take_coroutine, self._attempts.run_coroutine
-            )
+        self._tags = workers.tags
+        self._executors = executors_of(spec, workers, self._take, self._attempts)
+        self._watchdog = Watchdog(spec.jobs, self._executors, scheduler, self._runs)
+        self.patience = Patience()
         self.note([self._restored(record) for record in records])
 
     def start(self) -> None:
@@ -172,20 +171,20 @@ class JobManager:
         for executor in self._executors.values():
             executor.wake()
 
-    def _take_plain(self) -> JobRun | None:
-        return self._take("thread")
-
-    def _take_coroutine(self) -> JobRun | None:
-        return self._take("loop")
-
     def _take(self, pool: Pool) -> JobRun | None:
         """Return the next job of a pool, as it is given to its function."""
         with self._lock:
-            record = None if self._attempts.is_closing else self._dispatcher.take(pool, frozenset())
+            record = None if self._attempts.is_closing else self._dispatcher.take(pool, self._tags)
             if record is None:
                 return None
             run = self._running[record.id] = JobRun(self._host, record)
+            if record.kind in self._watchdog.watched:
+                self._watchdog.begin(run)
             return run
+
+    def _runs(self) -> tuple[JobRun, ...]:
+        with self._lock:
+            return tuple(self._running.values())
 
     # --- what users see ---------------------------------------------------------------------------
 
@@ -229,10 +228,14 @@ class JobManager:
             return tuple(record for _, record in sorted(self._live.items()))
 
     def cancel_running(self, job_id: int) -> bool:
-        """Ask a running job to stop; return whether it runs."""
+        """Ask a running job to stop; return whether it runs.
+
+        A plain function is asked when it calls its `JobRun`, a coroutine where it awaits something; a process
+        is killed some seconds later. The job ends as cancelled, unless it comes to its end all the same.
+        """
         run = self._running.get(job_id)
         if run is not None:
-            run.cancel()
+            self._watchdog.stop(run)
         return run is not None
 
     def wait_until_idle(self, timeout: float | None = None) -> bool:
@@ -252,12 +255,26 @@ class JobManager:
         return self._tally[JobState.AVAILABLE] == 0
 
     def close(self, wait_s: float) -> None:
-        """Start no more jobs and wait for those that run; the others run after the next start."""
+        """Start no more jobs and wait for those that run, then ask them to stop, then force them.
+
+        A job that was interrupted runs again after the next start, and so does one that cannot be.
+
+        Parameters:
+            wait_s: seconds until running jobs are asked to stop.
+        """
         self.begin_closing()
-        deadline = monotonic() + wait_s
-        for executor in self._executors.values():
-            if not executor.stop(max(0.0, deadline - monotonic())):
-                LOG.warning("jobs were still running after %s s; they run again after the next start", wait_s)
+        for run in stop(list(self._executors.values()), wait_s, self.patience, self._begin_interrupting):
+            LOG.warning(
+                "job %d (%s) is left running at the end, %g s and more after it was to stop; it runs again "
+                "after the next start",
+                run.id,
+                run.record.kind,
+                wait_s,
+            )
+        self._begin_interrupting()
+
+    def _begin_interrupting(self) -> None:
+        self._attempts.is_interrupting = True
 
     def runs_here(self) -> bool:
         """Return whether the caller runs in a thread of the job manager's, which closing would wait for."""
