@@ -230,6 +230,7 @@ class AioJobs:
         self.get = jobs.get
         self.live = jobs.live
         self.cancel_running = jobs.cancel_running
+        self.unstoppable = jobs.unstoppable
 
     async def schedule(self, *requests: JobRequest, at: datetime | None = None) -> tuple[JobRecord, ...]:
         """See `JobManager.schedule`."""

@@ -44,6 +44,7 @@ class JobRun:
         attempt: counted from 1.
         is_over: its end is being recorded.
         stopped_by: why it was asked to stop; None: it was not.
+        goes_on: it was asked to stop some time ago, nothing can force it, and it has not stopped.
         started_us, seen_us: when it began, and gave its last sign; kept of jobs that are watched.
     """
 
@@ -52,7 +53,7 @@ class JobRun:
         self.record = record
         self._lines = list(record.log)
         self.stopped_by: JobError | None = None
-        self.is_over = False
+        self.is_over = self.goes_on = False
         self._now_us: Callable[[], int] | None = None
         self.started_us = self.seen_us = 0
         self._readers: list[Reader] = []

@@ -51,13 +51,14 @@ class Signals:
                 "signals can only be waited for in the main thread",
                 hint="Python hands signals to that thread alone.",
             )
-        self._came = came
         for number in signals or TO_STOP:
             try:
                 before = signal.signal(number, self._handle)
             except (OSError, ValueError, TypeError) as error:
+                self.give_back()
                 raise ArgumentError(f"the signal {number!r} cannot be waited for: {error}") from error
             self._before.setdefault(number, before)
+        self._came = came
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         came, self._came = self._came, None

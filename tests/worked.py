@@ -221,9 +221,9 @@ def hold(job: JobRun, directory: str, text: str, how: str) -> None:
     try:
         while "end" not in notes(directory):
             time.sleep(0.01)
-            if how == "beats":
+            if how == "beats" or (how == "late" and how in notes(directory)):
                 job.heartbeat()
-            elif how != "stuck":
+            elif how not in ("stuck", "late"):
                 job.check_cancelled()
     finally:
         if how == "cleans up":
@@ -244,6 +244,8 @@ def hold_thread(job: JobRun, directory: str, text: str, how: str) -> None:
 
 async def hold_soon(job: JobRun, directory: str, text: str, how: str) -> None:
     note(directory, f"{text} begins")
+    if how == "blocks":
+        wait_for(directory, "end")
     try:
         while "end" not in notes(directory):
             try:
@@ -253,8 +255,6 @@ async def hold_soon(job: JobRun, directory: str, text: str, how: str) -> None:
                     raise
             if how == "beats":
                 job.heartbeat()
-            if how == "blocks":
-                wait_for(directory, "end")
     finally:
         if how == "cleans up":
             await asyncio.sleep(0)
@@ -298,6 +298,21 @@ def dead_thread(job: JobRun, directory: str, text: str, how: str) -> None:
 @app.job(max_attempts=1, heartbeat=LIMIT)
 async def dead_loop(job: JobRun, directory: str, text: str, how: str) -> None:
     await hold_soon(job, directory, text, how)
+
+
+@app.job()
+def break_when_cancelled(job: JobRun, directory: str) -> None:
+    note(directory, "begins")
+    while not job.cancelled:
+        time.sleep(0.01)
+    raise ZeroDivisionError
+
+
+@app.job(max_attempts=1)
+def fail_at_the_end(job: JobRun, directory: str) -> None:
+    note(directory, "begins")
+    wait_for(directory, "end")
+    raise ZeroDivisionError
 
 
 @app.job(executor="process", tags={"gpu"})

@@ -238,6 +238,10 @@ class JobManager:
             self._watchdog.stop(run)
         return run is not None
 
+    def unstoppable(self) -> tuple[int, ...]:
+        """Return the ids of running jobs that were asked to stop some seconds ago, and go on."""
+        return self._watchdog.unstoppable()
+
     def wait_until_idle(self, timeout: float | None = None) -> bool:
         """Wait until no job is available, executing or waiting for its rate; those for later do not count.
 

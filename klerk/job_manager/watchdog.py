@@ -30,7 +30,6 @@ class Watchdog:
 
     Attributes:
         watched: the options of the kinds that have a limit, by kind.
-        unstoppable: the ids of running jobs that were asked to stop and do not.
     """
 
     def __init__(
@@ -51,7 +50,6 @@ class Watchdog:
         self._running = running
         self._lock = threading.Lock()
         self._alarm_us = 0
-        self.unstoppable: set[int] = set()
 
     def begin(self, run: JobRun) -> None:
         """Watch a job, of a kind that has a limit, that is about to run."""
@@ -109,7 +107,7 @@ class Watchdog:
     def _insist(self, run: JobRun) -> None:
         if run.is_over or self._executor(run).kill(run) or run not in self._running():
             return
-        self.unstoppable.add(run.id)
+        run.goes_on = True
         LOG.warning(
             "job %d (%s) goes on %g s after it was asked to stop (%s); it keeps its worker until it ends",
             run.id,
@@ -117,6 +115,10 @@ class Watchdog:
             limits.JOB_STOP_GRACE_S,
             run.stopped_by,
         )
+
+    def unstoppable(self) -> tuple[int, ...]:
+        """Return the ids of running jobs that were asked to stop some time ago and go on."""
+        return tuple(run.id for run in self._running() if run.goes_on)
 
     def _executor(self, run: JobRun) -> Executor[JobRun]:
         return self._executors[self._jobs[run.record.kind].pool]
