@@ -21,6 +21,7 @@ from klerk.keyed.blobs import Blobs
 from klerk.keyed.keyvalue import AioKeyValues, KeyValues
 from klerk.reading.reader import Reader
 from klerk.reading.snapshots import OpeningSnapshot, Snapshots
+from klerk.signals import Signals
 from klerk.statistics import Statistics
 from klerk.submitting import Commands, one, several
 from klerk.timers.timers import Timers
@@ -41,6 +42,7 @@ class Blocking(Protocol):
     unsafe: Unsafe
     kv: KeyValues
     blobs: Blobs
+    signals: Signals
 
     def token(self, *models: Model) -> Token: ...
     def parse_token(self, text: str) -> Token: ...
@@ -219,6 +221,10 @@ class AioKlerk(AioSubscribable):
         """See `Klerk.storage_bytes`."""
         return await asyncio.to_thread(self._blocking.storage_bytes)
 
+    async def wait_for_signal(self, *signals: int) -> None:
+        """See `Klerk.wait_for_signal`; for a task of the main thread's event loop."""
+        await self._blocking.signals.wait_soon(signals)
+
     async def checkpoint(self, path: str | os.PathLike[str]) -> None:
         """See `Klerk.checkpoint`."""
         await asyncio.to_thread(self._blocking.checkpoint, path)
@@ -245,6 +251,7 @@ class AioJobs:
         self.cancel_running = jobs.cancel_running
         self.observe = jobs.observe
         self.declared = jobs.declared
+        self.unstoppable = jobs.unstoppable
 
     async def schedule(self, *requests: JobRequest, at: datetime | None = None) -> tuple[JobRecord, ...]:
         """See `JobManager.schedule`."""

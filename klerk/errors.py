@@ -326,6 +326,20 @@ class JobCancelled(JobError):
     code = "job_cancelled"
 
 
+class JobTimeout(JobError, TimeoutError):
+    """An attempt took longer than its job's timeout, or gave no sign for longer than its heartbeat."""
+
+    code = "job_timeout"
+
+    __str__ = KlerkError.__str__
+
+
+class JobCrashed(JobError):
+    """The worker process that ran the job died: it was killed, ran out of memory, or ended itself."""
+
+    code = "job_crashed"
+
+
 def _in_english(key: str, default: str, values: Mapping[str, Any]) -> str:
     return default
 

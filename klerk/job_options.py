@@ -113,8 +113,10 @@ class JobOptions(TypedDict, total=False):
         missed: what becomes of times that passed while nothing was open: ``"skip"``, ``"once"`` (one job for
             all of them), or ``"all"`` (one for each).
         executor: where it runs; left out, coroutine functions run on the loop and others as their queue says.
-        timeout: an attempt that takes longer has failed. In a process it is killed; elsewhere it is asked to
-            stop, which it does at its next call of a `JobRun` method, or await.
+        timeout: an attempt that takes longer has failed with `JobTimeout`. In a process it is killed. A
+            coroutine is interrupted where it awaits something. A plain function in a thread cannot be
+            interrupted: it ends at its next call of `JobRun.track`, `handle`, `read`, `heartbeat` or
+            `check_cancelled`, and one that calls none of them keeps its thread, which is logged.
         heartbeat: an attempt that gives no sign for so long (`JobRun.heartbeat`, or another call) has failed.
         tags: what a worker must have, to be given the job.
         keep_result: how long the value that the function returns is kept.

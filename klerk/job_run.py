@@ -1,6 +1,6 @@
 """What the function of a running job receives."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 
@@ -8,7 +8,7 @@ import msgspec
 
 from klerk import limits
 from klerk.commands import Command, Result
-from klerk.errors import JobCancelled
+from klerk.errors import JobCancelled, JobError
 from klerk.jobs import JobRecord, JobState
 from klerk.reading.reader import Reader
 from klerk.values import Model
@@ -48,15 +48,20 @@ class JobRun:
         attempt: counted from 1.
         is_over: its end is being recorded.
         begun_s: when it was given to its worker, by `time.monotonic`.
+        stopped_by: why it was asked to stop; None: it was not.
+        goes_on: it was asked to stop some time ago, nothing can force it, and it has not stopped.
+        started_us, seen_us: when it began, and gave its last sign; kept of jobs that are watched.
     """
 
     def __init__(self, host: JobHost, record: JobRecord) -> None:
         self._host = host
         self.record = record
         self._lines = list(record.log)
-        self._cancelled = False
-        self.is_over = False
+        self.stopped_by: JobError | None = None
+        self.is_over = self.goes_on = False
         self.begun_s = monotonic()
+        self._now_us: Callable[[], int] | None = None
+        self.started_us = self.seen_us = 0
         self._readers: list[Reader] = []
         self.id = record.id
         self.attempt = record.attempt + 1
@@ -77,28 +82,52 @@ class JobRun:
     @property
     def cancelled(self) -> bool:
         """Whether the job was asked to stop."""
-        return self._cancelled
+        return self.stopped_by is not None
 
-    def cancel(self) -> None:
-        """Ask the job to stop: its next call of `track`, `handle` or `check_cancelled` raises."""
-        self._cancelled = True
+    def cancel(self, error: JobError | None = None) -> None:
+        """Ask the job to stop: its next call of `track`, `handle`, `read`, `heartbeat` or `check_cancelled`
+        raises. The first to ask says why.
+
+        Parameters:
+            error: what is raised; left out, `JobCancelled`.
+        """
+        if self.stopped_by is None:
+            self.stopped_by = error or JobCancelled(f"job {self.record.kind} {self.id} was asked to stop")
 
     def check_cancelled(self) -> None:
-        """Raise `JobCancelled` when the job was asked to stop."""
-        if self._cancelled:
-            raise JobCancelled(f"job {self.record.kind} {self.id} was asked to stop")
+        """Give a sign, and raise `JobCancelled` or `JobTimeout` when the job was asked to stop."""
+        self.gave_sign()
+        if self.stopped_by is not None:
+            raise self.stopped_by
+
+    def heartbeat(self) -> None:
+        """Say that the job is alive, as every other call does; raises when the job is to stop."""
+        self.check_cancelled()
+
+    def watch(self, now_us: Callable[[], int]) -> None:
+        """Keep the time of the job's beginning and of its signs from now on."""
+        self._now_us = now_us
+        self.started_us = self.seen_us = now_us()
+
+    def gave_sign(self) -> None:
+        """Note that the job is alive."""
+        if self._now_us is not None:
+            self.seen_us = self._now_us()
 
     def complete_with(self, *commands: Command[Any]) -> Completion:
         """Return, for the function to return, that the job ends with commands: they and its completion are
         one transaction. When a command is refused, the attempt has failed."""
         return Completion(commands)
 
-    def ended(self, *, state: JobState, attempt: int, error: str, run_at_us: int, ended_us: int) -> JobRecord:
+    def ended(
+        self, *, state: JobState, attempt: int, crashes: int, error: str, run_at_us: int, ended_us: int
+    ) -> JobRecord:
         """Return the record of the job after this attempt."""
         return msgspec.structs.replace(
             self.record,
             state=state,
             attempt=attempt,
+            crashes=crashes,
             error=storable(error, limits.ERROR_LENGTH_MAX),
             run_at_us=run_at_us,
             ended_us=ended_us,
@@ -109,6 +138,7 @@ class JobRun:
 
     def read(self) -> Reader:
         """Return a reader for ``with`` or ``async with``, on behalf of the job."""
+        self.check_cancelled()
         reader = self._host.read_for_job(self.record)
         self._readers.append(reader)
         return reader
@@ -132,6 +162,7 @@ class JobRun:
 
     def log(self, text: str) -> None:
         """Add a line to the job's own log, which is kept with it; the oldest lines go first."""
+        self.gave_sign()
         self._lines.append(storable(str(text), limits.JOB_LOG_LINE_LENGTH_MAX))
         del self._lines[: -limits.JOB_LOG_LINES_MAX]
 

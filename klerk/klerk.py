@@ -10,7 +10,6 @@ from typing import Any, Self, TypeVar, Unpack
 
 from klerk import limits
 from klerk._core import Group, InternalWork
-from klerk._dispatch import moment_at
 from klerk._waiting import ReadWriteLock, Submission
 from klerk.aio import AioKlerk
 from klerk.app import Spec
@@ -24,21 +23,22 @@ from klerk.changes.subscriptions import Subscribable
 from klerk.commands import Actor, Command, Context, Result, System
 from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
+from klerk.job_manager.crew import Workers
 from klerk.job_manager.manager import JobManager
-from klerk.job_manager.work import CreateJobs, acting_as
+from klerk.job_manager.work import acting_as
 from klerk.jobs import JobRecord
 from klerk.keyed.blob_store import BlobStore
 from klerk.keyed.blobs import Blobs
 from klerk.keyed.expiring import Shelf
 from klerk.keyed.keyvalue import KeyValues
 from klerk.keyed.writer import SideWriter
-from klerk.observing import Push, PushSoon, Telemetry, Workshop
+from klerk.observing import Telemetry, Workshop, pushes
 from klerk.processing import Program
 from klerk.reading.reader import Reader
 from klerk.reading.snapshots import Snapshot, Snapshots
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
-from klerk.statistics import Statistics, statistics_of
+from klerk.signals import Signals
 from klerk.storage import Family, Storage
 from klerk.submitting import Submitting
 from klerk.timers.timers import Timers
@@ -46,11 +46,12 @@ from klerk.tokens.uses import TokenUses
 from klerk.unmanaged import UnmanagedCalls
 from klerk.unsafe import Unsafe, UnsafeWork
 from klerk.values import Model, Ref
+from klerk.watched import Watched
 
 M = TypeVar("M", bound=Model)
 
 
-class Klerk(Submitting, Subscribable):
+class Klerk(Submitting, Subscribable, Watched):
     """An opened app. Made by `App.open`; close it, or use it with ``with``.
 
     Every method can be called from any thread. `aio` offers the same to asyncio.
@@ -61,6 +62,7 @@ class Klerk(Submitting, Subscribable):
         kv: key-values.
         blobs: files of any size.
         aio: the asyncio face of this object.
+        signals: what the process is sent while it waits for that.
         unsafe: changes that ask neither state machines nor rules, when the app was opened with them.
     """
 
@@ -72,7 +74,8 @@ class Klerk(Submitting, Subscribable):
         lock: ReadWriteLock,
         *,
         clock: Callable[[], datetime],
-        job_threads: int,
+        workers: Workers,
+        close_wait: timedelta,
         queue_length_max: int,
         token_ttl: timedelta,
         unsafe: bool,
@@ -84,6 +87,7 @@ class Klerk(Submitting, Subscribable):
         self._program: Program = recovered.program
         self._clock = clock
         self._lock = lock
+        self._close_wait_s = close_wait.total_seconds()
         self._closing = threading.Lock()
         self._is_closing = self._closed = self._forked = False
         self._unmanaged = UnmanagedCalls()
@@ -103,11 +107,7 @@ class Klerk(Submitting, Subscribable):
         self._engine = Engine(
             storage, recovered, self._lock, queue_length_max=queue_length_max, published=self._published
         )
-        self._push: Push = self._engine.queue.push
-        push_soon: PushSoon = self._engine.queue.push_soon
-        for around in (telemetry, workshop):
-            if around is not None:
-                self._push, push_soon = around.pushing(self._push), around.pushing_soon(push_soon)
+        self._push, push_soon = pushes(self._engine.queue, telemetry, workshop)
         self._audit = self._sight.commit_log = Audit(spec, self._program, recovered.history, storage)
         self._eraser = Eraser(
             storage, recovered.history, self._program.table, self._engine.checkpointer.write
@@ -120,8 +120,7 @@ class Klerk(Submitting, Subscribable):
             self._scheduler,
             records=recovered.jobs,
             ended_jobs=recovered.ended_jobs,
-            threads=job_threads,
-            workshop=None if workshop is None else workshop.executor,
+            workers=workers,
         )
         if telemetry is not None:
             self.jobs.observe(telemetry)
@@ -133,6 +132,7 @@ class Klerk(Submitting, Subscribable):
             submit=self._submit_in,
             refuse_waiting=self._refuse_waiting,
         )
+        self.signals = Signals(self.jobs.patience.hurry)
         self.aio = AioKlerk(push_soon, self.read, self._snapshots, self._tokens, self, self._hub)
 
     def start(self) -> None:
@@ -272,29 +272,6 @@ class Klerk(Submitting, Subscribable):
             self._unmanaged.add(group.unmanaged)
         self._hub.note(group)
 
-    def look_again(self) -> None:
-        """Notice at once that the clock was set, for clocks of tests, which jump: return once everything that
-        is due by it was begun, and all timers that are due have fired.
-
-        Raises:
-            ReadLockHeld, NotPure, FunctionFailed, StoreFailed, Closed: as for `Timers.fire_due`.
-        """
-        self._refuse_waiting(True)
-        while True:
-            self._scheduler.look_again()
-            # What was due has perhaps submitted something, whose end may be due at once.
-            self._submit_as(CreateJobs(()), System("clock")).result()
-            self._engine.wait_until_acknowledged()
-            if not self._scheduler.is_due:
-                break
-        self.timers.fire_due()
-
-    @property
-    def next_due(self) -> datetime | None:
-        """When the next of all that waits for a time is due, in UTC: a job, a timer, or work of Klerk's."""
-        moments = [self._scheduler.next_us, self.timers.next_us]
-        return min((moment_at(each) for each in moments if each is not None), default=None)
-
     # --- the store --------------------------------------------------------------------------------
 
     @property
@@ -302,17 +279,26 @@ class Klerk(Submitting, Subscribable):
         """The place of the newest processed transaction in the total order."""
         return self._program.processor.sequence
 
-    def statistics(self) -> Statistics:
-        """Return how this is doing: numbers that are kept anyway, and the size of the store on disk."""
-        self._require_open()
-        engine, program = self._engine, self._program
-        return statistics_of(
-            self._spec.name, engine, self._lock, program.plans, self.timers, self._unmanaged, self._storage
-        )
-
     def storage_bytes(self) -> int:
         """Return the size of the store on disk, in bytes."""
         return self._storage.size_bytes()
+
+    def wait_for_signal(self, *signals: int) -> None:
+        """Wait until the process is sent a signal, so that this is a whole worker program::
+
+            with app.open("./shop.klerk") as k:
+                k.wait_for_signal()
+
+        A second signal, while closing waits for running jobs, ends that wait at once.
+
+        Parameters:
+            signals: of the module `signal`; left out, SIGTERM and SIGINT.
+
+        Raises:
+            ArgumentError: this is not the main thread, or a signal cannot be waited for.
+        """
+        self._require_open()
+        self.signals.wait(signals)
 
     def checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Copy the store, while it is in use, into a new directory that can be opened by itself."""
@@ -321,6 +307,9 @@ class Klerk(Submitting, Subscribable):
 
     def close(self) -> None:
         """Finish the commands that were taken, wait a bounded time for running jobs, and close the store.
+
+        Jobs that still run after `close_wait` of `App.open` are asked to stop, and those in processes are
+        killed when they do not. What was interrupted costs no attempt and runs again after the next start.
 
         Raises:
             ReadLockHeld: this thread holds the read lock, for which publishing those commands would wait.
@@ -342,7 +331,7 @@ class Klerk(Submitting, Subscribable):
             self._scheduler.close()
             self.timers.close()
             # Running jobs may read and handle commands until they have ended.
-            self.jobs.close(limits.CLOSE_WAIT_S)
+            self.jobs.close(self._close_wait_s)
             self._closed = True
             self._engine.close()
             self._hub.close()
@@ -350,6 +339,7 @@ class Klerk(Submitting, Subscribable):
             # Whoever still streams a blob is refused with its next chunk.
             self._side_writer.close()
             self._storage.close()
+            self.signals.give_back()
 
     def runs_here(self) -> bool:
         """Return whether the caller runs in a thread of this Klerk's, which closing would wait for."""

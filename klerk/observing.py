@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from klerk._waiting import Submission
+from klerk._waiting import CommandQueue, Submission
 from klerk.job_manager.attempts import Attempts
 from klerk.job_manager.observing import JobObserver
 from klerk.job_options import Pool
@@ -11,7 +11,7 @@ from klerk.job_run import JobRun
 from klerk.submitting import Push
 from klerk.workers import Executor
 
-__all__ = ["Push", "PushSoon", "Pushing", "Telemetry", "Workshop"]
+__all__ = ["Push", "PushSoon", "Pushing", "Telemetry", "Workshop", "pushes"]
 
 PushSoon = Callable[[Submission[Any]], Awaitable[None] | None]
 """Puts a submission into the queue, or returns what to await until there is room; see `Klerk.aio`."""
@@ -27,6 +27,16 @@ class Pushing(Protocol):
         """Return the same for asyncio."""
 
 
+def pushes(queue: CommandQueue, *around: Pushing | None) -> tuple[Push, PushSoon]:
+    """Return what puts submissions into a queue, for threads and for asyncio, the last one outermost."""
+    push: Push = queue.push
+    push_soon: PushSoon = queue.push_soon
+    for each in around:
+        if each is not None:
+            push, push_soon = each.pushing(push), each.pushing_soon(push_soon)
+    return push, push_soon
+
+
 class Telemetry(Pushing, JobObserver, Protocol):
     """What `App.open` takes as `telemetry`: it sees every submission and every attempt at a job."""
 
@@ -35,7 +45,7 @@ class Workshop(Pushing, Protocol):
     """What `App.open` takes as `workshop`: it makes what runs jobs, in place of Klerk's own threads, event
     loop and processes. `klerk.testing` has one that runs them in the thread of the test."""
 
-    def executor(self, pool: Pool, take: Callable[[], JobRun | None], attempts: Attempts) -> Executor:
+    def executor(self, pool: Pool, take: Callable[[], JobRun | None], attempts: Attempts) -> Executor[JobRun]:
         """Return what runs the jobs of a pool.
 
         Parameters:

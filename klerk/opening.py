@@ -5,25 +5,28 @@ import logging
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from klerk import limits
 from klerk._waiting import ReadWriteLock
-from klerk.app import Design
+from klerk.app import Design, Spec
 from klerk.clocks import checked_clock
 from klerk.codec import read_catalog
 from klerk.errors import ConfigError
+from klerk.job_manager.crew import Workers
+from klerk.job_manager.process_runs import check_importable
 from klerk.klerk import Klerk
 from klerk.log_events import about
 from klerk.migration.schema import extended
 from klerk.observing import Telemetry, Workshop
 from klerk.places import here
 from klerk.processing import Program, utc_now
-from klerk.recovery import ProgressLine, quiet, recover
+from klerk.recovery import ProgressLine, Recovered, quiet, recover
 from klerk.storage import MemoryStorage, RocksStorage, Storage
 from klerk.storage.forks import leave_without_destructors
+from klerk.workers.child import is_preparing
 
 LOG = logging.getLogger("klerk")
 
@@ -31,7 +34,7 @@ Durability = Literal["sync", "process", "memory"]
 
 
 def _check_options(
-    path: Any, durability: str, job_threads: int, queue_length_max: int, token_ttl: Any
+    path: Any, durability: str, workers: Workers, close_wait: Any, queue_length_max: int, token_ttl: Any
 ) -> None:
     """Refuse options of `App.open` that cannot be meant.
 
@@ -45,14 +48,59 @@ def _check_options(
         problem = "with durability 'memory' nothing is stored, so there can be no path"
     elif not 1 <= queue_length_max <= limits.TRANSACTION_COMMANDS_MAX:
         problem = f"queue_length_max must be 1 to {limits.TRANSACTION_COMMANDS_MAX}, is {queue_length_max}"
-    elif not 0 <= job_threads <= limits.JOB_THREADS_MAX:
-        problem = f"job_threads must be 0 to {limits.JOB_THREADS_MAX}, is {job_threads}"
+    elif not 0 <= workers.threads <= limits.JOB_THREADS_MAX:
+        problem = f"job_threads must be 0 to {limits.JOB_THREADS_MAX}, is {workers.threads}"
+    elif not 0 <= workers.processes <= limits.JOB_PROCESSES_MAX:
+        problem = f"job_processes must be 0 to {limits.JOB_PROCESSES_MAX}, is {workers.processes}"
+    elif not isinstance(close_wait, timedelta) or not timedelta(0) <= close_wait <= timedelta(
+        seconds=limits.CLOSE_WAIT_S_MAX
+    ):
+        longest = timedelta(seconds=limits.CLOSE_WAIT_S_MAX)
+        problem = f"close_wait must be a timedelta of 0 to {longest}, is {close_wait!r}"
     elif not isinstance(token_ttl, timedelta) or not timedelta(0) < token_ttl <= timedelta(
         days=limits.TOKEN_DAYS_MAX
     ):
         problem = f"token_ttl must be over 0 and up to {limits.TOKEN_DAYS_MAX} days, is {token_ttl!r}"
     if problem:
         raise ConfigError("K017", f"{problem}.", where=str(here()))
+
+
+def _workers(
+    threads: int, processes: int | None, tags: Collection[str], workshop: Workshop | None
+) -> Workers:
+    """Return who is to run jobs.
+
+    Raises:
+        ConfigError: K017.
+    """
+    given: object = tags
+    if (
+        isinstance(given, str)
+        or not isinstance(given, Collection)
+        or not all(isinstance(tag, str) for tag in given)
+    ):
+        raise ConfigError(
+            "K017", f"worker_tags must be texts, as in {{'gpu'}}, are {tags!r}.", where=str(here())
+        )
+    if processes is None:
+        processes = min(limits.JOB_PROCESSES, os.cpu_count() or 1)
+    make = None if workshop is None else workshop.executor
+    return Workers(threads=threads, processes=processes, tags=frozenset(tags), make=make)
+
+
+def _refuse_worker_process() -> None:
+    """Refuse to open an app while a worker process imports what it is to run.
+
+    Raises:
+        ConfigError: K076.
+    """
+    if is_preparing():
+        raise ConfigError(
+            "K076",
+            "an app was opened by importing its module in a worker process.",
+            where=str(here()),
+            hint='Open it in a function, or under `if __name__ == "__main__":`.',
+        )
 
 
 class App(Design):
@@ -69,6 +117,9 @@ class App(Design):
         durability: Durability = "sync",
         clock: Callable[[], datetime] | None = None,
         job_threads: int = limits.JOB_THREADS,
+        job_processes: int | None = None,
+        worker_tags: Collection[str] = (),
+        close_wait: timedelta = timedelta(seconds=limits.CLOSE_WAIT_S),
         queue_length_max: int = limits.QUEUE_LENGTH_MAX,
         token_ttl: timedelta = timedelta(days=limits.TOKEN_DAYS),
         unsafe: bool = False,
@@ -83,6 +134,10 @@ class App(Design):
             durability: ``"sync"`` survives a power cut, ``"process"`` a killed process, ``"memory"`` nothing.
             clock: gives the time, aware; for tests.
             job_threads: threads for plain job functions; 0 runs no jobs.
+            job_processes: processes, at most, for jobs that run in them, each started when there is a job for
+                it; None: one for each processor, up to `limits.JOB_PROCESSES`.
+            worker_tags: what all workers here have: jobs that ask for other tags wait.
+            close_wait: how long `Klerk.close` lets running jobs go on before it asks them to stop.
             queue_length_max: commands that may wait; whoever comes then waits for room.
             token_ttl: how long used tokens are known, and unused ones accepted.
             unsafe: offer `Klerk.unsafe`, which asks neither state machines nor rules.
@@ -94,25 +149,25 @@ class App(Design):
             ConfigError: the design is wrong.
             StorageError: the store cannot be used; its subclasses say why.
         """
-        self.check_system_context()
-        spec = self.freeze()
+        spec = self._complete()
         # The machine's own clock needs no check, which would cost every command a little.
         clock = utc_now if clock is None else checked_clock(clock)
         # Everything that can be wrong with the design is found before a store is touched.
         lock = ReadWriteLock()
         Program(spec, extended(read_catalog(None), spec), utc_now, lock)
-        _check_options(path, durability, job_threads, queue_length_max, token_ttl)
+        workers = _workers(job_threads, job_processes, worker_tags, workshop)
+        _check_options(path, durability, workers, close_wait, queue_length_max, token_ttl)
         storage = self._storage(path, durability)
-        line = ProgressLine() if progress or (progress is None and sys.stderr.isatty()) else None
         try:
-            recovered = recover(storage, spec, clock, lock, quiet if line is None else line)
+            recovered = _recovered(storage, spec, clock, lock, progress)
             opened = Klerk(
                 spec,
                 storage,
                 recovered,
                 lock,
                 clock=clock,
-                job_threads=job_threads,
+                workers=workers,
+                close_wait=close_wait,
                 queue_length_max=queue_length_max,
                 token_ttl=token_ttl,
                 unsafe=unsafe,
@@ -122,11 +177,15 @@ class App(Design):
         except BaseException:
             storage.close()
             raise
-        finally:
-            if line is not None:
-                line.finish()
+        return self._started(opened, unsafe)
+
+    def _started(self, opened: Klerk, unsafe: bool) -> Klerk:
         if unsafe:
-            _warn_of_unsafe(self.name)
+            LOG.warning(
+                "'%s' is open for unsafe changes, which ask neither state machines nor rules",
+                self.name,
+                extra=about("opened_unsafe", app=self.name),
+            )
         _OPEN.add(opened)
         opened.start()
         return opened
@@ -136,13 +195,33 @@ class App(Design):
             return MemoryStorage()
         return RocksStorage.open(path, app=self.name, durability=durability)
 
+    def _complete(self) -> Spec:
+        """Return the checked design, of which every job can run where it is to run.
 
-def _warn_of_unsafe(name: str) -> None:
-    LOG.warning(
-        "'%s' is open for unsafe changes, which ask neither state machines nor rules",
-        name,
-        extra=about("opened_unsafe", app=name),
-    )
+        Raises:
+            ConfigError: it is wrong, or a worker process opens it.
+        """
+        _refuse_worker_process()
+        self.check_system_context()
+        spec = self.freeze()
+        check_importable(spec.jobs.values())
+        return spec
+
+
+def _recovered(
+    storage: Storage,
+    spec: Spec,
+    clock: Callable[[], datetime],
+    lock: ReadWriteLock,
+    progress: bool | None,
+) -> Recovered:
+    """Return what a store holds; see `App.open` for `progress`."""
+    line = ProgressLine() if progress or (progress is None and sys.stderr.isatty()) else None
+    try:
+        return recover(storage, spec, clock, lock, quiet if line is None else line)
+    finally:
+        if line is not None:
+            line.finish()
 
 
 # Threads inside RocksDB at the end of the interpreter abort it, so what was left open is closed before.

@@ -98,10 +98,12 @@ def test_each_function_that_is_dropped_is_named(
     def another(a: Args[Account]) -> None: ...
 
     bank.enter.unmanaged_job(another)
-    monkeypatch.setattr("klerk.limits.UNMANAGED_QUEUE_LENGTH_MAX", 1)
+    monkeypatch.setattr("klerk.limits.UNMANAGED_QUEUE_LENGTH_MAX", 2)
     bank.block()
     with bank.app.open() as k:
-        for i in range(5):
+        k.handle(bank.enter("A0"), TESTER)
+        assert bank.reached.wait(20)
+        for i in range(1, 5):
             k.handle(bank.enter(f"A{i}"), TESTER)
         named = [record.getMessage() for record in messages(caplog, "unmanaged_dropped")]
         assert len(named) == 2

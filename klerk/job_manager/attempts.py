@@ -10,12 +10,15 @@ from klerk.commands import System
 from klerk.errors import StoreFailed
 from klerk.job_manager.completions import Completions
 from klerk.job_manager.observing import Observers
+from klerk.job_manager.process_runs import ProcessRuns
+from klerk.job_manager.stopped import meant_by, of_stopped
 from klerk.job_manager.verdicts import COMPLETED, Verdict, of_error, of_return, text_of
 from klerk.job_manager.work import RecordJob, by_manager
 from klerk.job_run import JobRun
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState
 from klerk.log_events import about_job
 from klerk.scheduler import Scheduler
+from klerk.workers import WorkerProcess
 
 LOG = logging.getLogger("klerk")
 
@@ -36,7 +39,8 @@ class Attempts:
 
     Attributes:
         observers: who watches.
-        is_closing: attempts that fail from now on were interrupted, and leave their jobs as they are.
+        is_closing: no more attempts begin.
+        is_interrupting: attempts that fail from now on were interrupted, and leave their jobs as they are.
     """
 
     def __init__(self, spec: Spec, submit: Submit, scheduler: Scheduler) -> None:
@@ -44,8 +48,9 @@ class Attempts:
         self._submit = submit
         self._scheduler = scheduler
         self._completions = Completions(submit)
+        self._process_runs = ProcessRuns(spec)
         self.observers = Observers()
-        self.is_closing = False
+        self.is_closing = self.is_interrupting = False
 
     def run_plain(self, run: JobRun) -> None:
         """Run a job in the thread that calls this; never raises."""
@@ -53,6 +58,21 @@ class Attempts:
             self.observers.started(run)
         try:
             returned = self._jobs[run.record.kind].function(run, *run.record.arguments)
+        except BaseException as error:
+            self._close_readers(run)
+            self.failed(run, error)
+        else:
+            self._close_readers(run)
+            self._returned(run, returned)
+        if self.observers.all:
+            self.observers.stopped(run)
+
+    def run_in_process(self, run: JobRun, worker: WorkerProcess) -> None:
+        """Run a job in a worker process, which the thread that calls this serves meanwhile; never raises."""
+        if self.observers.all:
+            self.observers.started(run)
+        try:
+            returned = self._process_runs.call(run, worker)
         except BaseException as error:
             self._close_readers(run)
             self.failed(run, error)
@@ -110,14 +130,17 @@ class Attempts:
 
     def failed(self, run: JobRun, error: BaseException) -> None:
         """Record a failed attempt: to be tried again, given up, or stopped on request."""
-        if self.is_closing:
+        if self.is_interrupting:
             # What was interrupted by the end of the process runs again after the next start.
             if self.observers.all:
                 self.observers.ended(run, run.record, error)
             return
         record, job = run.record, self._jobs[run.record.kind]
+        error = meant_by(run, error)
         try:
-            verdict = of_error(job, run.attempt, attempts_max(job, record), error)
+            verdict = of_stopped(job, run, error) or of_error(
+                job, run.attempt, attempts_max(job, record), error
+            )
         except Exception as fault:
             text = f"{text_of(error)}; its own retry function failed, too: {text_of(fault)}"
             verdict = Verdict(state=JobState.DISCARDED, error=text)
@@ -144,6 +167,7 @@ class Attempts:
             record = run.ended(
                 state=verdict.state,
                 attempt=run.attempt if verdict.counts else run.record.attempt,
+                crashes=run.record.crashes + verdict.is_crash,
                 error=verdict.error,
                 run_at_us=run_at_us,
                 ended_us=now_us if verdict.state in FINAL_STATES else 0,
@@ -154,6 +178,9 @@ class Attempts:
             else:
                 submission = self._submit(RecordJob(record, verdict.commands), by_manager(record))
         except Exception as refusal:
+            if self.is_interrupting:
+                # It ended after closing had given it up.
+                return None
             # It is still available in the store, and runs again after the next start.
             LOG.error(
                 "what became of job %d (%s) is not recorded: %s",

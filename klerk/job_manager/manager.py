@@ -6,36 +6,33 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
-from time import monotonic
 from typing import Any
 
 import msgspec
 
-from klerk import limits
 from klerk.app import Spec
 from klerk.codec import encode, read_job
 from klerk.commands import System
 from klerk.errors import ArgumentError, NotFound
 from klerk.job_manager.attempts import Attempts, Submit
+from klerk.job_manager.crew import Workers, executors_of
 from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.due_jobs import DueJobs
 from klerk.job_manager.gates import Gate
 from klerk.job_manager.observing import JobObserver
+from klerk.job_manager.watchdog import Watchdog
 from klerk.job_manager.work import CreateJobs
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobRequest, JobState
-from klerk.log_events import about, about_job
+from klerk.log_events import about_job
 from klerk.scheduler import Scheduler
-from klerk.workers import Executor, LoopExecutor, ThreadExecutor
+from klerk.workers import Patience, stop
 
 LOG = logging.getLogger("klerk")
 
 WAITING = (JobState.SCHEDULED, JobState.RETRYABLE)
-
-
-MakeExecutor = Callable[[Pool, Callable[[], JobRun | None], Attempts], Executor]
 
 
 class JobManager:
@@ -48,10 +45,10 @@ class JobManager:
         scheduler: wakes jobs that wait for a time.
         records: the jobs that the store held.
         ended_jobs: completed, discarded and cancelled before, as the commit log's head has them.
-        threads: for plain functions.
-        workshop: makes the executors; None: Klerk's own.
+        workers: who runs them.
 
     Attributes:
+        patience: with which closing waits for running jobs.
         declared: the jobs of the design by name.
         now_us: gives the time, in microseconds since 1970 UTC.
     """
@@ -65,8 +62,7 @@ class JobManager:
         *,
         records: list[JobRecord],
         ended_jobs: tuple[int, int, int],
-        threads: int,
-        workshop: MakeExecutor | None = None,
+        workers: Workers,
     ) -> None:
         self._spec = spec
         self.declared: Mapping[str, Job[Any]] = spec.jobs
@@ -94,18 +90,10 @@ class JobManager:
         self._cron = CronJobs(
             [job for job in spec.jobs.values() if job.settings.cron is not None], scheduler, submit
         )
-        self._executors: dict[Pool, Executor] = {}
-        pools = {job.pool for job in spec.jobs.values()} if threads else set()
-        if workshop is not None:
-            pools, make = set(), workshop
-            for pool in sorted({job.pool for job in spec.jobs.values()}):
-                self._executors[pool] = make(pool, partial(self._take, pool), self._attempts)
-        if "thread" in pools:
-            self._executors["thread"] = ThreadExecutor(threads, self._take_plain, self._attempts.run_plain)
-        if "loop" in pools:
-            self._executors["loop"] = LoopExecutor(
-                limits.JOB_COROUTINES_MAX, self._take_coroutine, self._attempts.run_coroutine
-            )
+        self._tags = workers.tags
+        self._executors = executors_of(spec, workers, self._take, self._attempts)
+        self._watchdog = Watchdog(spec.jobs, self._executors, scheduler, self._runs)
+        self.patience = Patience()
         self.note([self._restored(record) for record in records])
 
     def start(self) -> None:
@@ -195,20 +183,20 @@ class JobManager:
         for executor in self._executors.values():
             executor.wake()
 
-    def _take_plain(self) -> JobRun | None:
-        return self._take("thread")
-
-    def _take_coroutine(self) -> JobRun | None:
-        return self._take("loop")
-
     def _take(self, pool: Pool) -> JobRun | None:
         """Return the next job of a pool, as it is given to its function."""
         with self._lock:
-            record = None if self._attempts.is_closing else self._dispatcher.take(pool, frozenset())
+            record = None if self._attempts.is_closing else self._dispatcher.take(pool, self._tags)
             if record is None:
                 return None
             run = self._running[record.id] = JobRun(self._host, record)
+            if record.kind in self._watchdog.watched:
+                self._watchdog.begin(run)
             return run
+
+    def _runs(self) -> tuple[JobRun, ...]:
+        with self._lock:
+            return tuple(self._running.values())
 
     # --- what users see ---------------------------------------------------------------------------
 
@@ -252,10 +240,14 @@ class JobManager:
             return tuple(record for _, record in sorted(self._live.items()))
 
     def cancel_running(self, job_id: int) -> bool:
-        """Ask a running job to stop; return whether it runs."""
+        """Ask a running job to stop; return whether it runs.
+
+        A plain function is asked when it calls its `JobRun`, a coroutine where it awaits something; a process
+        is killed some seconds later. The job ends as cancelled, unless it comes to its end all the same.
+        """
         run = self._running.get(job_id)
         if run is not None:
-            run.cancel()
+            self._watchdog.stop(run)
         return run is not None
 
     def observe(self, observer: JobObserver) -> Callable[[], None]:
@@ -272,6 +264,10 @@ class JobManager:
         """Wait until the end of an attempt is durable, so many seconds at most; return whether."""
         with self._idle:
             return self._idle.wait_for(lambda: self._running.get(run.id) is not run, timeout)
+
+    def unstoppable(self) -> tuple[int, ...]:
+        """Return the ids of running jobs that were asked to stop some seconds ago, and go on."""
+        return self._watchdog.unstoppable()
 
     def wait_until_idle(self, timeout: float | None = None) -> bool:
         """Wait until no job is available, executing or waiting for its rate; those for later do not count.
@@ -290,16 +286,27 @@ class JobManager:
         return self._tally[JobState.AVAILABLE] == 0
 
     def close(self, wait_s: float) -> None:
-        """Start no more jobs and wait for those that run; the others run after the next start."""
+        """Start no more jobs and wait for those that run, then ask them to stop, then force them.
+
+        A job that was interrupted runs again after the next start, and so does one that cannot be.
+
+        Parameters:
+            wait_s: seconds until running jobs are asked to stop.
+        """
         self.begin_closing()
-        deadline = monotonic() + wait_s
-        for executor in self._executors.values():
-            if not executor.stop(max(0.0, deadline - monotonic())):
-                LOG.warning(
-                    "jobs were still running after %s s; they run again after the next start",
-                    wait_s,
-                    extra=about("jobs_left_running", waited_s=wait_s),
-                )
+        for run in stop(list(self._executors.values()), wait_s, self.patience, self._begin_interrupting):
+            LOG.warning(
+                "job %d (%s) is left running at the end, %g s and more after it was to stop; it runs again "
+                "after the next start",
+                run.id,
+                run.record.kind,
+                wait_s,
+                extra=about_job("job_left_running", run.record, run.queue, waited_s=wait_s),
+            )
+        self._begin_interrupting()
+
+    def _begin_interrupting(self) -> None:
+        self._attempts.is_interrupting = True
 
     def runs_here(self) -> bool:
         """Return whether the caller runs in a thread of the job manager's, which closing would wait for."""

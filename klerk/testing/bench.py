@@ -49,26 +49,23 @@ class Attempt(msgspec.Struct, frozen=True):
         return ended_badly and self.error is not None and not isinstance(self.error, JobOutcome)
 
 
-class CallingThread(Executor):
-    """Runs jobs one at a time, in whatever thread calls `run_next`.
+class CallingThread(Executor[JobRun]):
+    """Runs jobs one at a time in whatever thread calls `run_next`. None of them can be ended by force.
 
     Parameters:
         take: returns a job that is ready, or None.
         run: runs it.
-        stopped: called when there is nothing more to run.
+        ended: called when there is nothing more to run.
     """
 
     def __init__(
-        self,
-        take: Callable[[], JobRun | None],
-        run: Callable[[JobRun], None],
-        stopped: Callable[[], None],
+        self, take: Callable[[], JobRun | None], run: Callable[[JobRun], None], ended: Callable[[], None]
     ) -> None:
+        super().__init__(1)
         self._take = take
         self._run = run
-        self._stopped = stopped
-        self._running: dict[int, int] = {}
-        self._changed = threading.Condition()
+        self._ended = ended
+        self._running: dict[JobRun, int] = {}
         self._stopping = False
 
     def start(self) -> None:
@@ -77,36 +74,53 @@ class CallingThread(Executor):
     def wake(self) -> None:
         """Whoever calls `run_next` finds what became ready."""
 
+    def resize(self, count: int) -> None:
+        """See `Executor.resize`: with 0, nothing runs."""
+        self.count = count
+
     def run_next(self) -> JobRun | None:
         """Run the next job, and return it; None when none is ready."""
-        run = None if self._stopping else self._take()
+        run = None if self._stopping or not self.count else self._take()
         if run is None:
             return None
-        thread = threading.get_ident()
-        with self._changed:
-            self._running[thread] = self._running.get(thread, 0) + 1
+        self._running[run] = threading.get_ident()
         try:
             self._run(run)
         finally:
-            with self._changed:
-                self._running[thread] -= 1
-                if not self._running[thread]:
-                    del self._running[thread]
-                self._changed.notify_all()
+            del self._running[run]
+            if self._stopping:
+                self.when_ended()
         return run
+
+    def running(self) -> tuple[JobRun, ...]:
+        """See `Executor.running`."""
+        return tuple(self._running.copy())
+
+    def is_idle(self) -> bool:
+        """See `Executor.is_idle`."""
+        return not self._running
+
+    def cancel(self, job: JobRun) -> None:
+        """See `Executor.cancel`."""
+        if job in self._running:
+            job.cancel()
+
+    def kill(self, job: JobRun) -> bool:
+        """See `Executor.kill`."""
+        return False
 
     def runs_here(self) -> bool:
         """See `Executor.runs_here`."""
-        return threading.get_ident() in self._running
+        return threading.get_ident() in self._running.copy().values()
 
-    def stop(self, wait_s: float) -> bool:
-        """See `Executor.stop`."""
+    def begin_stopping(self) -> None:
+        """See `Executor.begin_stopping`."""
         self._stopping = True
-        with self._changed:
-            have_ended = self._changed.wait_for(lambda: not self._running, wait_s)
-        if have_ended:
-            self._stopped()
-        return have_ended
+
+    def end(self) -> None:
+        """See `Executor.end`."""
+        if not self._running:
+            self._ended()
 
 
 class Bench:
@@ -135,7 +149,7 @@ class Bench:
 
     # --- the workshop -----------------------------------------------------------------------------
 
-    def executor(self, pool: Pool, take: Callable[[], JobRun | None], attempts: Attempts) -> Executor:
+    def executor(self, pool: Pool, take: Callable[[], JobRun | None], attempts: Attempts) -> Executor[JobRun]:
         """See `Workshop.executor`."""
 
         def run_in_loop(run: JobRun) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -28,6 +28,9 @@ class OpenOptions(TypedDict, total=False):
 
     durability: Durability
     job_threads: int
+    job_processes: int | None
+    worker_tags: Collection[str]
+    close_wait: timedelta
     queue_length_max: int
     token_ttl: timedelta
     unsafe: bool
@@ -48,7 +51,8 @@ def open(  # noqa: A001 (klerk.testing.open)
 
     Everything is as in production: the store's records, the transactions, timers and limits. Only where jobs
     run differs. A job that runs manually or inline receives its arguments as after a restart: encoded,
-    decoded and made of the declared types. One that belongs into a process runs in the thread, too.
+    decoded and made of the declared types. One that belongs into a process runs in the thread, too, and its
+    worker has every tag.
 
     Parameters:
         jobs: ``"manual"``: when `drain` or `run_one` says; ``"inline"``: with the call that created them, in
@@ -72,6 +76,9 @@ def open(  # noqa: A001 (klerk.testing.open)
     if clock is None:
         clock = VirtualClock()
     bench = None if jobs == "threads" else Bench(is_inline=jobs == "inline", raises=raises)
+    if bench is not None:
+        every = frozenset[str]().union(*(job.settings.tags for job in app.jobs.values()))
+        options.setdefault("worker_tags", every)
     k = app.open(path, clock=clock, workshop=bench, **options)
     if bench is not None:
         bench.opened(k)
