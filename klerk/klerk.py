@@ -60,7 +60,6 @@ class Klerk(Submitting, Subscribable):
         kv: key-values.
         blobs: files of any size.
         aio: the asyncio face of this object.
-        signals: what the process is sent while it waits for that.
         unsafe: changes that ask neither state machines nor rules, when the app was opened with them.
     """
 
@@ -126,8 +125,10 @@ class Klerk(Submitting, Subscribable):
             submit=self._submit_in,
             refuse_waiting=self._refuse_waiting,
         )
-        self.signals = Signals(self.jobs.patience.hurry)
-        self.aio = AioKlerk(self._engine.queue, self.read, self._snapshots, self._tokens, self, self._hub)
+        self._signals = Signals(self.jobs.patience.hurry)
+        self.aio = AioKlerk(
+            self._engine.queue, self.read, self._snapshots, self._tokens, self, self._hub, self._signals
+        )
 
     def start(self) -> None:
         """Begin to fire timers and run jobs; `App.open` calls it."""
@@ -292,7 +293,7 @@ class Klerk(Submitting, Subscribable):
             ArgumentError: this is not the main thread, or a signal cannot be waited for.
         """
         self._require_open()
-        self.signals.wait(signals)
+        self._signals.wait(signals)
 
     def checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Copy the store, while it is in use, into a new directory that can be opened by itself."""
@@ -333,7 +334,7 @@ class Klerk(Submitting, Subscribable):
             # Whoever still streams a blob is refused with its next chunk.
             self._side_writer.close()
             self._storage.close()
-            self.signals.give_back()
+            self._signals.give_back()
 
     def _is_own_thread(self) -> bool:
         """Return whether the caller runs in a thread that closing would wait for."""
