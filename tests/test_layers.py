@@ -153,6 +153,7 @@ LAYERS = [
     "job_manager/dispatcher",
     "job_manager/verdicts",
     "job_manager/work",
+    "job_manager/completions",
     "job_manager/due_jobs",
     "job_manager/cron",
     "job_manager/wire",

@@ -7,9 +7,10 @@ from klerk._waiting import Submission
 from klerk.app import Spec
 from klerk.commands import System
 from klerk.errors import StoreFailed
+from klerk.job_manager.completions import Completions
 from klerk.job_manager.process_runs import ProcessRuns
 from klerk.job_manager.stopped import meant_by, of_stopped
-from klerk.job_manager.verdicts import Verdict, of_error, of_return, text_of
+from klerk.job_manager.verdicts import COMPLETED, Verdict, of_error, of_return, text_of
 from klerk.job_manager.work import RecordJob, by_manager
 from klerk.job_run import JobRun
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState
@@ -43,6 +44,7 @@ class Attempts:
         self._submit = submit
         self._scheduler = scheduler
         self._process_runs = ProcessRuns(spec)
+        self._completions = Completions(submit)
         self.is_closing = self.is_interrupting = False
 
     def run_plain(self, run: JobRun) -> None:
@@ -125,7 +127,7 @@ class Attempts:
         self.record(run, verdict)
 
     def record(self, run: JobRun, verdict: Verdict) -> Submission[Any] | None:
-        """Submit the transaction that ends an attempt; None when it cannot be submitted."""
+        """Record the end of an attempt; return the submission of a transaction of its own, if it has one."""
         now_us = self._scheduler.now_us()
         run_at_us = 0 if verdict.delay is None else now_us + verdict.delay // verdict.delay.resolution
         run.is_over = True
@@ -138,6 +140,9 @@ class Attempts:
                 run_at_us=run_at_us,
                 ended_us=now_us if verdict.state in FINAL_STATES else 0,
             )
+            if verdict is COMPLETED and not record.log:
+                self._completions.add(record)
+                return None
             return self._submit(RecordJob(record, verdict.commands), by_manager(record))
         except Exception as refusal:
             if self.is_interrupting:
