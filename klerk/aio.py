@@ -42,7 +42,6 @@ class Blocking(Protocol):
     unsafe: Unsafe
     kv: KeyValues
     blobs: Blobs
-    signals: Signals
 
     def token(self, *models: Model) -> Token: ...
     def parse_token(self, text: str) -> Token: ...
@@ -71,6 +70,7 @@ class AioKlerk(AioSubscribable):
         tokens: which tokens were used.
         blocking: does the rest.
         hub: hands out what is published.
+        signals: what the process is sent.
 
     Attributes:
         jobs: the asyncio face of the job manager.
@@ -87,6 +87,7 @@ class AioKlerk(AioSubscribable):
         tokens: TokenUses,
         blocking: Blocking,
         hub: Hub,
+        signals: Signals,
     ) -> None:
         self._push_soon = push_soon
         self._tokens = tokens
@@ -94,6 +95,7 @@ class AioKlerk(AioSubscribable):
         self._snapshots = snapshots
         self._blocking = blocking
         self._hub = hub
+        self._signals = signals
         self.jobs = AioJobs(blocking.jobs)
         self.timers = AioTimers(blocking.timers)
         self.unsafe = AioUnsafe(blocking.unsafe, self._run_unsafe)
@@ -223,7 +225,7 @@ class AioKlerk(AioSubscribable):
 
     async def wait_for_signal(self, *signals: int) -> None:
         """See `Klerk.wait_for_signal`; for a task of the main thread's event loop."""
-        await self._blocking.signals.wait_soon(signals)
+        await self._signals.wait_soon(signals)
 
     async def checkpoint(self, path: str | os.PathLike[str]) -> None:
         """See `Klerk.checkpoint`."""

@@ -113,6 +113,8 @@ class JobOptions(TypedDict, total=False):
         missed: what becomes of times that passed while nothing was open: ``"skip"``, ``"once"`` (one job for
             all of them), or ``"all"`` (one for each).
         executor: where it runs; left out, coroutine functions run on the loop and others as their queue says.
+            A process imports the function by its module and name. Arguments, what it returns or raises, and
+            what it reads cross by pickle; its `JobRun` asks this process for all else.
         timeout: an attempt that takes longer has failed with `JobTimeout`. In a process it is killed. A
             coroutine is interrupted where it awaits something. A plain function in a thread cannot be
             interrupted: it ends at its next call of `JobRun.track`, `handle`, `read`, `heartbeat` or

@@ -62,7 +62,6 @@ class Klerk(Submitting, Subscribable, Watched):
         kv: key-values.
         blobs: files of any size.
         aio: the asyncio face of this object.
-        signals: what the process is sent while it waits for that.
         unsafe: changes that ask neither state machines nor rules, when the app was opened with them.
     """
 
@@ -132,8 +131,10 @@ class Klerk(Submitting, Subscribable, Watched):
             submit=self._submit_in,
             refuse_waiting=self._refuse_waiting,
         )
-        self.signals = Signals(self.jobs.patience.hurry)
-        self.aio = AioKlerk(push_soon, self.read, self._snapshots, self._tokens, self, self._hub)
+        self._signals = Signals(self.jobs.patience.hurry)
+        self.aio = AioKlerk(
+            push_soon, self.read, self._snapshots, self._tokens, self, self._hub, self._signals
+        )
 
     def start(self) -> None:
         """Begin to fire timers and run jobs; `App.open` calls it."""
@@ -298,7 +299,7 @@ class Klerk(Submitting, Subscribable, Watched):
             ArgumentError: this is not the main thread, or a signal cannot be waited for.
         """
         self._require_open()
-        self.signals.wait(signals)
+        self._signals.wait(signals)
 
     def checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Copy the store, while it is in use, into a new directory that can be opened by itself."""
@@ -339,7 +340,7 @@ class Klerk(Submitting, Subscribable, Watched):
             # Whoever still streams a blob is refused with its next chunk.
             self._side_writer.close()
             self._storage.close()
-            self.signals.give_back()
+            self._signals.give_back()
 
     def runs_here(self) -> bool:
         """Return whether the caller runs in a thread of this Klerk's, which closing would wait for."""

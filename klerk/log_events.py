@@ -24,7 +24,7 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         "job_lost": "A worker could not run a job, or a callback of it failed.",
         "job_suspended": "A stored job cannot be run by this design. Fields: of the job; error.",
         "job_goes_on": "A job goes on although it was asked to stop. Fields: of the job; error.",
-        "job_left_running": "A job did not end in time when Klerk closed. Fields: of the job; waited_s.",
+        "job_left_running": "A job did not end in time when Klerk closed. Fields: of the job.",
         "loop_gone": "An asyncio loop was closed while its tasks waited for commands.",
         "observer_failed": "What watches jobs raised.",
         "opened_unsafe": "The app is open for unsafe changes. Fields: app.",

@@ -25,26 +25,40 @@ from klerk import ArgumentError, JobState
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals")
 
+BEGIN = """
+import signal, sys, threading, time
+
+def begin(k):
+    # Not before it is waited for signals: the test sends one as soon as the job runs.
+    while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        time.sleep(0.01)
+    directory, sort, how, _ = sys.argv[1:]
+    k.jobs.schedule(HOLD[sort](directory, "it", how))
+
+def begin_soon(k):
+    threading.Thread(target=begin, args=(k,)).start()
+"""
+
 PROGRAM = """
-import sys
 from datetime import timedelta
 import worked
+from klerk import limits
 from worked import app, HOLD
-directory, sort, how, close_wait = sys.argv[1:]
+close_wait = sys.argv[4]
+limits.CLOSE_MARGIN_S = 1.0
 if __name__ == "__main__":
     with app.open("store", close_wait=timedelta(seconds=float(close_wait))) as k:
-        k.jobs.schedule(HOLD[sort](directory, "it", how))
+        begin_soon(k)
         k.wait_for_signal()
 """
 
 SOON = """
-import asyncio, sys
+import asyncio
 from datetime import timedelta
 from worked import app, HOLD
-directory, sort, how, close_wait = sys.argv[1:]
 async def main():
-    with app.open("store", close_wait=timedelta(seconds=float(close_wait))) as k:
-        await k.aio.jobs.schedule(HOLD[sort](directory, "it", how))
+    with app.open("store", close_wait=timedelta(seconds=float(sys.argv[4]))) as k:
+        begin_soon(k)
         await k.aio.wait_for_signal()
 if __name__ == "__main__":
     asyncio.run(main())
@@ -57,7 +71,7 @@ class Program:
     def __init__(self, cwd: Path, text: str, sort: str, how: str, close_wait_s: float) -> None:
         self.notes = cwd / "notes"
         self.notes.mkdir()
-        (cwd / "program.py").write_text(text)
+        (cwd / "program.py").write_text(BEGIN + text)
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", "program.py", str(self.notes), sort, how, str(close_wait_s)],
             cwd=cwd,

@@ -1,8 +1,8 @@
 """Attempts that take too long or give no sign are stopped, as far as that is possible where they run, and so
 are jobs that somebody cancels.
 
-The clock is the test's own: nothing is due before it is set. Jobs hold until they are told to end, as `worked`
-declares them.
+The clock is the test's own: nothing is due before it is set. Jobs, declared in `worked`, hold until they are
+told to end.
 """
 
 import logging

@@ -130,6 +130,17 @@ def test_however_a_function_ends(
     k.handle(enter(f"after {how}"), TESTER)
 
 
+def test_an_attempt_that_is_over_has_no_part_in_the_next(tmp_path: Path) -> None:
+    with app_of_its_own() as k:
+        directory = str(tmp_path)
+        k.jobs.schedule(end_as_asked(directory, "too late"), worked.hold_process(directory, "next", "heeds"))
+        eventually(lambda: "the attempt is over" in notes(tmp_path))
+        worked.note(directory, "end")
+        assert k.jobs.wait_until_idle(20)
+        with k.read(TESTER) as r:
+            assert r.count(worked.accounts) == 0
+
+
 @pytest.mark.parametrize("how", ["exits", "killed", "reading"])
 def test_a_job_that_kills_its_process_is_poison(
     k: klerk.Klerk, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
@@ -216,29 +227,46 @@ SCRIPT = """
 import klerk, sys
 app = klerk.App("script")
 
-@app.job(executor="process", max_attempts=1)
+class Word(klerk.Model):
+    text: str
+
+words = app.machine(Word)
+said, = words.states("said")
+
+@words.create(into=said)
+def say(a: klerk.Args, text: str) -> Word:
+    return Word(text=text)
+
+class Silence(Exception):
+    pass
+
+@app.job(executor="process", max_attempts=1, on_error={Silence: klerk.Cancel()})
 def shout(job: klerk.JobRun, text: str) -> None:
-    print(text, __name__, flush=True)
+    result = job.handle(say(text))
+    print(result.model, __name__, flush=True)
+    raise Silence
 
 def main() -> None:
     with app.open("store") as k:
         k.jobs.schedule(shout("hello"))
         k.jobs.wait_until_idle(20)
+        print(k.jobs.counts()[klerk.JobState.CANCELLED])
 """
 
 
 def test_a_script_has_jobs_in_processes(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(f'{SCRIPT}\nif __name__ == "__main__":\n    main()\n')
+    shown = "Word(id=1, state='said', text='hello') __mp_main__\n"
     ran = run_python("script.py", cwd=tmp_path)
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "hello __mp_main__\n", "")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"{shown}1\n", "")
     ran = run_python("-m", "script", cwd=tmp_path)
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "hello __mp_main__\n", "")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"{shown.replace('id=1', 'id=2')}2\n", "")
 
 
 def test_a_script_that_opens_wherever_it_is_imported_is_told(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(f"{SCRIPT}\nmain()\n")
     ran = run_python("script.py", cwd=tmp_path)
-    assert (ran.returncode, ran.stdout) == (0, "")
+    assert (ran.returncode, ran.stdout) == (0, "0\n")
     assert "K076" in ran.stderr
     assert "a worker process did not come so far" in ran.stderr
 
@@ -278,3 +306,28 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+# --- forks --------------------------------------------------------------------------------------------
+
+FORKED = """
+import os, sys, worked
+directory = sys.argv[1]
+with worked.app.open(job_processes=1) as k:
+    k.jobs.schedule(worked.square(directory, 2))
+    assert k.jobs.wait_until_idle(20)
+    pid = os.fork()
+    if pid == 0:
+        sys.exit(5)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
+    k.jobs.schedule(worked.square(directory, 3))
+    assert k.jobs.wait_until_idle(20)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_a_forked_process_leaves_the_worker_processes_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    ran = run_python("-c", FORKED, str(tmp_path / "notes"), cwd=tmp_path)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    assert len({text.rpartition(" ")[2] for text in notes(tmp_path / "notes")}) == 1

@@ -47,8 +47,8 @@ class Attempts:
         self._jobs = spec.jobs
         self._submit = submit
         self._scheduler = scheduler
-        self._completions = Completions(submit)
         self._process_runs = ProcessRuns(spec)
+        self._completions = Completions(submit)
         self.observers = Observers()
         self.is_closing = self.is_interrupting = False
 

@@ -296,12 +296,10 @@ class JobManager:
         self.begin_closing()
         for run in stop(list(self._executors.values()), wait_s, self.patience, self._begin_interrupting):
             LOG.warning(
-                "job %d (%s) is left running at the end, %g s and more after it was to stop; it runs again "
-                "after the next start",
+                "job %d (%s) does not stop and is left running; it runs again after the next start",
                 run.id,
                 run.record.kind,
-                wait_s,
-                extra=about_job("job_left_running", run.record, run.queue, waited_s=wait_s),
+                extra=about_job("job_left_running", run.record, run.queue),
             )
         self._begin_interrupting()
 

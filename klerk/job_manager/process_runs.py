@@ -6,6 +6,7 @@ function ran here.
 
 import asyncio
 import inspect
+import itertools
 import pickle
 import sys
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 from klerk.app import Spec
 from klerk.commands import Result
-from klerk.errors import ArgumentError, ConfigError, JobCrashed
+from klerk.errors import ArgumentError, ConfigError, JobCrashed, JobError
 from klerk.job_manager.remote_run import find_job
 from klerk.job_manager.wire import Name, Names, Wire, stays_in_parent
 from klerk.job_run import JobRun
@@ -73,6 +74,7 @@ class ProcessRuns:
         declaring |= {cls.__module__ for cls in machines}
         declaring |= {job.function.__module__ for job in spec.jobs.values()}
         # In the order in which they were imported here.
+        self._tickets = itertools.count(1)
         self._modules = tuple(module for module in sys.modules if module in declaring)
 
     def call(self, run: JobRun, worker: WorkerProcess) -> Any:
@@ -83,10 +85,10 @@ class ProcessRuns:
             JobError: it cannot be started.
             ArgumentError: something cannot be sent.
         """
-        served = Served(run, self._names)
+        served = Served(run, self._names, next(self._tickets))
         function = self._jobs[run.record.kind].function
         known = {name: value for name, value in vars(run).items() if name in KNOWN_OF_RUN}
-        begun = served.wire.dumps("its arguments", (run.record.arguments, known))
+        begun = served.wire.dumps("its arguments", (run.record.arguments, known, served.ticket))
         payload = pickle.dumps((self._modules, function.__module__, function.__qualname__, begun))
         try:
             worker.begin(*PERFORM, payload)
@@ -108,10 +110,12 @@ class Served:
     Parameters:
         run: the job.
         names: what is declared.
+        ticket: that comes with whatever the function asks for.
     """
 
-    def __init__(self, run: JobRun, names: Names) -> None:
+    def __init__(self, run: JobRun, names: Names, ticket: int) -> None:
         self._run = run
+        self.ticket = ticket
         self._lent: dict[int, Any] = {0: run}
         self._number = 0
         self._entered: list[Any] = []
@@ -134,7 +138,12 @@ class Served:
         """Do what was asked for, and return what came of it."""
         what = ""
         try:
-            verb, number, what, arguments, released = self.wire.loads(message)
+            ticket, verb, number, what, arguments, released = self.wire.loads(message)
+            if ticket != self.ticket:
+                raise JobError(
+                    "the attempt is over",
+                    hint="Threads and tasks that a job starts must end before its function does.",
+                )
             self._run.gave_sign()
             value = self._do(self._lent[number], verb, what, arguments)
             reply = b"=" + self.wire.dumps(f"what {what} returned", value)

@@ -36,10 +36,14 @@ class Parent:
     Parameters:
         channel: to it.
         names: what is declared.
+
+    Attributes:
+        ticket: tells the parent on behalf of which attempt it is asked.
     """
 
     def __init__(self, channel: Channel, names: Names) -> None:
         self.channel = channel
+        self.ticket = 0
         self.wire = Wire(names, self._name_of, self._borrowed)
         # Appended to by whichever thread a borrowed object dies in, so nothing else may be done there.
         self.released: list[int] = []
@@ -55,7 +59,7 @@ class Parent:
         released = []
         while self.released:
             released.append(self.released.pop())
-        return self.wire.dumps(f"what {what} is given", (*request, released))
+        return self.wire.dumps(f"what {what} is given", (self.ticket, *request, released))
 
     def ask(self, verb: str, number: int, name: str, *arguments: Any) -> Any:
         """Have something done with what has a number, and return what came of it, or raise it."""
@@ -191,7 +195,7 @@ def perform(payload: bytes, channel: Channel) -> bytes:
         job.design.is_complete = True
         parent = Parent(channel, Names(job.design.machines, job.design.jobs))
         wire = parent.wire
-        arguments, known = wire.loads(begun)
+        arguments, known, parent.ticket = wire.loads(begun)
         returned = _called(job.function, RemoteRun(parent, known), arguments)
         return b"=" + wire.dumps(f"what job '{job.name}' returned", returned)
     except BaseException as error:

@@ -3,6 +3,7 @@
 They are started anew ("spawn") and never forked: a fork would copy the open store and none of the threads.
 """
 
+import os
 import pickle
 import signal
 import threading
@@ -23,6 +24,22 @@ from klerk.workers.threads import ThreadExecutor
 _CONTEXT = get_context("spawn")
 
 
+class Spawned(SpawnProcess):
+    """A process that only the one that started it waits for.
+
+    At the end of a process, `multiprocessing` waits for its children, and in a forked one it takes those of
+    the process that this was forked from for its own.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._started_by = os.getpid()
+
+    def join(self, timeout: float | None = None) -> None:
+        if os.getpid() == self._started_by:
+            super().join(timeout)
+
+
 class WorkerProcess:
     """A process that runs one task at a time. Its owner calls it from one thread, except for `cancel` and
     `kill`.
@@ -37,7 +54,7 @@ class WorkerProcess:
     def __init__(self, number: int) -> None:
         self._name = f"{child.WORKER_NAME}-{number}"
         self._sending = threading.Lock()
-        self._process: SpawnProcess | None = None
+        self._process: Spawned | None = None
         self._connection: Connection[Any, Any] | None = None
         self._last_resort: threading.Timer | None = None
         self._is_killed = False
@@ -63,7 +80,7 @@ class WorkerProcess:
 
     def _start(self) -> "Connection[Any, Any]":
         mine, its = _CONTEXT.Pipe()
-        process = _CONTEXT.Process(target=child.main, args=(its,), name=self._name)
+        process = Spawned(target=child.main, args=(its,), name=self._name)
         try:
             with _signals_blocked():
                 process.start()
@@ -161,11 +178,15 @@ class WorkerProcess:
             return f"killed by {signal.Signals(-code).name}"
         return f"exit code {code}"
 
-    def close(self) -> None:
-        """Let it end, and see to it that it does."""
+    def hang_up(self) -> None:
+        """Let it end."""
         self.is_usable = False
         if self._connection is not None:
             self._connection.close()
+
+    def close(self) -> None:
+        """Let it end, and see to it that it does."""
+        self.hang_up()
         if self._process is not None:
             self._fate()
         if self._last_resort is not None:
@@ -241,9 +262,10 @@ class ProcessExecutor(ThreadExecutor[J]):
     def cancel(self, job: J) -> None:
         super().cancel(job)
         with self._using:
+            # Under the lock, so that it is not the next job of this process that hears of it.
             worker = self._busy.get(job)
-        if worker is not None:
-            worker.cancel()
+            if worker is not None:
+                worker.cancel()
 
     def kill(self, job: J) -> bool:
         with self._using:
@@ -257,6 +279,8 @@ class ProcessExecutor(ThreadExecutor[J]):
             busy, idle, self._idle = list(self._busy.values()), self._idle, []
         for worker in busy:
             worker.kill_at_once()
+        for worker in idle:
+            worker.hang_up()
         for worker in idle:
             worker.close()
         deadline = monotonic() + limits.CLOSE_MARGIN_S
