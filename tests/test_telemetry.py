@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import worked
 from designs import NOON, TESTER, Account, Bank, Clock, eventually, python_environment
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -468,6 +469,17 @@ def test_observers_hear_of_every_attempt_once(office: Office, ask: str, state: J
     queue = "mail" if ask == "plain" else "default"
     assert heard.calls[0] == ("started", 1, queue)
     assert sorted(heard.calls[1:]) == [("ended", 1, state, error), ("stopped", 1)]
+
+
+def test_observers_hear_of_jobs_in_processes(tmp_path: Path) -> None:
+    heard = Heard()
+    with worked.app.open(job_processes=1) as k:
+        k.jobs.observe(heard)
+        k.jobs.schedule(worked.square(str(tmp_path), 3))
+        assert k.jobs.wait_until_idle(60)
+        eventually(lambda: len(heard.calls) == 3)
+    assert heard.calls[0] == ("started", 1, "numbers")
+    assert ("ended", 1, JobState.COMPLETED, type(None)) in heard.calls
 
 
 def test_an_observer_that_fails_harms_nobody(office: Office, caplog: pytest.LogCaptureFixture) -> None:

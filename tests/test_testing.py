@@ -5,6 +5,7 @@ recorded, and what is said of it. What a user would write is in `test_pytest_plu
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import worked
 from designs import NOON, TESTER, Account, Bank, run_python
 
 import klerk
@@ -265,6 +267,64 @@ def test_limits_hold_as_in_production(office: Office) -> None:
         assert drain(k).completed == 0
         assert drain(k, until=timedelta(minutes=61)).completed == 2
         assert office.ran == [0, 1, 2, 3]
+
+
+def test_jobs_of_processes_run_in_this_thread_too(tmp_path: Path) -> None:
+    with klerk.testing.open(worked.app) as k:
+        ada = k.handle(worked.enter(worked.Owner("Ada")), TESTER).id
+        k.jobs.schedule(worked.square(str(tmp_path), 3), worked.use_soon(str(tmp_path), ada))
+        assert drain(k).completed == 2
+    assert f"3 squared is 9 in {os.getpid()}" in worked.notes(tmp_path)
+
+
+def test_workers_of_tests_have_every_tag(office: Office) -> None:
+    @office.app.job(tags={"gpu", "linux"})
+    def render(job: JobRun) -> None:
+        office.ran.append("rendered")
+
+    with klerk.testing.open(office.app) as k:
+        k.jobs.schedule(render())
+        assert drain(k).completed == 1
+    with klerk.testing.open(office.app, worker_tags={"gpu"}) as k:
+        k.jobs.schedule(render())
+        assert drain(k).completed == 0
+
+
+def test_a_timeout_by_the_virtual_clock(office: Office) -> None:
+    """A job that lets time pass is stopped where a slow one would be."""
+    clock = VirtualClock()
+
+    @office.app.job(timeout=timedelta(seconds=10), max_attempts=1)
+    def slow(job: JobRun) -> None:
+        job.check_cancelled()
+        clock.advance(timedelta(seconds=11))
+        job.check_cancelled()
+        office.ran.append("never")
+
+    @office.app.job(timeout=timedelta(seconds=10), max_attempts=1)
+    async def slow_coroutine(job: JobRun) -> None:
+        await asyncio.to_thread(clock.advance, timedelta(seconds=11))
+        await asyncio.sleep(1000)
+        office.ran.append("never")
+
+    with klerk.testing.open(office.app, clock=clock) as k:
+        for job in (slow, slow_coroutine):
+            k.jobs.schedule(job())
+            with pytest.raises(klerk.JobTimeout):
+                drain(k)
+        assert k.jobs.counts()[JobState.DISCARDED] == 2
+    assert office.ran == []
+
+
+def test_a_running_job_is_cancelled(office: Office) -> None:
+    @office.app.job()
+    def stop_itself(job: JobRun) -> None:
+        assert k.jobs.cancel_running(job.id)
+        job.check_cancelled()
+
+    with klerk.testing.open(office.app) as k:
+        k.jobs.schedule(stop_itself())
+        assert drain(k).cancelled == 1
 
 
 def test_endless_jobs_are_named(office: Office) -> None:

@@ -55,15 +55,21 @@ class CallingThread(Executor[JobRun]):
     Parameters:
         take: returns a job that is ready, or None.
         run: runs it.
+        interrupt: called when a job that runs was asked to stop.
         ended: called when there is nothing more to run.
     """
 
     def __init__(
-        self, take: Callable[[], JobRun | None], run: Callable[[JobRun], None], ended: Callable[[], None]
+        self,
+        take: Callable[[], JobRun | None],
+        run: Callable[[JobRun], None],
+        interrupt: Callable[[JobRun], None],
+        ended: Callable[[], None],
     ) -> None:
         super().__init__(1)
         self._take = take
         self._run = run
+        self._interrupt = interrupt
         self._ended = ended
         self._running: dict[JobRun, int] = {}
         self._stopping = False
@@ -104,6 +110,7 @@ class CallingThread(Executor[JobRun]):
         """See `Executor.cancel`."""
         if job in self._running:
             job.cancel()
+            self._interrupt(job)
 
     def kill(self, job: JobRun) -> bool:
         """See `Executor.kill`."""
@@ -138,6 +145,7 @@ class Bench:
         self._executors: deque[CallingThread] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_is_free = threading.Lock()
+        self._tasks: dict[JobRun, asyncio.Task[None]] = {}
         self._attempts: dict[JobRun, Attempt] = {}
         self._attempted = threading.Condition()
         self._klerk: Klerk | None = None
@@ -152,17 +160,19 @@ class Bench:
     def executor(self, pool: Pool, take: Callable[[], JobRun | None], attempts: Attempts) -> Executor[JobRun]:
         """See `Workshop.executor`."""
 
-        def run_in_loop(run: JobRun) -> None:
-            self._complete(attempts.run_coroutine(run))
-
         def take_as_stored() -> JobRun | None:
             run = take()
             if run is not None:
                 self._read_again(run)
             return run
 
-        run = run_in_loop if pool == "loop" else attempts.run_plain
-        made = CallingThread(take_as_stored, run, self._close_loop)
+        def run_here(run: JobRun) -> None:
+            if self.klerk.jobs.declared[run.record.kind].is_coroutine:
+                self._complete(run, attempts.run_coroutine(run))
+            else:
+                attempts.run_plain(run)
+
+        made = CallingThread(take_as_stored, run_here, self._interrupt, self._close_loop)
         self._executors.appendleft(made)
         return made
 
@@ -173,25 +183,37 @@ class Bench:
             raise JobError(f"what is stored of job {run.id} ({record.kind}) cannot be run: {record.error}")
         run.record = record
 
-    def _complete(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _complete(self, run: JobRun, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine to its end, in the one event loop of this bench."""
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            self._in_loop(coroutine)
+            self._in_loop(run, coroutine)
             return
         # A thread has room for one running loop, and here that is the caller's.
         thread = threading.Thread(
-            target=copy_context().run, args=(self._in_loop, coroutine), name="klerk-test-loop"
+            target=copy_context().run, args=(self._in_loop, run, coroutine), name="klerk-test-loop"
         )
         thread.start()
         thread.join()
 
-    def _in_loop(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _in_loop(self, run: JobRun, coroutine: Coroutine[Any, Any, None]) -> None:
         with self._loop_is_free:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-            self._loop.run_until_complete(coroutine)
+            task = self._tasks[run] = self._loop.create_task(coroutine)
+            try:
+                self._loop.run_until_complete(task)
+            finally:
+                del self._tasks[run]
+
+    def _interrupt(self, run: JobRun) -> None:
+        """Let a coroutine that was asked to stop find out where it awaits something."""
+        task = self._tasks.get(run)
+        if task is not None:
+            loop = task.get_loop()
+            # One step later: a task that is cancelled before its first step would never report.
+            loop.call_soon_threadsafe(loop.call_soon, task.cancel)
 
     def _close_loop(self) -> None:
         with self._loop_is_free:
