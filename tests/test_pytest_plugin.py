@@ -1,20 +1,22 @@
 """The pytest plugin, in processes of its own: with `-p`, and found by itself as when Klerk is installed.
 
-The first test is what a user would write for the library of the README. For the others a distribution is made
+The first test is the example in the documentation of `klerk.testing`. For the others a distribution is made
 of the package at hand by writing its metadata beside links to it.
 """
 
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 from designs import python_environment
 
 import klerk
+import klerk.testing
 
-FOR_USERS = """
+HEAD = """
 from datetime import timedelta
 
 import klerk.testing
@@ -24,17 +26,6 @@ from library import Cents, Email, Name, Title, app, join, lend, overdue, remind
 DESK = Context(User("desk", roles=frozenset({"staff", "admin"})))
 
 
-def test_late_loans_cost_a_fee_a_night(klerk_open, klerk_clock):
-    k = klerk_open(app)
-    ada = k.handle(join(Name("Ada"), Email("ada@example.org")), DESK).id
-    loan = k.handle(lend(ada, Title("Dune")), DESK).id
-    klerk.testing.drain(k, until=timedelta(days=13, hours=23))
-    klerk_clock.advance(timedelta(hours=1))
-    klerk.testing.assert_enqueued(k, remind(loan))
-    drained = klerk.testing.drain(k, until=timedelta(days=3))
-    assert [record.kind for record in drained.records] == ["remind", *3 * ["charge_fees"]]
-    with k.read(DESK) as r:
-        assert (r.get(loan).fee, r.get(loan).meta.state) == (Cents(150), overdue)
 """
 
 PACKAGE = Path(klerk.__file__).resolve().parent
@@ -58,7 +49,9 @@ def write_library(cwd: Path) -> None:
     library = Path(__file__).resolve().parent.parent / "examples" / "library.py"
     source = library.read_text(encoding="utf-8").replace("asyncio.run(main())", "")
     (cwd / "library.py").write_text(source, encoding="utf-8")
-    (cwd / "test_library.py").write_text(FOR_USERS, encoding="utf-8")
+    assert klerk.testing.__doc__ is not None
+    example = klerk.testing.__doc__.partition("::\n\n")[2].partition("\nWithout pytest")[0]
+    (cwd / "test_library.py").write_text(HEAD + textwrap.dedent(example), encoding="utf-8")
 
 
 def test_as_a_user_writes_it(tmp_path: Path) -> None:
