@@ -213,7 +213,7 @@ class Bench:
         if task is not None:
             loop = task.get_loop()
             # One step later: a task that is cancelled before its first step would never report.
-            loop.call_soon_threadsafe(loop.call_soon, task.cancel)
+            loop.call_soon_threadsafe(lambda: loop.call_soon(task.cancel))
 
     def _close_loop(self) -> None:
         with self._loop_is_free:
