@@ -229,6 +229,18 @@ def test_closing_with_no_patience_interrupts_at_once(tmp_path: Path) -> None:
     assert sorted(left_in(tmp_path / "store")) == sorted((f"hold_{sort}", 0, 0) for sort in HOLD)
 
 
+@pytest.mark.parametrize("how", ["raised", "returned"])
+def test_a_job_that_is_interrupted_may_say_when_it_goes_on(tmp_path: Path, how: str) -> None:
+    directory = tmp_path / "notes"
+    directory.mkdir()
+    with app.open(tmp_path / "store", close_wait=timedelta(0)) as k:
+        k.jobs.schedule(worked.end_when_cancelled(str(directory), how))
+        eventually(lambda: notes(directory))
+    with app.open(tmp_path / "store", job_threads=0) as k:
+        (record,) = k.jobs.live()
+        assert (record.attempt, record.error) == (0, "some other time" if how == "raised" else "tomorrow")
+
+
 def test_what_ends_after_closing_is_silent(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,10 +158,13 @@ def test_an_attempt_without_a_sign_has_failed(
     assert f"job dead_{sort} {job_id} gave no sign for longer than its heartbeat of 10 s" in caplog.text
 
 
-@pytest.mark.parametrize("sort", SORTS)
-def test_signs_of_life_are_heeded(k: klerk.Klerk, tmp_path: Path, sort: str) -> None:
+@pytest.mark.parametrize(
+    ("sort", "how"),
+    [("process", "beats"), ("process", "heeds"), ("thread", "beats"), ("thread", "heeds"), ("loop", "beats")],
+)
+def test_signs_of_life_are_heeded(k: klerk.Klerk, tmp_path: Path, sort: str, how: str) -> None:
     before = ended(k)
-    job_id = begin(k, DEAD[sort], tmp_path, "beats")
+    job_id = begin(k, DEAD[sort], tmp_path, how)
     for _ in range(4):
         CLOCK.advance(LIMIT * 0.6)
         time.sleep(0.1)
@@ -203,9 +206,10 @@ def test_a_cancelled_job_that_does_its_work_is_completed(k: klerk.Klerk, tmp_pat
     end_in(k, JobState.COMPLETED, before)
 
 
-def test_a_job_that_ends_badly_when_it_is_cancelled_is_not_run_again(k: klerk.Klerk, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["error", "raised", "returned"])
+def test_a_cancelled_job_is_not_run_again_however_it_ends(k: klerk.Klerk, tmp_path: Path, how: str) -> None:
     before = ended(k)
-    (record,) = k.jobs.schedule(worked.break_when_cancelled(str(tmp_path)))
+    (record,) = k.jobs.schedule(worked.end_when_cancelled(str(tmp_path), how))
     eventually(lambda: notes(tmp_path))
     assert k.jobs.cancel_running(record.id)
     end_in(k, JobState.CANCELLED, before)
