@@ -82,7 +82,7 @@ class Program:
             # As a terminal and a service manager have it: signals go to all processes of a program.
             start_new_session=True,
         )
-        eventually(lambda: "it begins" in notes(self.notes))
+        eventually(lambda: "it begins" in notes(self.notes), 60)
 
     def send(self, number: int, *, to_all: bool = False) -> None:
         if to_all:
@@ -92,7 +92,7 @@ class Program:
 
     def end(self) -> tuple[int, str, str]:
         """Wait for the end of the program and of all that it started; return its exit code and words."""
-        out, err = self.process.communicate(timeout=40)
+        out, err = self.process.communicate(timeout=60)
         eventually(lambda: not is_group(self.process.pid))
         return self.process.returncode, out, err
 
@@ -153,7 +153,7 @@ def test_what_does_not_end_is_interrupted_and_runs_again(
     assert left_in(tmp_path / "store") == [(f"hold_{sort}", 0, 0)]
     note(str(program.notes), "end")
     with app.open(tmp_path / "store") as k:
-        assert k.jobs.wait_until_idle(20)
+        assert k.jobs.wait_until_idle(60)
     assert "it ends" in notes(program.notes)
 
 
@@ -222,11 +222,23 @@ def test_closing_with_no_patience_interrupts_at_once(tmp_path: Path) -> None:
     directory.mkdir()
     k = app.open(tmp_path / "store", close_wait=timedelta(0), job_processes=1)
     k.jobs.schedule(*(HOLD[sort](str(directory), sort, "heeds") for sort in HOLD))
-    eventually(lambda: all(f"{sort} begins" in notes(directory) for sort in HOLD))
+    eventually(lambda: all(f"{sort} begins" in notes(directory) for sort in HOLD), 60)
     k.close()
     k.close()
     assert not any(f"{sort} ends" in notes(directory) for sort in HOLD)
     assert sorted(left_in(tmp_path / "store")) == sorted((f"hold_{sort}", 0, 0) for sort in HOLD)
+
+
+@pytest.mark.parametrize("how", ["raised", "returned"])
+def test_a_job_that_is_interrupted_may_say_when_it_goes_on(tmp_path: Path, how: str) -> None:
+    directory = tmp_path / "notes"
+    directory.mkdir()
+    with app.open(tmp_path / "store", close_wait=timedelta(0)) as k:
+        k.jobs.schedule(worked.end_when_cancelled(str(directory), how))
+        eventually(lambda: notes(directory))
+    with app.open(tmp_path / "store", job_threads=0) as k:
+        (record,) = k.jobs.live()
+        assert (record.attempt, record.error) == (0, "some other time" if how == "raised" else "tomorrow")
 
 
 def test_what_ends_after_closing_is_silent(

@@ -60,7 +60,7 @@ FINAL = (JobState.COMPLETED, JobState.DISCARDED, JobState.CANCELLED)
 
 def test_jobs_run_in_processes_that_are_kept(k: klerk.Klerk, tmp_path: Path) -> None:
     k.jobs.schedule(*[square(str(tmp_path), number) for number in range(20)])
-    assert k.jobs.wait_until_idle(30)
+    assert k.jobs.wait_until_idle(60)
     told = [text.split(" in ") for text in notes(tmp_path)]
     assert sorted(what for what, _ in told) == sorted(f"{n} squared is {n * n}" for n in range(20))
     processes = {int(pid) for _, pid in told}
@@ -134,9 +134,9 @@ def test_an_attempt_that_is_over_has_no_part_in_the_next(tmp_path: Path) -> None
     with app_of_its_own() as k:
         directory = str(tmp_path)
         k.jobs.schedule(end_as_asked(directory, "too late"), worked.hold_process(directory, "next", "heeds"))
-        eventually(lambda: "the attempt is over" in notes(tmp_path))
+        eventually(lambda: "the attempt is over" in notes(tmp_path), 60)
         worked.note(directory, "end")
-        assert k.jobs.wait_until_idle(20)
+        assert k.jobs.wait_until_idle(60)
         with k.read(TESTER) as r:
             assert r.count(worked.accounts) == 0
 
@@ -164,7 +164,7 @@ def test_a_crash_costs_no_attempt_and_harms_no_other_job(k: klerk.Klerk, tmp_pat
     eventually(lambda: "lived in attempt 1" in notes(tmp_path))
     assert k.jobs.get(other.id).state == JobState.EXECUTING
     worked.note(str(tmp_path), "end")
-    assert k.jobs.wait_until_idle(20)
+    assert k.jobs.wait_until_idle(60)
     assert "other ends" in notes(tmp_path)
 
 
@@ -177,7 +177,7 @@ def test_a_job_waits_for_a_worker_with_its_tags(tmp_path: Path) -> None:
         assert k.jobs.get(record.id).state == JobState.AVAILABLE
     with app.open(worker_tags={"gpu", "large"}) as k:
         k.jobs.schedule(worked.render(str(tmp_path)))
-        assert k.jobs.wait_until_idle(20)
+        assert k.jobs.wait_until_idle(60)
         assert "rendered" in notes(tmp_path)
 
 
@@ -189,7 +189,7 @@ def test_without_such_jobs_no_process_is_started() -> None:
     with app.open(job_processes=2) as k:
         # One that fails at once, in a thread.
         k.jobs.schedule(worked.hold_thread("/nonexistent", "", ""))
-        assert k.jobs.wait_until_idle(20)
+        assert k.jobs.wait_until_idle(60)
         assert set(multiprocessing.active_children()) == before[1]
 
 
@@ -249,7 +249,7 @@ def shout(job: klerk.JobRun, text: str) -> None:
 def main() -> None:
     with app.open("store") as k:
         k.jobs.schedule(shout("hello"))
-        k.jobs.wait_until_idle(20)
+        k.jobs.wait_until_idle(60)
         print(k.jobs.counts()[klerk.JobState.CANCELLED])
 """
 
@@ -315,13 +315,13 @@ import os, sys, worked
 directory = sys.argv[1]
 with worked.app.open(job_processes=1) as k:
     k.jobs.schedule(worked.square(directory, 2))
-    assert k.jobs.wait_until_idle(20)
+    assert k.jobs.wait_until_idle(60)
     pid = os.fork()
     if pid == 0:
         sys.exit(5)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
     k.jobs.schedule(worked.square(directory, 3))
-    assert k.jobs.wait_until_idle(20)
+    assert k.jobs.wait_until_idle(60)
 """
 
 

@@ -323,11 +323,15 @@ async def dead_loop(job: JobRun, directory: str, text: str, how: str) -> None:
 
 
 @app.job()
-def break_when_cancelled(job: JobRun, directory: str) -> None:
+def end_when_cancelled(job: JobRun, directory: str, how: str) -> object:
     note(directory, "begins")
     while not job.cancelled:
         time.sleep(0.01)
-    raise ZeroDivisionError
+    if how == "error":
+        raise ZeroDivisionError
+    if how == "raised":
+        raise Snooze(timedelta(0), "some other time")
+    return Snooze(timedelta(days=1), "tomorrow")
 
 
 @app.job(max_attempts=1)

@@ -14,6 +14,7 @@ from klerk.job_manager.process_runs import ProcessRuns
 from klerk.job_manager.stopped import meant_by, of_stopped
 from klerk.job_manager.verdicts import COMPLETED, Verdict, of_error, of_return, text_of
 from klerk.job_manager.work import RecordJob, by_manager
+from klerk.job_outcomes import JobOutcome
 from klerk.job_run import JobRun
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState
 from klerk.log_events import about_job
@@ -108,6 +109,9 @@ class Attempts:
 
     def _returned(self, run: JobRun, returned: Any) -> None:
         """Record what a job's function returned, with the commands that it ends with."""
+        if run.stopped_by is not None and isinstance(returned, JobOutcome):
+            self.failed(run, returned)
+            return
         job = self._jobs[run.record.kind]
         try:
             verdict = of_return(job, run.attempt, attempts_max(job, run.record), returned)
@@ -130,7 +134,7 @@ class Attempts:
 
     def failed(self, run: JobRun, error: BaseException) -> None:
         """Record a failed attempt: to be tried again, given up, or stopped on request."""
-        if self.is_interrupting:
+        if self.is_interrupting and not isinstance(error, JobOutcome):
             # What was interrupted by the end of the process runs again after the next start.
             if self.observers.all:
                 self.observers.ended(run, run.record, error)
@@ -138,9 +142,8 @@ class Attempts:
         record, job = run.record, self._jobs[run.record.kind]
         error = meant_by(run, error)
         try:
-            verdict = of_stopped(job, run, error) or of_error(
-                job, run.attempt, attempts_max(job, record), error
-            )
+            stopped = None if self.is_interrupting else of_stopped(job, run, error)
+            verdict = stopped or of_error(job, run.attempt, attempts_max(job, record), error)
         except Exception as fault:
             text = f"{text_of(error)}; its own retry function failed, too: {text_of(fault)}"
             verdict = Verdict(state=JobState.DISCARDED, error=text)

@@ -86,9 +86,10 @@ class ProcessRuns:
             ArgumentError: something cannot be sent.
         """
         served = Served(run, self._names, next(self._tickets))
-        function = self._jobs[run.record.kind].function
+        job = self._jobs[run.record.kind]
+        function, gives_signs = job.function, job.settings.heartbeat is not None
         known = {name: value for name, value in vars(run).items() if name in KNOWN_OF_RUN}
-        begun = served.wire.dumps("its arguments", (run.record.arguments, known, served.ticket))
+        begun = served.wire.dumps("its arguments", (run.record.arguments, known, served.ticket, gives_signs))
         payload = pickle.dumps((self._modules, function.__module__, function.__qualname__, begun))
         try:
             worker.begin(*PERFORM, payload)

@@ -39,11 +39,13 @@ class Parent:
 
     Attributes:
         ticket: tells the parent on behalf of which attempt it is asked.
+        gives_signs: the job must not be silent for too long.
     """
 
     def __init__(self, channel: Channel, names: Names) -> None:
         self.channel = channel
         self.ticket = 0
+        self.gives_signs = False
         self.wire = Wire(names, self._name_of, self._borrowed)
         # Appended to by whichever thread a borrowed object dies in, so nothing else may be done there.
         self.released: list[int] = []
@@ -148,6 +150,8 @@ class RemoteRun(Borrowed):
         """Raise `JobCancelled` or `JobTimeout` when the job was asked to stop."""
         if self._parent.channel.is_cancelled:
             self._call("check_cancelled")
+        elif self._parent.gives_signs:
+            self._parent.tell("call", self._number, "gave_sign", (), {})
 
     def complete_with(self, *commands: Command[Any]) -> Completion:
         """See `JobRun.complete_with`."""
@@ -195,7 +199,7 @@ def perform(payload: bytes, channel: Channel) -> bytes:
         job.design.is_complete = True
         parent = Parent(channel, Names(job.design.machines, job.design.jobs))
         wire = parent.wire
-        arguments, known, parent.ticket = wire.loads(begun)
+        arguments, known, parent.ticket, parent.gives_signs = wire.loads(begun)
         returned = _called(job.function, RemoteRun(parent, known), arguments)
         return b"=" + wire.dumps(f"what job '{job.name}' returned", returned)
     except BaseException as error:
