@@ -63,6 +63,7 @@ from klerk.reading.paging import Page
 from klerk.reading.reader import PlainReader, Readable, Reader
 from klerk.reading.snapshots import Snapshot
 from klerk.selections import Index, View
+from klerk.statistics import Statistics
 from klerk.timers.timers import Timers
 from klerk.timers.work import DueTimer, RefusedTimer
 from klerk.tokens.token import Token
@@ -163,6 +164,7 @@ __all__ = [
     "Snapshot",
     "Snooze",
     "State",
+    "Statistics",
     "StorageError",
     "StoreFailed",
     "StoreLocked",

@@ -105,6 +105,8 @@ class Engine:
             # A fault of Klerk itself: nobody may wait for ever for what this thread would have done.
             self._fail(error)
             self.queue.close()
+            with self._acknowledged:
+                self._acknowledged.notify_all()
             self._refuse_all(self.queue.rest())
 
     def _commit_group(self) -> bool:
