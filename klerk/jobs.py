@@ -193,6 +193,7 @@ class JobRequest(msgspec.Struct, frozen=True):
         follows: the jobs that must end before it starts: their records or ids, or requests that create their
             jobs in the same transaction.
         anyway: start it however those ended; otherwise it is cancelled once one of them ends badly.
+        tick_us: the time of a cron job that it is for, in microseconds since 1970 UTC; 0: nobody's cron asks.
     """
 
     job: "Job[Any]"
@@ -204,6 +205,7 @@ class JobRequest(msgspec.Struct, frozen=True):
     max_attempts: int | None = None
     follows: "tuple[JobRequest | JobRecord | int, ...]" = ()
     anyway: bool = False
+    tick_us: int = 0
 
     def at(self, moment: datetime) -> "JobRequest":
         """Return the same request, to be run no sooner than `moment`.

@@ -111,6 +111,7 @@ class Klerk(Submitting, Subscribable):
             self._scheduler,
             records=recovered.jobs,
             ended_jobs=recovered.ended_jobs,
+            cron_marks=recovered.cron_marks,
             threads=job_threads,
         )
         self.timers = Timers(

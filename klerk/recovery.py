@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from klerk import limits
+from klerk._dispatch import microseconds
 from klerk._image import key_of, load_models
 from klerk._waiting import ReadWriteLock
 from klerk.app import Spec
@@ -28,6 +29,7 @@ from klerk.codec import (
     read_payload,
     read_record,
 )
+from klerk.cron_marks import open_marks
 from klerk.errors import Corrupted
 from klerk.jobs import JobRecord
 from klerk.migration.migrating import Migrating, Progress
@@ -47,6 +49,7 @@ class Recovered:
         ended_jobs: completed, discarded and cancelled, since the store was made.
         jobs: those that are still to run.
         history: up to date.
+        cron_marks: of each cron job, the newest time that was dealt with, in microseconds since 1970 UTC.
     """
 
     program: Program
@@ -54,6 +57,7 @@ class Recovered:
     digest: bytes = GENESIS
     ended_jobs: tuple[int, int, int] = (0, 0, 0)
     jobs: list[JobRecord] = field(default_factory=list)
+    cron_marks: dict[str, int] = field(default_factory=dict)
 
 
 def recover(storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, progress: Progress) -> Recovered:
@@ -69,6 +73,8 @@ def recover(storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, pro
     # Written last: a design that cannot be opened leaves the store to the one that can.
     migrating.commit(clock, progress)
     retiming.write(progress)
+    next_job_id = recovered.program.processor.next_job_id
+    recovered.cron_marks = open_marks(storage, spec.jobs, microseconds(clock()), next_job_id)
     storage.write([(Family.META, VERIFIED_KEY, key_of(_newest(storage)))], [])
     return recovered
 

@@ -53,7 +53,9 @@ LAYERS = [
     "job_outcomes",
     "job_options",
     "jobs",
+    "cron_ticks",
     "storage/contract",  # so high because the codec names the family that each record belongs to
+    "cron_marks",
     "codec",  # and that because the defaults in migrations are encoded
     "migration/drafts",
     "migration/operations",

@@ -40,6 +40,7 @@ class JobManager:
         scheduler: wakes jobs that wait for a time.
         records: the jobs that the store held.
         ended_jobs: completed, discarded and cancelled before, as the commit log's head has them.
+        cron_marks: of each cron job, the newest time that was dealt with.
         threads: for plain functions.
     """
 
@@ -52,6 +53,7 @@ class JobManager:
         *,
         records: list[JobRecord],
         ended_jobs: tuple[int, int, int],
+        cron_marks: Mapping[str, int],
         threads: int,
     ) -> None:
         self._spec = spec
@@ -75,9 +77,7 @@ class JobManager:
         )
         self._due_jobs = DueJobs(scheduler, self._due)
         self._attempts = Attempts(spec, submit, scheduler)
-        self._cron = CronJobs(
-            [job for job in spec.jobs.values() if job.settings.cron is not None], scheduler, submit
-        )
+        self._cron = CronJobs(spec.jobs, cron_marks, scheduler, submit)
         self._executors: dict[Pool, Executor] = {}
         pools = {job.pool for job in spec.jobs.values()} if threads else set()
         if "thread" in pools:
