@@ -5,10 +5,10 @@ from typing import Any, Protocol
 
 from klerk._waiting import Submission
 from klerk.app import Spec
-from klerk.commands import System
+from klerk.commands import Actor, System
 from klerk.errors import StoreFailed
 from klerk.job_manager.verdicts import Verdict, of_error, of_return, text_of
-from klerk.job_manager.work import RecordJob, by_manager
+from klerk.job_manager.work import RecordJob, acting_as, by_manager
 from klerk.job_run import JobRun
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState
 from klerk.scheduler import Scheduler
@@ -19,7 +19,7 @@ LOG = logging.getLogger("klerk")
 class Submit(Protocol):
     """Puts the transaction of a job into the queue."""
 
-    def __call__(self, work: Any, actor: System) -> Submission[Any]: ...
+    def __call__(self, work: Any, actor: Actor, behalf: System | None = None) -> Submission[Any]: ...
 
 
 class Attempts:
@@ -118,8 +118,15 @@ class Attempts:
                 run_at_us=run_at_us,
                 ended_us=now_us if verdict.state in FINAL_STATES else 0,
             )
-            return self._submit(RecordJob(record, verdict.commands), by_manager(record))
+            if not verdict.commands:
+                return self._submit(RecordJob(record), by_manager(record))
+            actor, behalf = acting_as(self._jobs[record.kind], record)
+            work = RecordJob(record, verdict.commands, is_authorized=isinstance(actor, System))
+            return self._submit(work, actor, behalf)
         except Exception as refusal:
+            if verdict.commands:
+                self.failed(run, refusal)
+                return None
             # It is still available in the store, and runs again after the next start.
             LOG.error("what became of job %d (%s) is not recorded: %s", run.id, run.record.kind, refusal)
             return None

@@ -125,7 +125,7 @@ class JobManager:
                 if known is not None:
                     self._tally[known.state] -= 1
                     run = self._running.get(record.id)
-                    if run is not None and run.is_over:
+                    if run is not None and run.end is record:
                         del self._running[record.id]
                         self._dispatcher.ended(run.record)
                     elif run is not None:
@@ -184,7 +184,9 @@ class JobManager:
             record = None if self._attempts.is_closing else self._dispatcher.take(pool, frozenset())
             if record is None:
                 return None
-            run = self._running[record.id] = JobRun(self._host, record)
+            run = self._running[record.id] = JobRun(
+                self._host, record, self._spec.jobs[record.kind], self._scheduler.now_us
+            )
             return run
 
     # --- what users see ---------------------------------------------------------------------------
@@ -220,13 +222,17 @@ class JobManager:
             record = self._live.get(job_id)
             if record is None:
                 raise NotFound(f"there is no job {job_id} that is still to run")
-            executing = job_id in self._running
-        return msgspec.structs.replace(record, state=JobState.EXECUTING) if executing else record
+            return self._shown(record)
 
     def live(self) -> tuple[JobRecord, ...]:
         """Return all jobs that have not ended, in the order of their creation."""
         with self._lock:
-            return tuple(record for _, record in sorted(self._live.items()))
+            return tuple(self._shown(record) for _, record in sorted(self._live.items()))
+
+    def _shown(self, record: JobRecord) -> JobRecord:
+        """Return a job as users see it: one that runs with what it has told so far."""
+        run = self._running.get(record.id)
+        return record if run is None else msgspec.structs.replace(run.shown(), state=JobState.EXECUTING)
 
     def cancel_running(self, job_id: int) -> bool:
         """Ask a running job to stop; return whether it runs."""
