@@ -140,10 +140,10 @@ class JobRun:
         )
         return self.end
 
-    def shown(self) -> JobRecord:
-        """Return the record of the job with what this attempt has told so far."""
+    def shown_in(self, record: JobRecord) -> JobRecord:
+        """Return a record of the job with what this attempt has told so far."""
         return msgspec.structs.replace(
-            self.newest,
+            record,
             log=tuple(self._lines),
             done=self._done,
             total=self._total,
@@ -161,7 +161,7 @@ class JobRun:
                 f"the attempt at job {self.record.kind} {self.id} is over",
                 hint="Threads and tasks that a job starts must end before its function does.",
             )
-        return msgspec.structs.replace(self.shown(), checkpoint=checkpoint)
+        return msgspec.structs.replace(self.shown_in(self.newest), checkpoint=checkpoint)
 
     @property
     def tick(self) -> datetime | None:

@@ -112,6 +112,7 @@ class Klerk(Submitting, Subscribable, HostingJobs):
             records=recovered.jobs,
             ended_jobs=recovered.ended_jobs,
             cron_marks=recovered.cron_marks,
+            job_versions=recovered.job_versions,
             threads=job_threads,
         )
         self.timers = Timers(

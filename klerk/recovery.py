@@ -22,6 +22,7 @@ from klerk.codec import (
     GENESIS,
     LIVE_JOB,
     VERIFIED_KEY,
+    Types,
     check_payloads,
     number_of,
     read_catalog,
@@ -49,6 +50,7 @@ class Recovered:
         ended_jobs: completed, discarded and cancelled, since the store was made.
         jobs: those that are still to run.
         history: up to date.
+        job_versions: the parameters of each kind and version that jobs may be stored with.
         cron_marks: of each cron job, the newest time that was dealt with, in microseconds since 1970 UTC.
     """
 
@@ -57,6 +59,7 @@ class Recovered:
     digest: bytes = GENESIS
     ended_jobs: tuple[int, int, int] = (0, 0, 0)
     jobs: list[JobRecord] = field(default_factory=list)
+    job_versions: dict[str, dict[int, Types]] = field(default_factory=dict)
     cron_marks: dict[str, int] = field(default_factory=dict)
 
 
@@ -89,6 +92,7 @@ def prepare(
     """
     plan = plan_of(read_catalog(storage.get(Family.META, CATALOG_KEY)), spec)
     recovered = Recovered(program=Program(spec, plan.catalog, clock, lock), history=History(storage))
+    recovered.job_versions = plan.catalog.job_versions
     _read_head(storage, recovered)
     verify_log(storage, _marked(storage, VERIFIED_KEY), progress)
     _apply_tail(storage, progress)

@@ -154,6 +154,7 @@ LAYERS = [
     "job_manager/gates",
     "job_manager/dispatcher",
     "job_manager/verdicts",
+    "job_manager/arguments",
     "job_manager/work",
     "job_manager/due_jobs",
     "job_manager/cron",

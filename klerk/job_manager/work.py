@@ -1,5 +1,6 @@
 """The transactions that the job manager submits."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from klerk._core import InternalWork
@@ -42,6 +43,17 @@ class RecordJob(InternalWork):
         for command in self.commands:
             processor.apply_command(command, not self.is_authorized)
         processor.put_job(self.record, self.encoded)
+
+
+class RecordJobs(InternalWork):
+    """The transaction that records what became of jobs without an attempt."""
+
+    def __init__(self, records: Sequence[JobRecord]) -> None:
+        self.records = records
+
+    def perform(self, processor: Any) -> None:
+        for record in self.records:
+            processor.put_job(record, encode(record))
 
 
 class SaveJob(InternalWork):
