@@ -3,12 +3,14 @@
 import logging
 from typing import Any, Protocol
 
+from klerk import limits
 from klerk._waiting import Submission
 from klerk.app import Spec
 from klerk.commands import Actor, System
 from klerk.errors import StoreFailed
 from klerk.job_manager.verdicts import Verdict, of_error, of_return, text_of
 from klerk.job_manager.work import RecordJob, acting_as, by_manager
+from klerk.job_outcomes import JobOutcome
 from klerk.job_run import JobRun
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState
 from klerk.scheduler import Scheduler
@@ -90,14 +92,16 @@ class Attempts:
 
     def failed(self, run: JobRun, error: BaseException) -> None:
         """Record a failed attempt: to be tried again, given up, or stopped on request."""
-        if self.is_closing:
+        if self.is_closing and not isinstance(error, JobOutcome):
             # What was interrupted by the end of the process runs again after the next start.
             return
         record, job = run.record, self._jobs[run.record.kind]
         try:
             verdict = of_error(job, run.attempt, attempts_max(job, record), error)
-        except Exception as fault:
-            text = f"{text_of(error)}; its own retry function failed, too: {text_of(fault)}"
+        except BaseException as fault:
+            # Both have to be told in the space that there is.
+            text = text_of(error)[: limits.ERROR_LENGTH_MAX // 2]
+            text = f"{text}; its own retry function failed, too: {text_of(fault)}"
             verdict = Verdict(state=JobState.DISCARDED, error=text)
         if verdict.state in (JobState.RETRYABLE, JobState.DISCARDED):
             LOG.warning(
