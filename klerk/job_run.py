@@ -250,7 +250,7 @@ class JobRun:
         `checkpoint_async`.
 
         Parameters:
-            state: whatever MessagePack can hold, in `limits.JOB_STATE_BYTES_MAX` bytes.
+            state: whatever MessagePack can hold, in `limits.JOB_STATE_BYTES_MAX` bytes; None: none any more.
 
         Raises:
             ArgumentError, LimitExceeded: it cannot hold that, or not so much.

@@ -16,12 +16,14 @@ _HINT: Final = "Save numbers, texts, lists, dicts and the like; of models, their
 
 
 def encoded_state(state: Any) -> bytes:
-    """Return a state as it is stored.
+    """Return a state as it is stored; None as nothing.
 
     Raises:
         ArgumentError: MessagePack has nothing for it, or something in it.
         LimitExceeded: it takes more than `limits.JOB_STATE_BYTES_MAX`.
     """
+    if state is None:
+        return b""
     try:
         encoded = _encode(state)
         _decode(encoded)
