@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from designs import NOON, TESTER, Account, Bank, Clock, Spawned, eventually, run_python
+from designs import NOON, TESTER, Account, Bank, Brake, Clock, Spawned, eventually, run_python
 
 import klerk
 from klerk import (
@@ -401,31 +401,37 @@ def test_nobody_saves_for_an_attempt_that_is_over() -> None:
 
 
 def test_what_was_saved_is_published_after_the_attempt_is_over() -> None:
-    """The job has ended once, and stays ended."""
+    """That the job is stored anew then is no reason to run it anew, while its end is being processed."""
     bank, runs = Bank(), []
+    brake = Brake(bank)
     save, end = threading.Event(), threading.Event()
 
     @bank.app.job()
-    def work(job: JobRun) -> None:
+    def work(job: JobRun, account: Ref[Account]) -> Any:
         def checkpoint() -> None:
             assert save.wait(20)
             job.checkpoint("x")
 
         runs.append((job, Spawned(checkpoint)))
         assert end.wait(20)
+        return job.complete_with(bank.rename(account, "Eve"))
 
     with bank.app.open(job_threads=2) as k:
-        k.jobs.schedule(work())
+        k.jobs.schedule(work(k.handle(bank.enter("Ada"), TESTER).id))
         eventually(lambda: runs)
-        job, spawned = runs[0]
+        spawned = runs[0][1]
         with k.read(TESTER):
             # Processed and written; nothing is published as long as this is held.
             sequence = k.sequence
             save.set()
             eventually(lambda: k.sequence == sequence + 1)
+            brake.armed = True
             end.set()
-            eventually(lambda: job.end is not None)
+            assert brake.reached.wait(20)
         spawned.end()
+        # Long enough for the other worker, if it were given the job.
+        threading.Event().wait(0.2)
+        brake.go.set()
         idle(k)
         assert len(runs) == 1
         assert (completed(k), k.jobs.live()) == (1, ())
