@@ -15,6 +15,7 @@ from klerk._core import Group
 from klerk._image import key_of, model_puts
 from klerk.audit.history import History
 from klerk.codec import APPLIED_KEY, job_puts, token_puts
+from klerk.cron_marks import mark_puts
 from klerk.errors import StorageError
 from klerk.jobs import JobRecord
 from klerk.storage.contract import Family, Storage
@@ -44,7 +45,8 @@ def apply(
     for batch in _batches(puts + more_puts):
         storage.write(batch, [])
     write_tokens(storage, tokens)
-    storage.write([(Family.META, APPLIED_KEY, key_of(newest))], [])
+    marks = mark_puts(storage, [record for record, _ in jobs.values()])
+    storage.write([*marks, (Family.META, APPLIED_KEY, key_of(newest))], [])
 
 
 def write_tokens(storage: Storage, tokens: dict[int, bytes | None]) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from klerk import limits
+from klerk._dispatch import microseconds
 from klerk._image import key_of, load_models
 from klerk._waiting import ReadWriteLock
 from klerk.app import Spec
@@ -21,6 +22,7 @@ from klerk.codec import (
     GENESIS,
     LIVE_JOB,
     VERIFIED_KEY,
+    Types,
     check_payloads,
     number_of,
     read_catalog,
@@ -28,6 +30,7 @@ from klerk.codec import (
     read_payload,
     read_record,
 )
+from klerk.cron_marks import open_marks
 from klerk.errors import Corrupted
 from klerk.jobs import JobRecord
 from klerk.migration.migrating import Migrating, Progress
@@ -47,6 +50,8 @@ class Recovered:
         ended_jobs: completed, discarded and cancelled, since the store was made.
         jobs: those that are still to run.
         history: up to date.
+        job_versions: the parameters of each kind and version that jobs may be stored with.
+        cron_marks: of each cron job, the newest time that was dealt with, in microseconds since 1970 UTC.
     """
 
     program: Program
@@ -54,6 +59,8 @@ class Recovered:
     digest: bytes = GENESIS
     ended_jobs: tuple[int, int, int] = (0, 0, 0)
     jobs: list[JobRecord] = field(default_factory=list)
+    job_versions: dict[str, dict[int, Types]] = field(default_factory=dict)
+    cron_marks: dict[str, int] = field(default_factory=dict)
 
 
 def recover(storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, progress: Progress) -> Recovered:
@@ -69,6 +76,8 @@ def recover(storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, pro
     # Written last: a design that cannot be opened leaves the store to the one that can.
     migrating.commit(clock, progress)
     retiming.write(progress)
+    next_job_id = recovered.program.processor.next_job_id
+    recovered.cron_marks = open_marks(storage, spec.jobs, microseconds(clock()), next_job_id)
     storage.write([(Family.META, VERIFIED_KEY, key_of(_newest(storage)))], [])
     return recovered
 
@@ -83,6 +92,7 @@ def prepare(
     """
     plan = plan_of(read_catalog(storage.get(Family.META, CATALOG_KEY)), spec)
     recovered = Recovered(program=Program(spec, plan.catalog, clock, lock), history=History(storage))
+    recovered.job_versions = plan.catalog.job_versions
     _read_head(storage, recovered)
     verify_log(storage, _marked(storage, VERIFIED_KEY), progress)
     _apply_tail(storage, progress)

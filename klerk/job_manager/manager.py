@@ -11,14 +11,16 @@ import msgspec
 
 from klerk import limits
 from klerk.app import Spec
+from klerk.codec import Types
 from klerk.commands import System
 from klerk.errors import ArgumentError, NotFound
+from klerk.job_manager.arguments import StoredArguments
 from klerk.job_manager.attempts import Attempts, Submit
 from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.due_jobs import DueJobs
 from klerk.job_manager.gates import Gate
-from klerk.job_manager.work import CreateJobs
+from klerk.job_manager.work import CreateJobs, RecordJobs
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
 from klerk.jobs import FINAL_STATES, JobRecord, JobRequest, JobState
@@ -40,6 +42,8 @@ class JobManager:
         scheduler: wakes jobs that wait for a time.
         records: the jobs that the store held.
         ended_jobs: completed, discarded and cancelled before, as the commit log's head has them.
+        cron_marks: of each cron job, the newest time that was dealt with.
+        job_versions: the parameters of each kind and version that jobs may be stored with.
         threads: for plain functions.
     """
 
@@ -52,6 +56,8 @@ class JobManager:
         *,
         records: list[JobRecord],
         ended_jobs: tuple[int, int, int],
+        cron_marks: Mapping[str, int],
+        job_versions: Mapping[str, Mapping[int, Types]],
         threads: int,
     ) -> None:
         self._spec = spec
@@ -75,9 +81,8 @@ class JobManager:
         )
         self._due_jobs = DueJobs(scheduler, self._due)
         self._attempts = Attempts(spec, submit, scheduler)
-        self._cron = CronJobs(
-            [job for job in spec.jobs.values() if job.settings.cron is not None], scheduler, submit
-        )
+        self._cron = CronJobs(spec.jobs, cron_marks, scheduler, submit)
+        self._arguments = StoredArguments(spec, job_versions)
         self._executors: dict[Pool, Executor] = {}
         pools = {job.pool for job in spec.jobs.values()} if threads else set()
         if "thread" in pools:
@@ -86,36 +91,27 @@ class JobManager:
             self._executors["loop"] = LoopExecutor(
                 limits.JOB_COROUTINES_MAX, self._take_coroutine, self._attempts.run_coroutine
             )
-        self.note([self._restored(record) for record in records])
+        self.note([self._arguments.restored(record) for record in records])
 
     def start(self) -> None:
         """Begin to run jobs, first of all those that were executing when the process ended."""
+        self._record_suspended()
         for executor in self._executors.values():
             executor.start()
             executor.wake()
         if self._executors:
             self._cron.start()
 
-    # --- what is to be run ------------------------------------------------------------------------
+    def _record_suspended(self) -> None:
+        """Make visible in the store, too, which jobs cannot run."""
+        self._arguments.tell()
+        for batch in self._arguments.take_suspended():
+            try:
+                self._submit(RecordJobs(batch), System("jobs that cannot run"))
+            except Exception as error:
+                LOG.error("that jobs are suspended is not recorded: %s", error)
 
-    def _restored(self, record: JobRecord) -> JobRecord:
-        """Return a job that was read from the store with arguments of the declared types, or suspended."""
-        types = self._spec.job_parameters.get(record.kind)
-        try:
-            if types is None:
-                raise ValueError(f"there is no job '{record.kind}' in this app")
-            if len(types) != len(record.arguments):
-                raise ValueError(
-                    f"it was stored with {len(record.arguments)} arguments and takes {len(types)}"
-                )
-            arguments = tuple(
-                msgspec.convert(value, field.plain)
-                for value, field in zip(record.arguments, types.values(), strict=True)
-            )
-        except ValueError as error:
-            LOG.error("job %d (%s) is suspended: %s", record.id, record.kind, error)
-            return msgspec.structs.replace(record, state=JobState.SUSPENDED, error=str(error))
-        return msgspec.structs.replace(record, arguments=arguments)
+    # --- what is to be run ------------------------------------------------------------------------
 
     def note(self, records: list[JobRecord]) -> None:
         """Take over jobs that were created or changed by a published group."""
@@ -125,7 +121,7 @@ class JobManager:
                 if known is not None:
                     self._tally[known.state] -= 1
                     run = self._running.get(record.id)
-                    if run is not None and run.is_over:
+                    if run is not None and run.end is record:
                         del self._running[record.id]
                         self._dispatcher.ended(run.record)
                     elif run is not None:
@@ -184,7 +180,9 @@ class JobManager:
             record = None if self._attempts.is_closing else self._dispatcher.take(pool, frozenset())
             if record is None:
                 return None
-            run = self._running[record.id] = JobRun(self._host, record)
+            run = self._running[record.id] = JobRun(
+                self._host, record, self._spec.jobs[record.kind], self._scheduler.now_us
+            )
             return run
 
     # --- what users see ---------------------------------------------------------------------------
@@ -220,13 +218,19 @@ class JobManager:
             record = self._live.get(job_id)
             if record is None:
                 raise NotFound(f"there is no job {job_id} that is still to run")
-            executing = job_id in self._running
-        return msgspec.structs.replace(record, state=JobState.EXECUTING) if executing else record
+            return self._shown(record)
 
     def live(self) -> tuple[JobRecord, ...]:
         """Return all jobs that have not ended, in the order of their creation."""
         with self._lock:
-            return tuple(record for _, record in sorted(self._live.items()))
+            return tuple(self._shown(record) for _, record in sorted(self._live.items()))
+
+    def _shown(self, record: JobRecord) -> JobRecord:
+        """Return a job as users see it: one that runs with what it has told so far."""
+        run = self._running.get(record.id)
+        if run is None:
+            return record
+        return msgspec.structs.replace(run.shown_in(record), state=JobState.EXECUTING)
 
     def cancel_running(self, job_id: int) -> bool:
         """Ask a running job to stop; return whether it runs."""
