@@ -97,7 +97,12 @@ class Klerk(Submitting, Subscribable):
         store = BlobStore(self._side_writer, now_us, call_at)
         self.blobs = Blobs(store, self._program.blob_access, self._require_beside)
         self._engine = Engine(
-            storage, recovered, self._lock, queue_length_max=queue_length_max, published=self._published
+            storage,
+            recovered,
+            self._lock,
+            queue_length_max=queue_length_max,
+            foreseen=self._foreseen,
+            published=self._published,
         )
         self._push = self._engine.queue.push
         self._audit = self._sight.commit_log = Audit(spec, self._program, recovered.history, storage)
@@ -110,9 +115,8 @@ class Klerk(Submitting, Subscribable):
             self,
             self._submit_as,
             self._scheduler,
-            store=JobStore(storage, self._engine.checkpointer),
-            records=recovered.jobs,
-            ended_jobs=recovered.ended_jobs,
+            store=JobStore(storage, self._engine.checkpointer, recovered.up_to_date),
+            recovered=recovered,
             threads=job_threads,
         )
         self.timers = Timers(
@@ -252,6 +256,10 @@ class Klerk(Submitting, Subscribable):
                 "timers were waited for by a function that Klerk calls while it commits or fires timers",
                 hint="Wait in a thread of your own.",
             )
+
+    def _foreseen(self, group: Group) -> None:
+        if group.notices:
+            self.jobs.foresee([record for record, _ in group.notices])
 
     def _published(self, group: Group) -> None:
         """Tell everyone who waits for what a group did."""
