@@ -156,6 +156,7 @@ LAYERS = [
     "job_manager/work",
     "job_manager/tally",
     "job_manager/horizon",
+    "job_manager/live_jobs",
     "job_manager/cron",
     "job_manager/attempts",
     "job_manager/manager",
