@@ -25,6 +25,7 @@ from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.manager import JobManager
+from klerk.job_manager.retention import Retention
 from klerk.job_manager.work import acting_as
 from klerk.jobs import JobRecord
 from klerk.keyed.blob_store import BlobStore
@@ -72,6 +73,7 @@ class Klerk(Submitting, Subscribable):
         clock: Callable[[], datetime],
         job_threads: int,
         queue_length_max: int,
+        job_retention: Retention,
         token_ttl: timedelta,
         unsafe: bool,
     ) -> None:
@@ -117,6 +119,7 @@ class Klerk(Submitting, Subscribable):
             self._scheduler,
             store=JobStore(storage, self._engine.checkpointer, recovered.up_to_date),
             recovered=recovered,
+            retention=job_retention,
             threads=job_threads,
         )
         self.timers = Timers(

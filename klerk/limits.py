@@ -81,6 +81,9 @@ JOB_CRASHES_MAX: Final = 3
 JOB_BACKOFF_BASE_S: Final = 1.0
 JOB_BACKOFF_MAX_S: Final = 3600.0
 
+# Completions that one transaction records: 1,000 small records take a few milliseconds to write.
+JOB_COMPLETIONS_AT_ONCE: Final = 1_000
+
 # Jobs of a queue, a kind or a key at once: far more than there are workers. Priorities and weights are only
 # compared, so their range has to be just wide enough to tell apart what people name.
 JOB_CONCURRENCY_MAX: Final = 100_000
@@ -102,6 +105,25 @@ JOBS_PAGE: Final = 1_000
 # Jobs that wait for a time in memory, the soonest first; the others are on disk alone. At 20,000 jobs/s, half
 # of these last while a page of the next is read ten times over; they take about 10 MB.
 JOBS_AT_HAND_MAX: Final = 10_000
+
+# How long jobs are kept after their end unless the app says otherwise, in days. A week of those that went
+# well answers what happened last weekend; those that failed for good wait for somebody to look at them, and
+# for the end of a quarter.
+JOBS_COMPLETED_DAYS: Final = 7
+JOBS_CANCELLED_DAYS: Final = 7
+JOBS_DISCARDED_DAYS: Final = 90
+
+# Ended jobs that are kept at most unless the app says otherwise: about 300 MB of disk. When there are more, a
+# twentieth more than that goes at once, so that the oldest are not looked for again and again.
+JOBS_ENDED_MAX: Final = 1_000_000
+JOBS_PRUNED_BEYOND_SHARE: Final = 20
+
+# Ended jobs removed in one go, after which what was published meanwhile is written: about 0.2 s of work, and
+# as many as can come in a second.
+JOBS_PRUNED_AT_ONCE: Final = 20_000
+
+# The bytes of a result that is kept, encoded: as of a key-value. More belongs in a blob.
+JOB_RESULT_BYTES_MAX: Final = 128 * 1024
 
 # How long the jobs after those in memory wait to be read again, after reading them failed, in seconds.
 JOBS_READ_AGAIN_S: Final = 10.0

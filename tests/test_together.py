@@ -170,7 +170,7 @@ INSIDE = {
         "handle_for_coroutine",
         "read_for_job",
     },
-    "jobs": {"start", "note", "close", "begin_closing", "runs_here"},
+    "jobs": {"start", "foresee", "note", "store", "close", "begin_closing", "runs_here"},
     "timers": {"start", "note", "close", "runs_here", "refuse_waiting"},
     "unsafe": {"work"},
     "kv": {"shelf", "access", "admit", "putting", "removing", "value", "found"},

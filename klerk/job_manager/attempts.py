@@ -7,7 +7,9 @@ from klerk._waiting import Submission
 from klerk.app import Spec
 from klerk.commands import System
 from klerk.errors import StoreFailed
-from klerk.job_manager.verdicts import Verdict, of_error, of_return, text_of
+from klerk.job_manager.completions import Completions
+from klerk.job_manager.results import encoded_result, with_result
+from klerk.job_manager.verdicts import COMPLETED, Verdict, of_error, of_return, text_of
 from klerk.job_manager.work import RecordJob, by_manager
 from klerk.job_run import JobRun
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState
@@ -38,6 +40,7 @@ class Attempts:
         self._jobs = spec.jobs
         self._submit = submit
         self._scheduler = scheduler
+        self._completions = Completions(submit)
         self.is_closing = False
 
     def run_plain(self, run: JobRun) -> None:
@@ -75,10 +78,11 @@ class Attempts:
         job = self._jobs[run.record.kind]
         try:
             verdict = of_return(job, run.attempt, attempts_max(job, run.record), returned)
+            result = encoded_result(job, verdict.value)
         except Exception as error:
             self.failed(run, error)
             return
-        submission = self.record(run, verdict)
+        submission = self.record(run, verdict, result)
         if verdict.commands and submission is not None:
             # Called by a committer, which must not wait for room in its own queue: another thread goes on.
             submission.add_done_callback(lambda ended: self._completion_ended(run, ended))
@@ -105,8 +109,8 @@ class Attempts:
             )
         self.record(run, verdict)
 
-    def record(self, run: JobRun, verdict: Verdict) -> Submission[Any] | None:
-        """Submit the transaction that ends an attempt; None when it cannot be submitted."""
+    def record(self, run: JobRun, verdict: Verdict, result: bytes = b"") -> Submission[Any] | None:
+        """Record the end of an attempt; return the submission of a transaction of its own, if it has one."""
         now_us = self._scheduler.now_us()
         run_at_us = 0 if verdict.delay is None else now_us + verdict.delay // verdict.delay.resolution
         run.is_over = True
@@ -118,6 +122,10 @@ class Attempts:
                 run_at_us=run_at_us,
                 ended_us=now_us if verdict.state in FINAL_STATES else 0,
             )
+            record = with_result(self._jobs[record.kind], record, result)
+            if verdict is COMPLETED and not record.log:
+                self._completions.add(record)
+                return None
             return self._submit(RecordJob(record, verdict.commands), by_manager(record))
         except Exception as refusal:
             # It is still available in the store, and runs again after the next start.

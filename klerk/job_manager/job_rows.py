@@ -37,6 +37,9 @@ WAITING: Final = frozenset({JobState.SCHEDULED, JobState.RETRYABLE})
 Sort = tuple[str, str, str]
 """State, kind, and queue when other than declared: what jobs are counted by."""
 
+Row = tuple[bytes, int, int]
+"""What a row stands under: prefix, time and id."""
+
 Moment = tuple[int, int]
 """Microseconds since 1970 UTC, and the id of a job: where it stands in an order of time."""
 
@@ -206,6 +209,19 @@ class JobRows:
             self._take_away(job_id, key_of(job_id))
             self._write_if_full()
         self._write()
+
+    def prune(self, rows: Iterable[Row]) -> Counter[Sort]:
+        """Delete jobs that are still where they were found; return how many of each sort."""
+        pruned: Counter[Sort] = Counter()
+        for prefix, time_us, job_id in rows:
+            name = key_of(job_id)
+            place = _place(self._storage, name)
+            if place is not None and (place.prefix, place.time_us) == (prefix, time_us):
+                pruned[place.sort] += 1
+                self._take_away(job_id, name)
+                self._write_if_full()
+        self._write()
+        return pruned
 
     def _put(self, record: JobRecord, encoded: bytes) -> None:
         job_id, family = record.id, int(Family.JOBS)

@@ -34,6 +34,7 @@ class LiveJobs:
 
     Attributes:
         tally: counts all jobs, wherever they are.
+        foreseeing: held while jobs are looked up that are about to be changed, and while jobs are removed.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class LiveJobs:
         # The jobs beside memory that the group at hand changes, as they are before it.
         self._before: dict[int, JobRecord] = {}
         self._changes_twice = False
+        self.foreseeing = threading.Lock()
         self._horizon = Horizon(
             self.records, scheduler, due=self._due, load=self._load, later=recovered.later_jobs
         )
@@ -83,9 +85,15 @@ class LiveJobs:
         """
         held, newest = self.records, self._newest
         self._changes_twice = len(records) > 1 and len({record.id for record in records}) < len(records)
-        for record in records:
-            if record.id not in held and record.id <= newest:
-                self._look_up(record.id)
+        beside = [record.id for record in records if record.id not in held and record.id <= newest]
+        if beside:
+            with self.foreseeing:
+                for job_id in beside:
+                    self._look_up(job_id)
+
+    def is_foreseen(self, job_id: int) -> bool:
+        """Return whether the group at hand changes a job beside memory."""
+        return job_id in self._before
 
     def _look_up(self, job_id: int) -> None:
         try:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Mapping
 from datetime import datetime
 from time import monotonic
+from typing import Any
 
 import msgspec
 
@@ -18,6 +19,9 @@ from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.gates import Gate
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.live_jobs import LiveJobs
+from klerk.job_manager.pruning import Pruning
+from klerk.job_manager.results import Results
+from klerk.job_manager.retention import Retention
 from klerk.job_manager.tally import ENDS, queue_of
 from klerk.job_manager.work import CreateJobs
 from klerk.job_options import Pool
@@ -40,6 +44,7 @@ class JobManager:
         scheduler: wakes jobs that wait for a time.
         store: reads the jobs that are not in memory.
         recovered: what the store held.
+        retention: how long jobs are kept that have ended.
         threads: for plain functions.
 
     Attributes:
@@ -55,6 +60,7 @@ class JobManager:
         *,
         store: JobStore,
         recovered: Recovered,
+        retention: Retention,
         threads: int,
     ) -> None:
         self._spec = spec
@@ -83,6 +89,8 @@ class JobManager:
             ready=self._dispatcher.add,
             wake=self._became_ready,
         )
+        self._pruning = Pruning(retention, spec.jobs.values(), store, scheduler, self._jobs, self._lock)
+        self._results = Results(spec.jobs, scheduler.now_us)
         self._attempts = Attempts(spec, submit, scheduler)
         self._cron = CronJobs(
             [job for job in spec.jobs.values() if job.settings.cron is not None], scheduler, submit
@@ -99,6 +107,7 @@ class JobManager:
 
     def start(self) -> None:
         """Begin to run jobs, first of all those that were executing when the process ended."""
+        self._pruning.start()
         for executor in self._executors.values():
             executor.start()
             executor.wake()
@@ -246,6 +255,25 @@ class JobManager:
         Those that wait for a far time are read from the store: to look at some, ask for them.
         """
         return tuple(record for _, record in sorted(self._jobs.all().items()))
+
+    def result(self, job_id: int) -> Any:
+        """Return what a job's function returned, as the type that it says it returns.
+
+        Results are kept when the job is declared with ``keep_result``, for so long after it has ended, and no
+        longer than the job itself.
+
+        Raises:
+            NotFound: there is no such job, or it is not kept any more.
+            NoResult: it has not ended, or ended badly, or its result was not kept, or has expired.
+        """
+        return self._results.of(self.get(job_id))
+
+    def prune(self) -> int:
+        """Remove all ended jobs that are not kept any longer; return how many. It happens by itself, too.
+
+        They are removed from the jobs alone: the commit log keeps what it says of them.
+        """
+        return self._pruning.prune()
 
     def cancel_running(self, job_id: int) -> bool:
         """Ask a running job to stop; return whether it runs."""

@@ -47,6 +47,10 @@ class Tally:
         """Count jobs no more that are not kept any longer."""
         self._counts.subtract(sorts)
 
+    def kept(self) -> int:
+        """Return how many jobs are kept that have ended."""
+        return sum(count for (state, _, _), count in self._counts.items() if state in ENDS)
+
     def has(self, state: JobState) -> bool:
         """Return whether any job is in a state."""
         return any(count and each == state for (each, _, _), count in self._counts.items())
