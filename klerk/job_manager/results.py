@@ -1,5 +1,6 @@
 """What a job's function returned: kept with the job for a while, when its declaration asks for that."""
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,7 +14,6 @@ from klerk.errors import JobError, LimitExceeded, NoResult
 from klerk.field_types import Unsupported
 from klerk.fields import field_type
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState
-import contextlib
 
 _decode_anything = msgspec.msgpack.Decoder().decode
 
