@@ -30,7 +30,7 @@ import klerk
 from klerk import App, JobRun, JobState, NotFound, SchemaChanged, StorageError, System
 from klerk.codec import encode
 from klerk.inspection import describe_store
-from klerk.job_manager.job_rows import COUNTS_KEY, FORMER, PLACE, READY
+from klerk.job_manager.job_rows import COUNT, FORMER, PLACE, READY
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.work import RecordJob
 from klerk.jobs import FINAL_STATES, JobRecord
@@ -446,7 +446,8 @@ def former(path: Path, office: Office) -> None:
         k._engine.checkpointer.write()
         storage = k._storage
         rows = list(storage.scan(Family.JOBS))
-        puts, deletes = [], [(int(Family.META), COUNTS_KEY)]
+        puts = []
+        deletes = [(int(Family.META), key) for key, _ in storage.scan(Family.META, COUNT, COUNT + b"\xff")]
         for key, stored in rows:
             deletes.append((int(Family.JOBS), key))
             if key[:1] != PLACE:

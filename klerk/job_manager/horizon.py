@@ -86,9 +86,13 @@ class Horizon:
 
         They must have been taken over by what writes them.
         """
-        if len(self._due_us) < 2 * limits.JOBS_AT_HAND_MAX:
+        too_many = len(self._due_us) >= 2 * limits.JOBS_AT_HAND_MAX
+        if not too_many and len(self._heap) < 4 * limits.JOBS_AT_HAND_MAX:
             return
+        # What was put off, or does not wait any more, leaves the heap with this.
         self._heap = sorted((due_us, job_id) for job_id, due_us in self._due_us.items())
+        if not too_many:
+            return
         last = self._heap[limits.JOBS_AT_HAND_MAX :]
         del self._heap[limits.JOBS_AT_HAND_MAX :]
         self._later = last[0]

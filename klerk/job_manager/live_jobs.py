@@ -168,7 +168,9 @@ class LiveJobs:
         """Let the jobs run whose time has come."""
         with self._lock:
             for job_id in self._horizon.take(self._scheduler.now_us()):
-                record = self.records[job_id]
+                record = self.records.get(job_id)
+                if record is None:
+                    continue
                 ready = msgspec.structs.replace(record, state=JobState.AVAILABLE)
                 self.tally.move(record, ready)
                 self._place(ready)

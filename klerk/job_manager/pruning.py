@@ -78,6 +78,9 @@ class Pruning:
     def _tidy(self) -> None:
         """Remove some of what is not kept any longer, if there may be anything."""
         now_us = self._scheduler.now_us()
+        if self._next_us is not None and self._shortest_us is not None:
+            # The clock may have been set back.
+            self._next_us = min(self._next_us, now_us + self._shortest_us)
         if (self._next_us is None or now_us < self._next_us) and not self._surplus():
             return
         if self._prune(limits.JOBS_PRUNED_AT_ONCE) >= limits.JOBS_PRUNED_AT_ONCE:
