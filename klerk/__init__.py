@@ -26,6 +26,7 @@ from klerk.errors import (
     LimitExceeded,
     MigrationFailed,
     NewerStore,
+    NoResult,
     NotAStore,
     NotFound,
     NotPure,
@@ -41,6 +42,7 @@ from klerk.errors import (
     WrongState,
     WrongStore,
 )
+from klerk.job_manager.retention import Retention
 from klerk.job_options import Backoff, JobOptions, QueueOptions, Unique
 from klerk.job_outcomes import Cancel, Discard, Retry, Snooze
 from klerk.job_run import Completion, JobRun
@@ -136,6 +138,7 @@ __all__ = [
     "MigrationFailed",
     "Model",
     "NewerStore",
+    "NoResult",
     "NotAStore",
     "NotFound",
     "NotPure",
@@ -152,6 +155,7 @@ __all__ = [
     "RefusedTimer",
     "Rejected",
     "Result",
+    "Retention",
     "Retry",
     "SchemaChanged",
     "Snapshot",

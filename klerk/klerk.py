@@ -24,7 +24,9 @@ from klerk.commands import Actor, Command, Context, Result, System
 from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
 from klerk.job_manager.hosting import HostingJobs
+from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.manager import JobManager
+from klerk.job_manager.retention import Retention
 from klerk.jobs import JobRecord
 from klerk.keyed.blob_store import BlobStore
 from klerk.keyed.blobs import Blobs
@@ -71,6 +73,7 @@ class Klerk(Submitting, Subscribable, HostingJobs):
         clock: Callable[[], datetime],
         job_threads: int,
         queue_length_max: int,
+        job_retention: Retention,
         token_ttl: timedelta,
         unsafe: bool,
     ) -> None:
@@ -96,7 +99,12 @@ class Klerk(Submitting, Subscribable, HostingJobs):
         store = BlobStore(self._side_writer, now_us, call_at)
         self.blobs = Blobs(store, self._program.blob_access, self._require_beside)
         self._engine = Engine(
-            storage, recovered, self._lock, queue_length_max=queue_length_max, published=self._published
+            storage,
+            recovered,
+            self._lock,
+            queue_length_max=queue_length_max,
+            foreseen=self._foreseen,
+            published=self._published,
         )
         self._push = self._engine.queue.push
         self._audit = self._sight.commit_log = Audit(spec, self._program, recovered.history, storage)
@@ -109,10 +117,9 @@ class Klerk(Submitting, Subscribable, HostingJobs):
             self,
             self._submit_as,
             self._scheduler,
-            records=recovered.jobs,
-            ended_jobs=recovered.ended_jobs,
-            cron_marks=recovered.cron_marks,
-            job_versions=recovered.job_versions,
+            store=JobStore(storage, self._engine.checkpointer, recovered.up_to_date),
+            recovered=recovered,
+            retention=job_retention,
             threads=job_threads,
         )
         self.timers = Timers(
@@ -245,6 +252,10 @@ class Klerk(Submitting, Subscribable, HostingJobs):
                 "timers were waited for by a function that Klerk calls while it commits or fires timers",
                 hint="Wait in a thread of your own.",
             )
+
+    def _foreseen(self, group: Group) -> None:
+        if group.notices:
+            self.jobs.foresee([record for record, _ in group.notices])
 
     def _published(self, group: Group) -> None:
         """Tell everyone who waits for what a group did."""

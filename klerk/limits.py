@@ -99,6 +99,35 @@ JOB_UNIQUE_DAYS_MAX: Final = 366
 # How far ahead a job can be scheduled or put off: a thousand years, as for timers.
 JOB_DELAY_DAYS_MAX: Final = 365_250
 
+# Jobs in one page read from the store: some 10 ms of reading, after which others get their turn.
+JOBS_PAGE: Final = 1_000
+
+# Jobs that wait for a time in memory, the soonest first; the others are on disk alone. At 20,000 jobs/s, half
+# of these last while a page of the next is read ten times over; they take about 10 MB.
+JOBS_AT_HAND_MAX: Final = 10_000
+
+# How long jobs are kept after their end unless the app says otherwise, in days. A week of those that went
+# well answers what happened last weekend; those that failed for good wait for somebody to look at them, and
+# for the end of a quarter.
+JOBS_COMPLETED_DAYS: Final = 7
+JOBS_CANCELLED_DAYS: Final = 7
+JOBS_DISCARDED_DAYS: Final = 90
+
+# Ended jobs that are kept at most unless the app says otherwise: about 300 MB of disk. When there are more, a
+# twentieth more than that goes at once, so that the oldest are not looked for again and again.
+JOBS_ENDED_MAX: Final = 1_000_000
+JOBS_PRUNED_BEYOND_SHARE: Final = 20
+
+# Ended jobs removed in one go, after which what was published meanwhile is written: about 0.2 s of work, and
+# as many as can come in a second.
+JOBS_PRUNED_AT_ONCE: Final = 20_000
+
+# The bytes of a result that is kept, encoded: as of a key-value. More belongs in a blob.
+JOB_RESULT_BYTES_MAX: Final = 128 * 1024
+
+# How long the jobs after those in memory wait to be read again, after reading them failed, in seconds.
+JOBS_READ_AGAIN_S: Final = 10.0
+
 # Characters of a job's key, of a queue's name and of a tag: all of them stand in listings.
 JOB_KEY_LENGTH_MAX: Final = 500
 JOB_NAME_LENGTH_MAX: Final = 100

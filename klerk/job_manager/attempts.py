@@ -9,10 +9,11 @@ from klerk.app import Spec
 from klerk.commands import Actor, System
 from klerk.errors import StoreFailed
 from klerk.job_manager.completions import Completions
+from klerk.job_manager.results import encoded_result, with_result
 from klerk.job_manager.verdicts import COMPLETED, Verdict, of_error, of_return, text_of
 from klerk.job_manager.work import RecordJob, acting_as, by_manager
 from klerk.job_outcomes import JobOutcome
-from klerk.job_run import JobRun
+from klerk.job_run import JobRun, storable
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState
 from klerk.scheduler import Scheduler
 
@@ -79,10 +80,11 @@ class Attempts:
         job = self._jobs[run.record.kind]
         try:
             verdict = of_return(job, run.attempt, attempts_max(job, run.record), returned)
+            result = encoded_result(job, verdict.value)
         except Exception as error:
             self.failed(run, error)
             return
-        submission = self.record(run, verdict)
+        submission = self.record(run, verdict, result)
         if verdict.commands and submission is not None:
             # Called by a committer, which must not wait for room in its own queue: another thread goes on.
             submission.add_done_callback(lambda ended: self._completion_ended(run, ended))
@@ -106,12 +108,11 @@ class Attempts:
             text = f"{text}; its own retry function failed, too: {text_of(fault)}"
             verdict = Verdict(state=JobState.DISCARDED, error=text)
         if verdict.state in (JobState.RETRYABLE, JobState.DISCARDED):
-            LOG.warning(
-                "job %d (%s) failed in attempt %d: %s", record.id, record.kind, run.attempt, verdict.error
-            )
+            reason = storable(verdict.error, limits.ERROR_LENGTH_MAX)
+            LOG.warning("job %d (%s) failed in attempt %d: %s", record.id, record.kind, run.attempt, reason)
         self.record(run, verdict)
 
-    def record(self, run: JobRun, verdict: Verdict) -> Submission[Any] | None:
+    def record(self, run: JobRun, verdict: Verdict, result: bytes = b"") -> Submission[Any] | None:
         """Record the end of an attempt; return the submission of a transaction of its own, if it has one."""
         now_us = self._scheduler.now_us()
         run_at_us = 0 if verdict.delay is None else now_us + verdict.delay // verdict.delay.resolution
@@ -124,6 +125,7 @@ class Attempts:
                 run_at_us=run_at_us,
                 ended_us=now_us if verdict.state in FINAL_STATES else 0,
             )
+            record = with_result(self._jobs[record.kind], record, result)
             if verdict is COMPLETED and not record.log:
                 self._completions.add(record)
                 return None
