@@ -11,7 +11,7 @@ from klerk._dispatch import described
 from klerk.commands import Command
 from klerk.errors import FunctionFailed, JobCancelled
 from klerk.job_outcomes import Cancel, Discard, JobOutcome, Retry, Snooze
-from klerk.job_run import Completion
+from klerk.job_run import Completion, storable
 from klerk.jobs import Job, JobState
 
 _LONGEST: Final = timedelta(days=limits.JOB_DELAY_DAYS_MAX)
@@ -106,10 +106,9 @@ def _outcome_of(on_error: Mapping[type[Exception], JobOutcome], cls: type) -> Jo
 
 
 def text_of(error: BaseException) -> str:
-    """Return an error's type and text, even when its own text fails."""
+    """Return an error's type and text as they can be stored and logged, even when its own text fails."""
     try:
-        if isinstance(error, JobOutcome):
-            return str(error)
-        return f"{type(error).__name__}: {error}"
+        text = str(error) if isinstance(error, JobOutcome) else f"{type(error).__name__}: {error}"
     except Exception:
-        return type(error).__name__
+        text = type(error).__name__
+    return storable(text, limits.ERROR_LENGTH_MAX)
