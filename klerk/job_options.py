@@ -110,8 +110,8 @@ class JobOptions(TypedDict, total=False):
         unique: which jobs count as the same.
         cron: run by itself at these times, as in ``"0 3 * * *"``, one job for each; its parameters, if it has
             any, have defaults. `JobRun.tick` is the time. See `klerk.cron_ticks` for changes of the clock.
-        timezone: in which `cron` is meant, as in ``"Europe/Oslo"``. Once one of the two is changed, times that
-            passed before mean nothing.
+        timezone: in which `cron` is meant, as in ``"Europe/Oslo"``. Once one of the two is changed, times
+            that passed before mean nothing.
         missed: what becomes of times that passed while nothing was open, or the machine slept: ``"skip"``,
             ``"once"`` (one job for all of them), or ``"all"`` (one for each, the newest
             `limits.JOBS_MISSED_MAX`).

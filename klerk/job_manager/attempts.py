@@ -7,7 +7,7 @@ from klerk import limits
 from klerk._waiting import Submission
 from klerk.app import Spec
 from klerk.commands import Actor, System
-from klerk.errors import StoreFailed
+from klerk.errors import Closed, StoreFailed
 from klerk.job_manager.verdicts import Verdict, of_error, of_return, text_of
 from klerk.job_manager.work import RecordJob, acting_as, by_manager
 from klerk.job_outcomes import JobOutcome
@@ -74,12 +74,10 @@ class Attempts:
 
     def _returned(self, run: JobRun, returned: Any) -> None:
         """Record what a job's function returned, with the commands that it ends with."""
-        job = self._jobs[run.record.kind]
-        try:
-            verdict = of_return(job, run.attempt, attempts_max(job, run.record), returned)
-        except Exception as error:
-            self.failed(run, error)
+        if isinstance(returned, JobOutcome):
+            self.failed(run, returned)
             return
+        verdict = of_return(returned)
         submission = self.record(run, verdict)
         if verdict.commands and submission is not None:
             # Called by a committer, which must not wait for room in its own queue: another thread goes on.
@@ -88,7 +86,7 @@ class Attempts:
     def _completion_ended(self, run: JobRun, submission: Submission[Any]) -> None:
         error = submission.exception()
         if error is not None and not isinstance(error, StoreFailed):
-            self._scheduler.at(self._scheduler.now_us(), lambda: self.failed(run, error))
+            self._scheduler.at(0, lambda: self.failed(run, error))
 
     def failed(self, run: JobRun, error: BaseException) -> None:
         """Record a failed attempt: to be tried again, given up, or stopped on request."""
@@ -128,7 +126,7 @@ class Attempts:
             work = RecordJob(record, verdict.commands, is_authorized=isinstance(actor, System))
             return self._submit(work, actor, behalf)
         except Exception as refusal:
-            if verdict.commands:
+            if verdict.commands and not isinstance(refusal, StoreFailed | Closed):
                 self.failed(run, refusal)
                 return None
             # It is still available in the store, and runs again after the next start.
