@@ -7,7 +7,7 @@ from klerk import limits
 from klerk._waiting import Submission
 from klerk.app import Spec
 from klerk.commands import Actor, System
-from klerk.errors import StoreFailed
+from klerk.errors import Closed, StoreFailed
 from klerk.job_manager.completions import Completions
 from klerk.job_manager.results import encoded_result, with_result
 from klerk.job_manager.verdicts import COMPLETED, Verdict, of_error, of_return, text_of
@@ -77,10 +77,12 @@ class Attempts:
 
     def _returned(self, run: JobRun, returned: Any) -> None:
         """Record what a job's function returned, with the commands that it ends with."""
-        job = self._jobs[run.record.kind]
+        if isinstance(returned, JobOutcome):
+            self.failed(run, returned)
+            return
+        verdict = of_return(returned)
         try:
-            verdict = of_return(job, run.attempt, attempts_max(job, run.record), returned)
-            result = encoded_result(job, verdict.value)
+            result = encoded_result(self._jobs[run.record.kind], verdict.value)
         except Exception as error:
             self.failed(run, error)
             return
@@ -92,7 +94,7 @@ class Attempts:
     def _completion_ended(self, run: JobRun, submission: Submission[Any]) -> None:
         error = submission.exception()
         if error is not None and not isinstance(error, StoreFailed):
-            self._scheduler.at(self._scheduler.now_us(), lambda: self.failed(run, error))
+            self._scheduler.at(0, lambda: self.failed(run, error))
 
     def failed(self, run: JobRun, error: BaseException) -> None:
         """Record a failed attempt: to be tried again, given up, or stopped on request."""
@@ -135,7 +137,7 @@ class Attempts:
             work = RecordJob(record, verdict.commands, is_authorized=isinstance(actor, System))
             return self._submit(work, actor, behalf)
         except Exception as refusal:
-            if verdict.commands:
+            if verdict.commands and not isinstance(refusal, StoreFailed | Closed):
                 self.failed(run, refusal)
                 return None
             # It is still available in the store, and runs again after the next start.
