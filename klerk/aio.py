@@ -41,6 +41,7 @@ class Blocking(Protocol):
     unsafe: Unsafe
     kv: KeyValues
     blobs: Blobs
+    signals: Signals
 
     def token(self, *models: Model) -> Token: ...
     def parse_token(self, text: str) -> Token: ...
@@ -65,7 +66,6 @@ class AioKlerk(AioSubscribable):
         tokens: which tokens were used.
         blocking: does the rest.
         hub: hands out what is published.
-        signals: what the process is sent.
 
     Attributes:
         jobs: the asyncio face of the job manager.
@@ -82,7 +82,6 @@ class AioKlerk(AioSubscribable):
         tokens: TokenUses,
         blocking: Blocking,
         hub: Hub,
-        signals: Signals,
     ) -> None:
         self._push_soon = queue.push_soon
         self._tokens = tokens
@@ -90,7 +89,6 @@ class AioKlerk(AioSubscribable):
         self._snapshots = snapshots
         self._blocking = blocking
         self._hub = hub
-        self._signals = signals
         self.jobs = AioJobs(blocking.jobs)
         self.timers = AioTimers(blocking.timers)
         self.unsafe = AioUnsafe(blocking.unsafe, self._run_unsafe)
@@ -206,7 +204,7 @@ class AioKlerk(AioSubscribable):
 
     async def wait_for_signal(self, *signals: int) -> None:
         """See `Klerk.wait_for_signal`; for a task of the main thread's event loop."""
-        await self._signals.wait_soon(signals)
+        await self._blocking.signals.wait_soon(signals)
 
     async def checkpoint(self, path: str | os.PathLike[str]) -> None:
         """See `Klerk.checkpoint`."""
@@ -229,10 +227,25 @@ class AioJobs:
     def __init__(self, jobs: JobManager) -> None:
         self._jobs = jobs
         self.counts = jobs.counts
-        self.get = jobs.get
-        self.live = jobs.live
+        self.totals = jobs.totals
         self.cancel_running = jobs.cancel_running
         self.unstoppable = jobs.unstoppable
+
+    async def get(self, job_id: int) -> JobRecord:
+        """See `JobManager.get`."""
+        return await asyncio.to_thread(self._jobs.get, job_id)
+
+    async def result(self, job_id: int) -> Any:
+        """See `JobManager.result`."""
+        return await asyncio.to_thread(self._jobs.result, job_id)
+
+    async def prune(self) -> int:
+        """See `JobManager.prune`."""
+        return await asyncio.to_thread(self._jobs.prune)
+
+    async def live(self) -> tuple[JobRecord, ...]:
+        """See `JobManager.live`."""
+        return await asyncio.to_thread(self._jobs.live)
 
     async def schedule(self, *requests: JobRequest, at: datetime | None = None) -> tuple[JobRecord, ...]:
         """See `JobManager.schedule`."""

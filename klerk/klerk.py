@@ -24,8 +24,10 @@ from klerk.commands import Actor, Command, Context, Result, System
 from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
 from klerk.job_manager.crew import Workers
+from klerk.job_manager.hosting import HostingJobs
+from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.manager import JobManager
-from klerk.job_manager.work import acting_as
+from klerk.job_manager.retention import Retention
 from klerk.jobs import JobRecord
 from klerk.keyed.blob_store import BlobStore
 from klerk.keyed.blobs import Blobs
@@ -49,7 +51,7 @@ from klerk.values import Model, Ref
 M = TypeVar("M", bound=Model)
 
 
-class Klerk(Submitting, Subscribable):
+class Klerk(Submitting, Subscribable, HostingJobs):
     """An opened app. Made by `App.open`; close it, or use it with ``with``.
 
     Every method can be called from any thread. `aio` offers the same to asyncio.
@@ -60,6 +62,7 @@ class Klerk(Submitting, Subscribable):
         kv: key-values.
         blobs: files of any size.
         aio: the asyncio face of this object.
+        signals: those that end a program, see `wait_for_signal`.
         unsafe: changes that ask neither state machines nor rules, when the app was opened with them.
     """
 
@@ -72,8 +75,8 @@ class Klerk(Submitting, Subscribable):
         *,
         clock: Callable[[], datetime],
         workers: Workers,
-        close_wait: timedelta,
         queue_length_max: int,
+        job_retention: Retention,
         token_ttl: timedelta,
         unsafe: bool,
     ) -> None:
@@ -82,7 +85,6 @@ class Klerk(Submitting, Subscribable):
         self._program: Program = recovered.program
         self._clock = clock
         self._lock = lock
-        self._close_wait_s = close_wait.total_seconds()
         self._closing = threading.Lock()
         self._is_closing = self._closed = self._forked = False
         self._unmanaged = UnmanagedCalls()
@@ -100,7 +102,12 @@ class Klerk(Submitting, Subscribable):
         store = BlobStore(self._side_writer, now_us, call_at)
         self.blobs = Blobs(store, self._program.blob_access, self._require_beside)
         self._engine = Engine(
-            storage, recovered, self._lock, queue_length_max=queue_length_max, published=self._published
+            storage,
+            recovered,
+            self._lock,
+            queue_length_max=queue_length_max,
+            foreseen=self._foreseen,
+            published=self._published,
         )
         self._push = self._engine.queue.push
         self._audit = self._sight.commit_log = Audit(spec, self._program, recovered.history, storage)
@@ -113,8 +120,9 @@ class Klerk(Submitting, Subscribable):
             self,
             self._submit_as,
             self._scheduler,
-            records=recovered.jobs,
-            ended_jobs=recovered.ended_jobs,
+            store=JobStore(storage, self._engine.checkpointer, recovered.up_to_date),
+            recovered=recovered,
+            retention=job_retention,
             workers=workers,
         )
         self.timers = Timers(
@@ -125,10 +133,8 @@ class Klerk(Submitting, Subscribable):
             submit=self._submit_in,
             refuse_waiting=self._refuse_waiting,
         )
-        self._signals = Signals(self.jobs.patience.hurry)
-        self.aio = AioKlerk(
-            self._engine.queue, self.read, self._snapshots, self._tokens, self, self._hub, self._signals
-        )
+        self.signals = Signals(self.jobs.patience.hurry)
+        self.aio = AioKlerk(self._engine.queue, self.read, self._snapshots, self._tokens, self, self._hub)
 
     def start(self) -> None:
         """Begin to fire timers and run jobs; `App.open` calls it."""
@@ -219,13 +225,6 @@ class Klerk(Submitting, Subscribable):
         """Handle a command on behalf of a running job that is a coroutine."""
         return await self.aio.handle(command, self._acting_as(record))
 
-    def read_for_job(self, record: JobRecord) -> Reader:
-        """Return a reader on behalf of a running job."""
-        return self.read(self._acting_as(record))
-
-    def _acting_as(self, record: JobRecord) -> Context:
-        return self._system_context(acting_as(self._spec.jobs[record.kind], record))
-
     def _system_context(self, actor: Actor) -> Context:
         return self._spec.system_context(actor, self._clock())
 
@@ -233,8 +232,8 @@ class Klerk(Submitting, Subscribable):
         """Return a context in which a timer acts; refuse one that no transaction could begin with."""
         return self._program.resolve(self._system_context(actor))[0]
 
-    def _submit_as(self, work: InternalWork, actor: System) -> Submission[Any]:
-        return self._submit_in(work, self._system_context(actor))
+    def _submit_as(self, work: InternalWork, actor: Actor, behalf: System | None = None) -> Submission[Any]:
+        return self._submit_in(work, self._job_context(actor, behalf))
 
     def _submit_in(self, work: InternalWork, context: Context) -> Submission[Any]:
         submission: Submission[Any] = Submission(work, context)
@@ -257,6 +256,10 @@ class Klerk(Submitting, Subscribable):
                 "timers were waited for by a function that Klerk calls while it commits or fires timers",
                 hint="Wait in a thread of your own.",
             )
+
+    def _foreseen(self, group: Group) -> None:
+        if group.notices:
+            self.jobs.foresee([record for record, _ in group.notices])
 
     def _published(self, group: Group) -> None:
         """Tell everyone who waits for what a group did."""
@@ -293,7 +296,7 @@ class Klerk(Submitting, Subscribable):
             ArgumentError: this is not the main thread, or a signal cannot be waited for.
         """
         self._require_open()
-        self._signals.wait(signals)
+        self.signals.wait(signals)
 
     def checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Copy the store, while it is in use, into a new directory that can be opened by itself."""
@@ -326,7 +329,7 @@ class Klerk(Submitting, Subscribable):
             self._scheduler.close()
             self.timers.close()
             # Running jobs may read and handle commands until they have ended.
-            self.jobs.close(self._close_wait_s)
+            self.jobs.close()
             self._closed = True
             self._engine.close()
             self._hub.close()
@@ -334,7 +337,7 @@ class Klerk(Submitting, Subscribable):
             # Whoever still streams a blob is refused with its next chunk.
             self._side_writer.close()
             self._storage.close()
-            self._signals.give_back()
+            self.signals.give_back()
 
     def _is_own_thread(self) -> bool:
         """Return whether the caller runs in a thread that closing would wait for."""

@@ -17,6 +17,7 @@ from klerk.codec import read_catalog
 from klerk.errors import ConfigError
 from klerk.job_manager.crew import Workers
 from klerk.job_manager.process_runs import check_importable
+from klerk.job_manager.retention import DEFAULT, FOR_EVER, Retention
 from klerk.klerk import Klerk
 from klerk.migration.schema import extended
 from klerk.places import here
@@ -32,7 +33,12 @@ Durability = Literal["sync", "process", "memory"]
 
 
 def _check_options(
-    path: Any, durability: str, workers: Workers, close_wait: Any, queue_length_max: int, token_ttl: Any
+    path: Any,
+    durability: str,
+    workers: Workers,
+    job_retention: Any,
+    queue_length_max: int,
+    token_ttl: Any,
 ) -> None:
     """Refuse options of `App.open` that cannot be meant.
 
@@ -50,11 +56,9 @@ def _check_options(
         problem = f"job_threads must be 0 to {limits.JOB_THREADS_MAX}, is {workers.threads}"
     elif not 0 <= workers.processes <= limits.JOB_PROCESSES_MAX:
         problem = f"job_processes must be 0 to {limits.JOB_PROCESSES_MAX}, is {workers.processes}"
-    elif not isinstance(close_wait, timedelta) or not timedelta(0) <= close_wait <= timedelta(
-        seconds=limits.CLOSE_WAIT_S_MAX
-    ):
-        longest = timedelta(seconds=limits.CLOSE_WAIT_S_MAX)
-        problem = f"close_wait must be a timedelta of 0 to {longest}, is {close_wait!r}"
+    elif not isinstance(job_retention, Retention) or job_retention.problem():
+        wrong = job_retention.problem() if isinstance(job_retention, Retention) else f"is {job_retention!r}"
+        problem = f"job_retention must be a klerk.Retention or None: {wrong}"
     elif not isinstance(token_ttl, timedelta) or not timedelta(0) < token_ttl <= timedelta(
         days=limits.TOKEN_DAYS_MAX
     ):
@@ -63,24 +67,27 @@ def _check_options(
         raise ConfigError("K017", f"{problem}.", where=str(here()))
 
 
-def _workers(threads: int, processes: int | None, tags: Collection[str]) -> Workers:
+def _workers(threads: int, processes: int | None, tags: Collection[str], close_wait: timedelta) -> Workers:
     """Return who is to run jobs.
 
     Raises:
         ConfigError: K017.
     """
+    problem = ""
     given: object = tags
-    if (
-        isinstance(given, str)
-        or not isinstance(given, Collection)
-        or not all(isinstance(tag, str) for tag in given)
-    ):
-        raise ConfigError(
-            "K017", f"worker_tags must be texts, as in {{'gpu'}}, are {tags!r}.", where=str(here())
-        )
+    given_wait: object = close_wait
+    longest = timedelta(seconds=limits.CLOSE_WAIT_S_MAX)
+    if isinstance(given, str) or not isinstance(given, Collection):
+        problem = f"worker_tags must be a collection of texts, as in {{'gpu'}}, are {tags!r}"
+    elif not all(isinstance(tag, str) for tag in given):
+        problem = f"worker_tags must be texts, are {tags!r}"
+    elif not isinstance(given_wait, timedelta) or not timedelta(0) <= given_wait <= longest:
+        problem = f"close_wait must be a timedelta of 0 to {longest}, is {close_wait!r}"
+    if problem:
+        raise ConfigError("K017", f"{problem}.", where=str(here()))
     if processes is None:
         processes = min(limits.JOB_PROCESSES, os.cpu_count() or 1)
-    return Workers(threads=threads, processes=processes, tags=frozenset(tags))
+    return Workers(threads=threads, processes=processes, tags=frozenset(tags), close_wait=close_wait)
 
 
 def _refuse_worker_process() -> None:
@@ -115,6 +122,7 @@ class App(Design):
         job_processes: int | None = None,
         worker_tags: Collection[str] = (),
         close_wait: timedelta = timedelta(seconds=limits.CLOSE_WAIT_S),
+        job_retention: Retention | None = DEFAULT,
         queue_length_max: int = limits.QUEUE_LENGTH_MAX,
         token_ttl: timedelta = timedelta(days=limits.TOKEN_DAYS),
         unsafe: bool = False,
@@ -131,6 +139,7 @@ class App(Design):
                 it; None: one for each processor, up to `limits.JOB_PROCESSES`.
             worker_tags: what all workers here have: jobs that ask for other tags wait.
             close_wait: how long `Klerk.close` lets running jobs go on before it asks them to stop.
+            job_retention: how long jobs are kept that have ended; None: for ever.
             queue_length_max: commands that may wait; whoever comes then waits for room.
             token_ttl: how long used tokens are known, and unused ones accepted.
             unsafe: offer `Klerk.unsafe`, which asks neither state machines nor rules.
@@ -140,14 +149,15 @@ class App(Design):
             ConfigError: the design is wrong.
             StorageError: the store cannot be used; its subclasses say why.
         """
+        job_retention = FOR_EVER if job_retention is None else job_retention
         spec = self._complete()
         # The machine's own clock needs no check, which would cost every command a little.
         clock = utc_now if clock is None else checked_clock(clock)
         # Everything that can be wrong with the design is found before a store is touched.
         lock = ReadWriteLock()
         Program(spec, extended(read_catalog(None), spec), utc_now, lock)
-        workers = _workers(job_threads, job_processes, worker_tags)
-        _check_options(path, durability, workers, close_wait, queue_length_max, token_ttl)
+        workers = _workers(job_threads, job_processes, worker_tags, close_wait)
+        _check_options(path, durability, workers, job_retention, queue_length_max, token_ttl)
         storage: Storage = MemoryStorage()
         if path is not None and durability != "memory":
             storage = RocksStorage.open(path, app=self.name, durability=durability)
@@ -160,7 +170,7 @@ class App(Design):
                 lock,
                 clock=clock,
                 workers=workers,
-                close_wait=close_wait,
+                job_retention=job_retention,
                 queue_length_max=queue_length_max,
                 token_ttl=token_ttl,
                 unsafe=unsafe,
@@ -168,6 +178,10 @@ class App(Design):
         except BaseException:
             storage.close()
             raise
+        return self._started(opened, unsafe=unsafe)
+
+    def _started(self, opened: Klerk, *, unsafe: bool) -> Klerk:
+        """Return an app that was opened and begins to work."""
         if unsafe:
             LOG.warning(
                 "'%s' is open for unsafe changes, which ask neither state machines nor rules", self.name

@@ -80,7 +80,7 @@ def test_a_job_in_a_process_has_all_that_jobs_have(
     ended, _ = run_to_its_end(k, use_everything(str(tmp_path), ada))
     assert (ended, notes(tmp_path), caplog.messages) == ("completed", {"used"}, [])
     with k.read(TESTER) as r:
-        assert (r.get(ada).balance, r.get(ada).meta.state) == (15, worked.closed)
+        assert (r.get(ada).balance, r.get(ada).meta.state) == (16, worked.closed)
 
 
 def test_a_coroutine_in_a_process(k: klerk.Klerk, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -212,7 +212,7 @@ def test_a_function_that_cannot_be_imported_is_refused() -> None:
     ("options", "told"),
     [
         ({"job_processes": -1}, "job_processes must be 0 to"),
-        ({"worker_tags": "gpu"}, "worker_tags must be texts"),
+        ({"worker_tags": "gpu"}, "worker_tags must be a collection"),
         ({"worker_tags": [1]}, "worker_tags must be texts"),
         ({"close_wait": 5}, "close_wait must be a timedelta"),
         ({"close_wait": timedelta(-1)}, "close_wait must be a timedelta"),

@@ -3,17 +3,19 @@
 import logging
 from typing import Any, Protocol
 
+from klerk import limits
 from klerk._waiting import Submission
 from klerk.app import Spec
-from klerk.commands import System
-from klerk.errors import StoreFailed
+from klerk.commands import Actor, System
+from klerk.errors import Closed, StoreFailed
 from klerk.job_manager.completions import Completions
 from klerk.job_manager.process_runs import ProcessRuns
+from klerk.job_manager.results import encoded_result, with_result
 from klerk.job_manager.stopped import meant_by, of_stopped
 from klerk.job_manager.verdicts import COMPLETED, Verdict, of_error, of_return, text_of
-from klerk.job_manager.work import RecordJob, by_manager
+from klerk.job_manager.work import RecordJob, acting_as, by_manager
 from klerk.job_outcomes import JobOutcome
-from klerk.job_run import JobRun
+from klerk.job_run import JobRun, storable
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState
 from klerk.scheduler import Scheduler
 from klerk.workers import WorkerProcess
@@ -24,7 +26,7 @@ LOG = logging.getLogger("klerk")
 class Submit(Protocol):
     """Puts the transaction of a job into the queue."""
 
-    def __call__(self, work: Any, actor: System) -> Submission[Any]: ...
+    def __call__(self, work: Any, actor: Actor, behalf: System | None = None) -> Submission[Any]: ...
 
 
 class Attempts:
@@ -91,16 +93,16 @@ class Attempts:
 
     def _returned(self, run: JobRun, returned: Any) -> None:
         """Record what a job's function returned, with the commands that it ends with."""
-        if run.stopped_by is not None and isinstance(returned, JobOutcome):
+        if isinstance(returned, JobOutcome):
             self.failed(run, returned)
             return
-        job = self._jobs[run.record.kind]
+        verdict = of_return(returned)
         try:
-            verdict = of_return(job, run.attempt, attempts_max(job, run.record), returned)
+            result = encoded_result(self._jobs[run.record.kind], verdict.value)
         except Exception as error:
             self.failed(run, error)
             return
-        submission = self.record(run, verdict)
+        submission = self.record(run, verdict, result)
         if verdict.commands and submission is not None:
             # Called by a committer, which must not wait for room in its own queue: another thread goes on.
             submission.add_done_callback(lambda ended: self._completion_ended(run, ended))
@@ -108,7 +110,7 @@ class Attempts:
     def _completion_ended(self, run: JobRun, submission: Submission[Any]) -> None:
         error = submission.exception()
         if error is not None and not isinstance(error, StoreFailed):
-            self._scheduler.at(self._scheduler.now_us(), lambda: self.failed(run, error))
+            self._scheduler.at(0, lambda: self.failed(run, error))
 
     def failed(self, run: JobRun, error: BaseException) -> None:
         """Record a failed attempt: to be tried again, given up, or stopped on request."""
@@ -120,16 +122,17 @@ class Attempts:
         try:
             stopped = None if self.is_interrupting else of_stopped(job, run, error)
             verdict = stopped or of_error(job, run.attempt, attempts_max(job, record), error)
-        except Exception as fault:
-            text = f"{text_of(error)}; its own retry function failed, too: {text_of(fault)}"
+        except BaseException as fault:
+            # Both have to be told in the space that there is.
+            text = text_of(error)[: limits.ERROR_LENGTH_MAX // 2]
+            text = f"{text}; its own retry function failed, too: {text_of(fault)}"
             verdict = Verdict(state=JobState.DISCARDED, error=text)
         if verdict.state in (JobState.RETRYABLE, JobState.DISCARDED):
-            LOG.warning(
-                "job %d (%s) failed in attempt %d: %s", record.id, record.kind, run.attempt, verdict.error
-            )
+            reason = storable(verdict.error, limits.ERROR_LENGTH_MAX)
+            LOG.warning("job %d (%s) failed in attempt %d: %s", record.id, record.kind, run.attempt, reason)
         self.record(run, verdict)
 
-    def record(self, run: JobRun, verdict: Verdict) -> Submission[Any] | None:
+    def record(self, run: JobRun, verdict: Verdict, result: bytes = b"") -> Submission[Any] | None:
         """Record the end of an attempt; return the submission of a transaction of its own, if it has one."""
         now_us = self._scheduler.now_us()
         run_at_us = 0 if verdict.delay is None else now_us + verdict.delay // verdict.delay.resolution
@@ -143,11 +146,19 @@ class Attempts:
                 run_at_us=run_at_us,
                 ended_us=now_us if verdict.state in FINAL_STATES else 0,
             )
+            record = with_result(self._jobs[record.kind], record, result)
             if verdict is COMPLETED and not record.log:
                 self._completions.add(record)
                 return None
-            return self._submit(RecordJob(record, verdict.commands), by_manager(record))
+            if not verdict.commands:
+                return self._submit(RecordJob(record), by_manager(record))
+            actor, behalf = acting_as(self._jobs[record.kind], record)
+            work = RecordJob(record, verdict.commands, is_authorized=isinstance(actor, System))
+            return self._submit(work, actor, behalf)
         except Exception as refusal:
+            if verdict.commands and not isinstance(refusal, StoreFailed | Closed):
+                self.failed(run, refusal)
+                return None
             if self.is_interrupting:
                 # It ended after closing had given it up.
                 return None

@@ -1,6 +1,7 @@
 """The workers of an opened app: one executor for each sort that its jobs need."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 
 import msgspec
@@ -22,11 +23,13 @@ class Workers(msgspec.Struct, frozen=True, kw_only=True):
         threads: for plain functions; 0: no job runs at all.
         processes: at most, for the jobs that run in processes.
         tags: what all of them have.
+        close_wait: how long closing lets jobs go on before it asks them to stop.
     """
 
     threads: int
     processes: int
-    tags: frozenset[str] = frozenset()
+    tags: frozenset[str]
+    close_wait: timedelta
 
 
 def executors_of(

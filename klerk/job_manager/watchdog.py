@@ -53,7 +53,6 @@ class Watchdog:
 
     def begin(self, run: JobRun) -> None:
         """Watch a job, of a kind that has a limit, that is about to run."""
-        run.watch(self._scheduler.now_us)
         self._set_alarm(min(due_us for due_us, _ in self._ends(run)))
 
     def _ends(self, run: JobRun) -> list[tuple[int, JobError]]:
