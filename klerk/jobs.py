@@ -17,6 +17,7 @@ P = ParamSpec("P")
 
 __all__ = [
     "FINAL_STATES",
+    "OUTCOME_UNKNOWN",
     "Job",
     "JobRecord",
     "JobRequest",
@@ -41,6 +42,9 @@ class JobState(StrEnum):
 
 
 FINAL_STATES: Final = frozenset({JobState.COMPLETED, JobState.DISCARDED, JobState.CANCELLED})
+
+OUTCOME_UNKNOWN: Final = "outcome unknown"
+"""How the error of a job begins that runs at most once, was started, and was not seen to end."""
 
 
 class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -113,6 +117,11 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     result: bytes = b""
     result_until_us: int = 0
     trace: str = ""
+
+    @property
+    def outcome_unknown(self) -> bool:
+        """Whether it runs at most once and was started, and nobody knows what it did: the process ended."""
+        return self.state is JobState.DISCARDED and self.error.startswith(OUTCOME_UNKNOWN)
 
 
 class Parameter(msgspec.Struct, frozen=True):

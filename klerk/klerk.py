@@ -25,6 +25,8 @@ from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
 from klerk.job_manager.manager import JobManager
 from klerk.job_manager.work import acting_as
+from klerk.job_run import JobRun
+from klerk.job_steps import Step
 from klerk.jobs import JobRecord
 from klerk.keyed.blob_store import BlobStore
 from klerk.keyed.blobs import Blobs
@@ -37,7 +39,7 @@ from klerk.reading.snapshots import Snapshot, Snapshots
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
 from klerk.storage import Family, Storage
-from klerk.submitting import Submitting
+from klerk.submitting import Submitting, one
 from klerk.timers.timers import Timers
 from klerk.tokens.uses import TokenUses
 from klerk.unmanaged import UnmanagedCalls
@@ -112,6 +114,7 @@ class Klerk(Submitting, Subscribable):
             records=recovered.jobs,
             ended_jobs=recovered.ended_jobs,
             threads=job_threads,
+            marks=storage.marks,
         )
         self.timers = Timers(
             self._scheduler,
@@ -204,13 +207,31 @@ class Klerk(Submitting, Subscribable):
 
     # --- jobs and timers --------------------------------------------------------------------------
 
-    def handle_for_job(self, record: JobRecord, command: Command[M]) -> Result[M]:
+    def handle_for_job(self, run: JobRun, command: Command[M], step: str | None) -> Result[M]:
         """Handle a command on behalf of a running job."""
-        return self.handle(command, self._acting_as(record))
+        with self._tokens.step_of(run.steps, one(command), step) as asked:
+            submission = self._submission_of(run, asked)
+            self._push(submission, True)
+            result: Result[M] = submission.result()
+            return result
 
-    async def handle_for_coroutine(self, record: JobRecord, command: Command[M]) -> Result[M]:
+    async def handle_for_coroutine(self, run: JobRun, command: Command[M], step: str | None) -> Result[M]:
         """Handle a command on behalf of a running job that is a coroutine."""
-        return await self.aio.handle(command, self._acting_as(record))
+        with self._tokens.step_of(run.steps, one(command), step) as asked:
+            submission = self._submission_of(run, asked)
+            room = self._engine.queue.push_soon(submission)
+            if room is not None:
+                await room
+            result: Result[M] = await submission
+            return result
+
+    def _submission_of(self, run: JobRun, step: Step) -> Submission[Any]:
+        context = self._acting_as(run.record)
+        return Submission(step.command, context, False, self._tokens.use_in_job(step, context))
+
+    def idempotency_key(self, record: JobRecord) -> str:
+        """Return the key of a job's effects outside of the store."""
+        return self._tokens.idempotency_key(record)
 
     def read_for_job(self, record: JobRecord) -> Reader:
         """Return a reader on behalf of a running job."""

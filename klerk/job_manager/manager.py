@@ -13,16 +13,18 @@ from klerk import limits
 from klerk.app import Spec
 from klerk.commands import System
 from klerk.errors import ArgumentError, NotFound
-from klerk.job_manager.attempts import Attempts, Submit
+from klerk.job_manager.attempts import Attempts
+from klerk.job_manager.crashes import Crashes
 from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.due_jobs import DueJobs
 from klerk.job_manager.gates import Gate
-from klerk.job_manager.work import CreateJobs
+from klerk.job_manager.work import CreateJobs, RecordCrashes, Submit
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
 from klerk.jobs import FINAL_STATES, JobRecord, JobRequest, JobState
 from klerk.scheduler import Scheduler
+from klerk.storage.marks import MarkFile
 from klerk.workers import Executor, LoopExecutor, ThreadExecutor
 
 LOG = logging.getLogger("klerk")
@@ -41,6 +43,7 @@ class JobManager:
         records: the jobs that the store held.
         ended_jobs: completed, discarded and cancelled before, as the commit log's head has them.
         threads: for plain functions.
+        marks: where running jobs are marked, so that they are known should the process die; None: nowhere.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class JobManager:
         records: list[JobRecord],
         ended_jobs: tuple[int, int, int],
         threads: int,
+        marks: MarkFile | None,
     ) -> None:
         self._spec = spec
         self._host = host
@@ -74,7 +78,8 @@ class JobManager:
             wake=self._refilled,
         )
         self._due_jobs = DueJobs(scheduler, self._due)
-        self._attempts = Attempts(spec, submit, scheduler)
+        self._crashes = Crashes(spec, marks, records)
+        self._attempts = Attempts(spec, submit, scheduler, self._crashes.end)
         self._cron = CronJobs(
             [job for job in spec.jobs.values() if job.settings.cron is not None], scheduler, submit
         )
@@ -89,7 +94,15 @@ class JobManager:
         self.note([self._restored(record) for record in records])
 
     def start(self) -> None:
-        """Begin to run jobs, first of all those that were executing when the process ended."""
+        """Begin to run jobs, first of all those that were executing when the process ended.
+
+        Raises:
+            StoreFailed: what became of those cannot be recorded.
+        """
+        changed = self._crashes.recorded(self._live, self._scheduler.now_us())
+        if changed:
+            self._submit(RecordCrashes(changed), System("recovery")).result()
+        self._crashes.forget()
         for executor in self._executors.values():
             executor.start()
             executor.wake()
@@ -100,6 +113,9 @@ class JobManager:
 
     def _restored(self, record: JobRecord) -> JobRecord:
         """Return a job that was read from the store with arguments of the declared types, or suspended."""
+        if record.state is JobState.EXECUTING:
+            # It runs at most once and was started: it ends before anything starts.
+            return record
         types = self._spec.job_parameters.get(record.kind)
         try:
             if types is None:
@@ -127,11 +143,12 @@ class JobManager:
                     run = self._running.get(record.id)
                     if run is not None and run.is_over:
                         del self._running[record.id]
+                        self._crashes.end(record.id)
                         self._dispatcher.ended(run.record)
                     elif run is not None:
-                        # It saved something on its way, and runs on.
-                        self._live[record.id] = record
-                        self._tally[record.state] += 1
+                        # It saved something on its way, or that it starts, and runs on.
+                        self._live[record.id] = msgspec.structs.replace(record, state=known.state)
+                        self._tally[known.state] += 1
                         continue
                     else:
                         self._dispatcher.left(known)
@@ -184,6 +201,7 @@ class JobManager:
             record = None if self._attempts.is_closing else self._dispatcher.take(pool, frozenset())
             if record is None:
                 return None
+            self._crashes.begin(record)
             run = self._running[record.id] = JobRun(self._host, record)
             return run
 
@@ -258,6 +276,7 @@ class JobManager:
         for executor in self._executors.values():
             if not executor.stop(max(0.0, deadline - monotonic())):
                 LOG.warning("jobs were still running after %s s; they run again after the next start", wait_s)
+        self._crashes.close()
 
     def runs_here(self) -> bool:
         """Return whether the caller runs in a thread of the job manager's, which closing would wait for."""

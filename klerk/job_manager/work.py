@@ -1,11 +1,19 @@
 """The transactions that the job manager submits."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 from klerk._core import InternalWork
+from klerk._waiting import Submission
 from klerk.codec import encode
 from klerk.commands import Actor, Command, System
 from klerk.jobs import Job, JobRecord, JobRequest
+
+
+class Submit(Protocol):
+    """Puts the transaction of a job into the queue."""
+
+    def __call__(self, work: Any, actor: System) -> Submission[Any]: ...
 
 
 def acting_as(job: Job[Any], record: JobRecord) -> Actor:
@@ -30,6 +38,17 @@ class RecordJob(InternalWork):
         for command in self.commands:
             processor.apply_command(command)
         processor.put_job(self.record, self.encoded)
+
+
+class RecordCrashes(InternalWork):
+    """The transaction that records what became of the jobs that the process died with."""
+
+    def __init__(self, records: Iterable[JobRecord]) -> None:
+        self.encoded = [(record, encode(record)) for record in records]
+
+    def perform(self, processor: Any) -> None:
+        for record, encoded in self.encoded:
+            processor.put_job(record, encoded)
 
 
 class CreateJobs(InternalWork):
