@@ -1,7 +1,7 @@
 """What became of the jobs that were running when the process died: tried again, given up, or unknown."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -36,10 +36,12 @@ class Crashes:
         records: the jobs that the store held.
     """
 
-    def __init__(self, spec: Spec, marks: MarkFile | None, records: Iterable[JobRecord]) -> None:
+    def __init__(self, spec: Spec, marks: MarkFile | None, records: Sequence[JobRecord]) -> None:
         self._jobs = spec.jobs
         self._file = marks
-        self._found = () if marks is None else marks.found
+        found = {} if marks is None else {mark & _ID_MASK: mark for mark in marks.found}
+        marked = [record for record in records if found.get(record.id) == _mark_of(record)] if found else []
+        self._died = {record.id for record in marked}
         self._started_once = [record.id for record in records if record.state is JobState.EXECUTING]
         # What a job takes comes from the end: places that are used again are in the cache.
         self._free = [] if marks is None else list(range(limits.JOBS_MARKED_MAX))
@@ -64,37 +66,38 @@ class Crashes:
         """Remove the marks of jobs that go on although they are not waited for any more."""
         self._places.clear()
         # What the last run left stays until it is recorded.
-        if self._file is not None and not self._found:
+        if self._file is not None and not self._died:
             self._file.clear()
 
     # --- at the next start ------------------------------------------------------------------------
 
+    def died_with(self, record: JobRecord) -> bool:
+        """Return whether the process died while a job ran that can be run again."""
+        # One that runs at most once, and had been called, is stored as executing.
+        return record.id in self._died and not self._jobs[record.kind].settings.at_most_once
+
     def recorded(self, live: Mapping[int, JobRecord], now_us: int) -> list[JobRecord]:
-        """Return what is to be recorded of the jobs that the process died with, before anything runs.
+        """Return what is to be recorded of the jobs that were executing, before anything runs.
 
         Parameters:
-            live: the jobs that have not ended.
+            live: the jobs that have not ended. Those that the process died with count as executing.
             now_us: the time, in microseconds.
         """
-        started = [live[id] for id in self._started_once]
-        marked = [record for mark in self._found if (record := live.get(mark & _ID_MASK)) is not None]
-        died = {record.id for record in marked if _mark_of(record) in self._found}
-        return [_of_unknown_outcome(record, record.id in died, now_us) for record in started] + [
-            self._of_blamed(record, now_us) for record in marked if record.id in died and self._ran(record)
+        started = set(self._started_once)
+        found = [live[id] for id in sorted(started | (self._died & live.keys()))]
+        return [
+            self._of_unknown_outcome(record, now_us)
+            if record.id in started
+            else self._of_blamed(record, now_us)
+            for record in found
+            if record.state is JobState.EXECUTING
         ]
 
     def forget(self) -> None:
         """Remove the marks of the last run: what became of its jobs is recorded."""
-        self._found = ()
+        self._died.clear()
         if self._file is not None:
             self._file.clear()
-
-    def _ran(self, record: JobRecord) -> bool:
-        """Return whether the function of a marked job may have been called, and may be called again."""
-        if record.state in (JobState.SUSPENDED, JobState.EXECUTING):
-            return False
-        # One that runs at most once would be stored as executing.
-        return not self._jobs[record.kind].settings.at_most_once
 
     def _of_blamed(self, record: JobRecord, now_us: int) -> JobRecord:
         """Return the record of a job that is tried again, or given up as poison."""
@@ -107,24 +110,19 @@ class Crashes:
             record, state=JobState.DISCARDED, crashes=crashes, error=f"poison: {error}", ended_us=now_us
         )
 
+    def _of_unknown_outcome(self, record: JobRecord, now_us: int) -> JobRecord:
+        """Return the record of a job that runs at most once and was started when the process ended."""
+        LOG.warning("job %d (%s): its outcome is unknown, and it runs at most once", record.id, record.kind)
+        return msgspec.structs.replace(
+            record,
+            state=JobState.DISCARDED,
+            attempt=record.attempt + 1,
+            crashes=record.crashes + (record.id in self._died),
+            error=f"{OUTCOME_UNKNOWN}: the process ended after it was started, and it runs at most once",
+            ended_us=now_us,
+        )
+
 
 def _mark_of(record: JobRecord) -> int:
     progress = record.attempt + record.run_at_us + record.crashes * _CRASH_STEP
     return record.id & _ID_MASK | (progress & _PROGRESS_MASK) << _ID_BITS
-
-
-def _of_unknown_outcome(record: JobRecord, died: bool, now_us: int) -> JobRecord:
-    """Return the record of a job that runs at most once and was started when the process ended.
-
-    Parameters:
-        died: it was running then; otherwise it was left behind by closing.
-    """
-    LOG.warning("job %d (%s): its outcome is unknown, and it runs at most once", record.id, record.kind)
-    return msgspec.structs.replace(
-        record,
-        state=JobState.DISCARDED,
-        attempt=record.attempt + 1,
-        crashes=record.crashes + died,
-        error=f"{OUTCOME_UNKNOWN}: the process ended after it was started, and it runs at most once",
-        ended_us=now_us,
-    )

@@ -131,7 +131,9 @@ class JobManager:
         except ValueError as error:
             LOG.error("job %d (%s) is suspended: %s", record.id, record.kind, error)
             return msgspec.structs.replace(record, state=JobState.SUSPENDED, error=str(error))
-        return msgspec.structs.replace(record, arguments=arguments)
+        # What the process died with waits until that is recorded.
+        state = JobState.EXECUTING if self._crashes.died_with(record) else record.state
+        return msgspec.structs.replace(record, arguments=arguments, state=state)
 
     def note(self, records: list[JobRecord]) -> None:
         """Take over jobs that were created or changed by a published group."""
