@@ -35,7 +35,7 @@ class JobHost(Protocol):
     async def handle_for_coroutine(
         self, run: "JobRun", command: Command[M], step: str | None
     ) -> Result[M]: ...
-    def idempotency_key(self, record: JobRecord) -> str: ...
+    def idempotency_key_for_job(self, record: JobRecord) -> str: ...
     def read_for_job(self, record: JobRecord) -> Reader: ...
 
 
@@ -78,7 +78,7 @@ class JobRun:
         job.idempotency_key})``, or store it with what is written, and refuse what is known already. For
         several effects of one job, add a name to it. It tells nothing about the job.
         """
-        return self._host.idempotency_key(self.record)
+        return self._host.idempotency_key_for_job(self.record)
 
     @property
     def steps(self) -> JobSteps:

@@ -18,7 +18,7 @@ class Step:
 
     Attributes:
         job: the id of the job.
-        command: to be handled.
+        command: to be handled; afterwards perhaps None.
         token: which it carries.
         is_named: the job gave it a name.
     """
@@ -27,7 +27,7 @@ class Step:
 
     def __init__(self, job: int, command: Command[Any], token: Token, number: int, is_named: bool) -> None:
         self.job = job
-        self.command = command
+        self.command: Any = command
         self.token = token
         self.is_named = is_named
         self._number = number
@@ -41,6 +41,9 @@ class Step:
     ) -> None:
         # Of a command that the store failed with, or that nobody waited for, this is not known.
         self._is_refused = isinstance(error, KlerkError) and not isinstance(error, StorageError)
+        if not self._is_refused and not self.is_named:
+            # Nobody asks what it was; an attempt may have a million of these.
+            self.command = None
 
     def stands_for(self, command: Command[Any]) -> bool:
         """Return whether another command is the same as this one."""

@@ -229,7 +229,7 @@ class Klerk(Submitting, Subscribable):
         context = self._acting_as(run.record)
         return Submission(step.command, context, False, self._tokens.use_in_job(step, context))
 
-    def idempotency_key(self, record: JobRecord) -> str:
+    def idempotency_key_for_job(self, record: JobRecord) -> str:
         """Return the key of a job's effects outside of the store."""
         return self._tokens.idempotency_key(record)
 

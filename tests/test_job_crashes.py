@@ -362,7 +362,6 @@ def test_a_forked_child_leaves_the_marks_alone(works: Works, tmp_path: Path) -> 
     def fork(job: JobRun) -> None:
         if (child := os.fork()) == 0:
             k.jobs._crashes.end(job.id)
-            k.jobs._crashes.begin(job.record)
             os._exit(0)
         found.append(os.waitpid(child, 0)[1])
         found.append(len(stored_marks(store)))
@@ -403,6 +402,23 @@ def test_killed_inside_of_a_job_that_runs_at_most_once(tmp_path: Path, scenario:
     assert record.error.startswith("outcome unknown")
     assert record.started_us > 0
     assert record.ended_us > 0
+
+
+def test_one_that_was_started_ends_even_if_its_arguments_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be suspended otherwise, and could be started from there."""
+
+    def refuse(*_: Any) -> None:
+        raise msgspec.ValidationError("unreadable")
+
+    assert run(tmp_path, "once-inside") == KILLED
+    works = works_of(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(msgspec, "convert", refuse)
+        with works.app.open(tmp_path / "store", job_threads=0) as k:
+            assert ended(k) == (0, 1, 0)
+    assert last_records(tmp_path / "store")[1].outcome_unknown
 
 
 def test_killed_between_the_start_and_the_function(tmp_path: Path) -> None:
@@ -710,6 +726,20 @@ def test_a_refused_command_that_is_asked_for_again_is_the_same_step(repeating: R
     assert balances == [5, 5]
 
 
+def test_attempts_with_any_commands_take_effect_as_often_as_one_asked(
+    repeating: Repeating, rng: random.Random
+) -> None:
+    """Each attempt asks for its own list. What was asked for more often than before is done, nothing else."""
+    for _ in range(30):
+        repeating.outcomes.clear()
+        attempts = [
+            [rng.choice((ADA, BOB)) for _ in range(rng.randrange(6))] for _ in range(rng.randrange(1, 5))
+        ]
+        commands = [[repeating.deposit(ref, 1) for ref in refs] for refs in attempts]
+        _, balances = repeating.run(*commands)
+        assert balances == [100 + max(refs.count(ref) for refs in attempts) for ref in (ADA, BOB)], attempts
+
+
 @pytest.mark.parametrize("other", ["event", "target", "values"])
 def test_one_name_for_two_commands_of_an_attempt_is_refused(repeating: Repeating, other: str) -> None:
     command = {
@@ -865,7 +895,7 @@ def test_the_idempotency_key_is_of_one_job_of_one_store(works: Works, tmp_path: 
             eventually(lambda: ended(k) == (2, 0, 0))
             (record,) = k.jobs.schedule(effect().after(timedelta(days=1)))
             again = msgspec.structs.replace(record, reruns=1)
-            assert k.idempotency_key(record) != k.idempotency_key(again)
+            assert k.idempotency_key_for_job(record) != k.idempotency_key_for_job(again)
     assert len(keys) == 8
     assert len(set(keys)) == 4
     assert all(len(key) == 32 and key.isalnum() for key in keys)

@@ -223,7 +223,9 @@ class TokenUses:
         if len(self._uses) >= limits.TOKENS_MAX:
             raise LimitExceeded(
                 f"{len(self._uses)} used tokens are kept, and none of them has expired",
-                hint="Use tokens only where something may be sent again, or open with a shorter token_ttl.",
+                hint="Let a job that handles so many commands end, and another go on."
+                if use.job
+                else "Use tokens only where something may be sent again, or open with a shorter token_ttl.",
             )
         self._require_unchanged(use.demands)
         return None
