@@ -18,6 +18,7 @@ P = ParamSpec("P")
 
 __all__ = [
     "FINAL_STATES",
+    "OUTCOME_UNKNOWN",
     "Job",
     "JobRecord",
     "JobRequest",
@@ -44,6 +45,9 @@ class JobState(StrEnum):
 _LONGEST_DELAY: Final = timedelta(days=limits.JOB_DELAY_DAYS_MAX)
 
 FINAL_STATES: Final = frozenset({JobState.COMPLETED, JobState.DISCARDED, JobState.CANCELLED})
+
+OUTCOME_UNKNOWN: Final = "outcome unknown"
+"""How the error of a job begins that runs at most once, was started, and was not seen to end."""
 
 
 class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -116,6 +120,11 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     result: bytes = b""
     result_until_us: int = 0
     trace: str = ""
+
+    @property
+    def outcome_unknown(self) -> bool:
+        """Whether it runs at most once and was started, and nobody knows what it did: the process ended."""
+        return self.state is JobState.DISCARDED and self.error.startswith(OUTCOME_UNKNOWN)
 
 
 class Parameter(msgspec.Struct, frozen=True):

@@ -137,7 +137,11 @@ class App(Design):
                 "'%s' is open for unsafe changes, which ask neither state machines nor rules", self.name
             )
         _OPEN.add(opened)
-        opened.start()
+        try:
+            opened.start()
+        except BaseException:
+            opened.close()
+            raise
         return opened
 
 

@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Callable, Mapping
 from math import inf
 
+from klerk import limits
 from klerk.app import Spec
 from klerk.job_manager.gates import Gate, Ready
 from klerk.job_options import JobSettings, Pool, QueueSettings
@@ -91,6 +92,8 @@ class Dispatcher:
             if settings.concurrency is not None or settings.rate is not None
         }
         self._key_gates: dict[tuple[str, str], Gate] = {}
+        suspects = Gate("jobs that the process died with", limits.JOB_SUSPECTS_MAX, None, now_us)
+        self._gates_of_suspects = (suspects,)
         # How much of its share the queue had that was served last: where a queue begins that was empty.
         self._passed = 0.0
 
@@ -147,7 +150,7 @@ class Dispatcher:
             record = ready[2]
             if self._live.get(record.id) is not record:
                 continue
-            if record.kind in self._limited and not self._enter(self.gates_of(record), ready):
+            if (record.crashes or record.kind in self._limited) and not self._enter(ready):
                 continue
             queue = lane.queue
             if queue.gate is not None:
@@ -170,13 +173,13 @@ class Dispatcher:
         return best
 
     def gates_of(self, record: JobRecord) -> tuple[Gate, ...]:
-        """Return the gates of a job's kind and key that it has to pass."""
+        """Return the gates of a job's kind and key that it has to pass, and of those that saw a crash."""
+        gates = self._gates_of_suspects if record.crashes else NO_GATES
         settings = self._limited.get(record.kind)
         if settings is None:
-            return NO_GATES
-        gates: tuple[Gate, ...] = NO_GATES
+            return gates
         if (gate := self._kind_gates.get(record.kind)) is not None:
-            gates = (gate,)
+            gates = (*gates, gate)
         if record.key and (settings.key_rate is not None or settings.key_concurrency is not None):
             where = record.kind, record.key
             of_key = self._key_gates.get(where)
@@ -187,8 +190,9 @@ class Dispatcher:
             gates = (*gates, of_key)
         return gates
 
-    def _enter(self, gates: tuple[Gate, ...], ready: Ready) -> bool:
+    def _enter(self, ready: Ready) -> bool:
         """Let a job through all of its gates, or set it aside at the first that has no room."""
+        gates = self.gates_of(ready[2])
         passes = True
         for gate in gates:
             if (wait_s := gate.wait_s()) > 0:
@@ -209,11 +213,12 @@ class Dispatcher:
         queue_gate = self.queue_of(record).gate
         if queue_gate is not None:
             queue_gate.leave()
+        where = record.kind, record.key
         for gate in self.gates_of(record):
             gate.leave()
             self._let_next(gate)
-            if gate.is_idle:
-                self._key_gates.pop((record.kind, record.key), None)
+            if gate.is_idle and self._key_gates.get(where) is gate:
+                del self._key_gates[where]
 
     def left(self, record: JobRecord) -> None:
         """Note that a job that waited is not to run any more: others may wait behind it."""
@@ -247,5 +252,5 @@ class Dispatcher:
 
 
 def _has_limits(settings: JobSettings) -> bool:
-    limits = (settings.concurrency, settings.rate, settings.key_concurrency, settings.key_rate)
-    return any(limit is not None for limit in limits)
+    given = (settings.concurrency, settings.rate, settings.key_concurrency, settings.key_rate)
+    return any(limit is not None for limit in given)

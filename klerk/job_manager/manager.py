@@ -14,7 +14,8 @@ from klerk.app import Spec
 from klerk.commands import System
 from klerk.errors import ArgumentError, NotFound
 from klerk.job_manager.arguments import StoredArguments
-from klerk.job_manager.attempts import Attempts, Submit
+from klerk.job_manager.attempts import Attempts
+from klerk.job_manager.crashes import Crashes
 from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.gates import Gate
@@ -24,12 +25,13 @@ from klerk.job_manager.pruning import Pruning
 from klerk.job_manager.results import Results
 from klerk.job_manager.retention import Retention
 from klerk.job_manager.tally import ENDS, queue_of
-from klerk.job_manager.work import CreateJobs, RecordJobs
+from klerk.job_manager.work import CreateJobs, RecordJobs, Submit
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
+from klerk.storage.marks import MarkFile
 from klerk.workers import Executor, LoopExecutor, ThreadExecutor
 
 LOG = logging.getLogger("klerk")
@@ -47,6 +49,7 @@ class JobManager:
         recovered: what the store held.
         retention: how long jobs are kept that have ended.
         threads: for plain functions.
+        marks: where running jobs are marked, so that they are known should the process die; None: nowhere.
 
     Attributes:
         store: every job, whether in memory or not.
@@ -63,6 +66,7 @@ class JobManager:
         recovered: Recovered,
         retention: Retention,
         threads: int,
+        marks: MarkFile | None,
     ) -> None:
         self._spec = spec
         self._host = host
@@ -80,6 +84,7 @@ class JobManager:
             call_at=scheduler.at,
             wake=self._refilled,
         )
+        self._crashes = Crashes(spec, marks, recovered.jobs)
         self._arguments = StoredArguments(spec, recovered.job_versions)
         self._jobs = LiveJobs(
             self._live,
@@ -87,13 +92,13 @@ class JobManager:
             store,
             recovered,
             scheduler,
-            restored=self._arguments.restored,
+            restored=self._restored,
             ready=self._dispatcher.add,
             wake=self._became_ready,
         )
         self._pruning = Pruning(retention, spec.jobs.values(), store, scheduler, self._jobs, self._lock)
         self._results = Results(spec.jobs, scheduler.now_us)
-        self._attempts = Attempts(spec, submit, scheduler)
+        self._attempts = Attempts(spec, submit, scheduler, self._crashes.end)
         self._cron = CronJobs(spec.jobs, recovered.cron_marks, scheduler, submit)
         self._executors: dict[Pool, Executor] = {}
         pools = {job.pool for job in spec.jobs.values()} if threads else set()
@@ -106,8 +111,16 @@ class JobManager:
         self._jobs.take_over()
 
     def start(self) -> None:
-        """Begin to run jobs, first of all those that were executing when the process ended."""
+        """Begin to run jobs, first of all those that were executing when the process ended.
+
+        Raises:
+            StoreFailed: what became of those cannot be recorded.
+        """
         self._record_suspended()
+        changed = self._crashes.recorded(self._live, self._scheduler.now_us())
+        if changed:
+            self._submit(RecordJobs(changed), System("recovery")).result()
+        self._crashes.forget()
         self._pruning.start()
         for executor in self._executors.values():
             executor.start()
@@ -130,6 +143,17 @@ class JobManager:
         """Look up jobs beside memory that a group changes, before anything takes over what it changed."""
         self._jobs.foresee(records)
 
+    def _restored(self, record: JobRecord) -> JobRecord:
+        """Return a job that was read from the store as it is kept in memory."""
+        if record.state is JobState.EXECUTING:
+            # It runs at most once and was started: it ends before anything starts.
+            return record
+        restored = self._arguments.restored(record)
+        if restored.state is JobState.SUSPENDED or not self._crashes.died_with(record):
+            return restored
+        # What the process died with waits until that is recorded.
+        return in_state(restored, JobState.EXECUTING)
+
     def note(self, records: list[JobRecord]) -> None:
         """Take over jobs that were created or changed by a published group, which were foreseen."""
         jobs = self._jobs
@@ -139,10 +163,13 @@ class JobManager:
                 run = self._running.get(record.id)
                 if run is not None and run.end is not record:
                     # It saved something on its way, and runs on.
-                    jobs.keep_running(record)
+                    jobs.keep_running(
+                        record if known is None else msgspec.structs.replace(record, state=known.state)
+                    )
                     continue
                 if run is not None:
                     del self._running[record.id]
+                    self._crashes.end(record.id)
                     self._dispatcher.ended(run.record)
                 elif known is not None:
                     self._dispatcher.left(known)
@@ -178,6 +205,7 @@ class JobManager:
             record = None if self._attempts.is_closing else self._dispatcher.take(pool, frozenset())
             if record is None:
                 return None
+            self._crashes.begin(record)
             run = self._running[record.id] = JobRun(
                 self._host, record, self._spec.jobs[record.kind], self._scheduler.now_us
             )
@@ -256,7 +284,7 @@ class JobManager:
         run = self._running.get(record.id)
         if run is None:
             return record
-        return msgspec.structs.replace(run.shown_in(record), state=JobState.EXECUTING)
+        return in_state(run.shown_in(record), JobState.EXECUTING)
 
     def result(self, job_id: int) -> Any:
         """Return what a job's function returned, as the type that it says it returns.
@@ -309,6 +337,7 @@ class JobManager:
         for executor in self._executors.values():
             if not executor.stop(max(0.0, deadline - monotonic())):
                 LOG.warning("jobs were still running after %s s; they run again after the next start", wait_s)
+        self._crashes.close()
 
     def runs_here(self) -> bool:
         """Return whether the caller runs in a thread of the job manager's, which closing would wait for."""
@@ -319,3 +348,8 @@ class JobManager:
         with self._lock:
             self._attempts.is_closing = True
             self._idle.notify_all()
+
+
+def in_state(record: JobRecord, state: JobState) -> JobRecord:
+    """Return a record in another state."""
+    return msgspec.structs.replace(record, state=state)
