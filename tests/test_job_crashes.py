@@ -493,7 +493,7 @@ def test_a_job_that_runs_at_most_once_has_one_attempt(
     once: Once, tmp_path: Path, kind: str, how: str, state: JobState, error: str
 ) -> None:
     with once.app.open(tmp_path / "store") as k:
-        k.jobs.schedule(getattr(once, kind)(how).options(max_attempts=5))
+        k.jobs.schedule(getattr(once, kind)(how))
         idle(k)
     assert once.ran == [(how, JobState.EXECUTING, True)]
     record = last_records(tmp_path / "store")[1]
@@ -827,7 +827,7 @@ def test_tokens_live_as_long_as_their_job(works: Works, tmp_path: Path) -> None:
             clock.advance(timedelta(days=10))
         assert outcomes == [False, True, True]
     with works.app.open(store, clock=clock) as k:
-        assert ended(k) == (1, 1, 0)
+        assert tuple(k.jobs.totals().values()) == (1, 1, 0)
         assert works.contents(k)[1][1] == 602
 
 
@@ -836,7 +836,7 @@ def test_tokens_of_an_ended_job_leave_when_its_end_was_not_applied(tmp_path: Pat
     assert run(tmp_path, "paying") == KILLED
     works = works_of(tmp_path)
     with works.app.open(tmp_path / "store", job_threads=0) as k:
-        assert ended(k) == (1, 1, 0)
+        assert tuple(k.jobs.totals().values()) == (1, 1, 0)
         assert works.contents(k)[1][1] == 502
     assert used_tokens(tmp_path / "store") == 0
 
