@@ -28,6 +28,7 @@ UNSAFE_UPDATE: Final = -2
 UNSAFE_DELETE: Final = -3
 ERASURE: Final = -4
 RENEWAL: Final = -5
+JOB_ACTION: Final = -6
 
 OWN_EVENTS: Final = {
     0: "timer",
@@ -36,6 +37,7 @@ OWN_EVENTS: Final = {
     UNSAFE_DELETE: "unsafe delete",
     ERASURE: "erasure",
     RENEWAL: "renewal",
+    JOB_ACTION: "job action",
 }
 """The names of Klerk's own events by their code. A renewal stores the newest version of a model once more,
 because the payload that held it is erased for the sake of another model."""

@@ -107,6 +107,11 @@ JOB_LOG_LINE_LENGTH_MAX: Final = 1_000
 # Characters of an error that are kept with a job or a log record.
 ERROR_LENGTH_MAX: Final = 2_000
 
+# How long an action on a job waits for another one, or for the end of an attempt, to be published; and jobs
+# that one transaction of an action on many changes: about as many as a group has commands.
+JOB_ACTION_WAIT_S: Final = 10.0
+JOB_ACTION_JOBS_MAX: Final = 1_000
+
 # Jobs that one transaction may create.
 TRANSACTION_JOBS_MAX: Final = 100_000
 
