@@ -221,9 +221,12 @@ class AioJobs:
     def __init__(self, jobs: JobManager) -> None:
         self._jobs = jobs
         self.counts = jobs.counts
-        self.get = jobs.get
         self.live = jobs.live
         self.cancel_running = jobs.cancel_running
+
+    async def get(self, job_id: int) -> JobRecord:
+        """See `JobManager.get`."""
+        return await asyncio.to_thread(self._jobs.get, job_id)
 
     async def schedule(self, *requests: JobRequest, at: datetime | None = None) -> tuple[JobRecord, ...]:
         """See `JobManager.schedule`."""

@@ -23,6 +23,7 @@ from klerk.changes.subscriptions import Subscribable
 from klerk.commands import Actor, Command, Context, Result, System
 from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
+from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.manager import JobManager
 from klerk.job_manager.work import acting_as
 from klerk.jobs import JobRecord
@@ -109,6 +110,7 @@ class Klerk(Submitting, Subscribable):
             self,
             self._submit_as,
             self._scheduler,
+            store=JobStore(storage, self._engine.checkpointer),
             records=recovered.jobs,
             ended_jobs=recovered.ended_jobs,
             threads=job_threads,

@@ -55,6 +55,7 @@ LAYERS = [
     "jobs",
     "storage/contract",  # so high because the codec names the family that each record belongs to
     "codec",  # and that because the defaults in migrations are encoded
+    "job_manager/job_rows",
     "migration/drafts",
     "migration/operations",
     "migration/migrations",
@@ -126,7 +127,9 @@ LAYERS = [
     "changes/feeds",
     "changes/following",
     "checkpointer",
+    "job_manager/job_store",
     "migration/migrating",
+    "job_manager/job_loading",
     "timers/retiming",
     "recovery",
     "tokens/uses",

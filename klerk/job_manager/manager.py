@@ -18,6 +18,7 @@ from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.due_jobs import DueJobs
 from klerk.job_manager.gates import Gate
+from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.work import CreateJobs
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
@@ -38,6 +39,7 @@ class JobManager:
         host: what running jobs may use.
         submit: records what became of them.
         scheduler: wakes jobs that wait for a time.
+        store: reads the jobs that are not in memory.
         records: the jobs that the store held.
         ended_jobs: completed, discarded and cancelled before, as the commit log's head has them.
         threads: for plain functions.
@@ -50,6 +52,7 @@ class JobManager:
         submit: Submit,
         scheduler: Scheduler,
         *,
+        store: JobStore,
         records: list[JobRecord],
         ended_jobs: tuple[int, int, int],
         threads: int,
@@ -58,6 +61,7 @@ class JobManager:
         self._host = host
         self._submit = submit
         self._scheduler = scheduler
+        self.store = store
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._live: dict[int, JobRecord] = {}
@@ -211,16 +215,19 @@ class JobManager:
             return counts
 
     def get(self, job_id: int) -> JobRecord:
-        """Return a job that has not ended.
+        """Return a job, whether it is still to run or has ended.
 
         Raises:
-            NotFound: there is none with this id, or it ended.
+            NotFound: there is none with this id, or it ended and is not kept any more.
         """
         with self._lock:
             record = self._live.get(job_id)
-            if record is None:
-                raise NotFound(f"there is no job {job_id} that is still to run")
             executing = job_id in self._running
+        if record is None:
+            record = self.store.get(job_id)
+            if record is None:
+                raise NotFound(f"there is no job {job_id}", hint="It never was, or is not kept any more.")
+            return record
         return msgspec.structs.replace(record, state=JobState.EXECUTING) if executing else record
 
     def live(self) -> tuple[JobRecord, ...]:
