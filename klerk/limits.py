@@ -87,6 +87,13 @@ JOB_CONCURRENCY_MAX: Final = 100_000
 JOB_PRIORITY_MAX: Final = 1_000
 QUEUE_WEIGHT_MAX: Final = 1_000
 
+# Jobs that are gone keep their places in a line until they are half of it, and so many at least.
+JOB_LINE_GONE_MIN: Final = 64
+
+# Limits of keys that are forgotten with each new one once they have nothing to remember: more than come, so
+# that they never pile up.
+JOB_KEYS_FORGOTTEN_AT_ONCE: Final = 2
+
 # Versions of a job's parameters, each with its own upcaster.
 JOB_VERSION_MAX: Final = 10_000
 

@@ -151,6 +151,8 @@ LAYERS = [
     "workers/loop",
     "workers/__init__",
     "job_manager/gates",
+    "job_manager/lines",
+    "job_manager/shares",
     "job_manager/dispatcher",
     "job_manager/verdicts",
     "job_manager/work",

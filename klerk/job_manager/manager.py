@@ -137,7 +137,7 @@ class JobManager:
                         self._live[record.id] = record
                         self._tally[record.state] += 1
                         continue
-                    else:
+                    elif known.state is JobState.AVAILABLE:
                         self._dispatcher.left(known)
                 if record.state not in FINAL_STATES:
                     self._keep(record)
