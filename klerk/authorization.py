@@ -144,8 +144,9 @@ class Permissions:
 
     @needs_parentheses
     def jobs(self, *jobs: Job[Any], action: JobAction | None = None) -> Callable[[F], F]:
-        """Cover what is done to jobs by hand, as in ``k.jobs.cancel(id, context)``. The rule knows the name of
-        the job's kind as ``a.key`` and what is to be done as ``a.action``.
+        """Cover what is done to jobs by hand, as in ``k.jobs.cancel(id, context)``.
+
+        The rule knows the name of the job's kind as ``a.key`` and what is to be done as ``a.action``.
 
         An action without a context is the application's own, and no rule is asked about it. Nor is one about
         looking at jobs: who may be shown them is up to the code that shows them.

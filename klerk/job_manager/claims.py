@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
+from typing import Protocol
 
 import msgspec
 
@@ -26,26 +27,44 @@ class Claim:
         id: of the job.
         record: of the job; None when it is not in memory.
         run: the attempt that runs, which can still be asked to stop.
+        before: what the attempt was to stop as before.
         after: the job as the action's transaction leaves it, once that was processed.
     """
 
-    __slots__ = ("after", "id", "record", "run")
+    __slots__ = ("after", "before", "id", "record", "run")
 
     def __init__(self, job_id: int, record: JobRecord | None, run: JobRun | None) -> None:
         self.id = job_id
         self.record = record
         self.run = run
+        self.before: JobState | None = None
         self.after: JobRecord | None = None
+
+    def take_back(self) -> None:
+        """Let the attempt forget what it was asked, because nothing came of the action."""
+        if self.run is not None:
+            self.run.stop = self.before
+
+
+class Dispatching(Protocol):
+    """Gives ready jobs to workers; see `Dispatcher`."""
+
+    def add(self, record: JobRecord) -> None: ...
+    def left(self, record: JobRecord) -> None: ...
 
 
 class Claims:
     """Says which jobs belong to actions.
 
     Parameters:
-        lock: of the job manager, which holds it when it calls `keeps` and `noted`.
+        lock: of the job manager, which holds it when it looks at `held` and calls `settle` and `tell`.
         live: the records of all jobs in memory that have not ended.
         running: their attempts.
-        give_back: puts the record of a live job where it waits; called with the lock held.
+        dispatcher: has the ready jobs that nobody claimed.
+        wake: tells the workers that there may be something for them.
+
+    Attributes:
+        held: the claims by the ids of their jobs.
     """
 
     def __init__(
@@ -53,30 +72,28 @@ class Claims:
         lock: threading.Lock,
         live: dict[int, JobRecord],
         running: dict[int, JobRun],
-        give_back: Callable[[JobRecord], None],
+        dispatcher: Dispatching,
+        wake: Callable[[], None],
     ) -> None:
         self._changed = threading.Condition(lock)
         self._live = live
         self._running = running
-        self._give_back = give_back
-        self._held: dict[int, Claim] = {}
+        self._dispatcher = dispatcher
+        self._wake = wake
+        self.held: dict[int, Claim] = {}
         self._waiting = 0
 
     # --- for the job manager ----------------------------------------------------------------------
 
-    def keeps(self, job_id: int) -> bool:
-        """Return whether a job belongs to an action, so that it must not be given to a worker."""
-        return job_id in self._held
+    def settle(self, record: JobRecord) -> None:
+        """Let go of a claimed job when this is what the action made of it, or its end."""
+        if self.held[record.id].after is record or record.ended_us:
+            del self.held[record.id]
 
-    def noted(self, records: list[JobRecord]) -> None:
-        """Let go of the jobs whose actions were published with these records."""
-        if not self._held and not self._waiting:
-            return
-        for record in records:
-            claim = self._held.get(record.id)
-            if claim is not None and (claim.after is record or record.ended_us):
-                del self._held[record.id]
-        self._changed.notify_all()
+    def tell(self) -> None:
+        """Let those look again who wait for jobs, because something was published."""
+        if self._waiting:
+            self._changed.notify_all()
 
     # --- for actions ------------------------------------------------------------------------------
 
@@ -90,7 +107,7 @@ class Claims:
         claims: list[Claim] = []
         try:
             for job_id in job_ids:
-                claims.append(self._take(job_id))
+                claims.append(self._take(job_id))  # noqa: PERF401 (those before a failing one are released)
             yield claims
         finally:
             self._release(claims)
@@ -106,10 +123,11 @@ class Claims:
                         hint="Try again when the commands that wait now are done.",
                     )
             record, run = self._live.get(job_id), self._running.get(job_id)
-            if record is not None and run is None:
-                # A copy: the dispatcher gives out exactly what it was given itself.
-                record = self._live[job_id] = msgspec.structs.replace(record)
-            claim = self._held[job_id] = Claim(job_id, record, run)
+            if run is None and record is not None and record.state is JobState.AVAILABLE:
+                # The dispatcher gives out exactly what it was given itself, so that a copy is safe from it.
+                self._live[job_id] = msgspec.structs.replace(record)
+                self._dispatcher.left(record)
+            claim = self.held[job_id] = Claim(job_id, record, run)
             return claim
 
     def _wait(self, wait_s: float) -> bool:
@@ -121,16 +139,16 @@ class Claims:
 
     def _is_busy(self, job_id: int) -> bool:
         run = self._running.get(job_id)
-        return job_id in self._held or (run is not None and run.is_over)
+        return job_id in self.held or (run is not None and run.is_over)
 
     def _release(self, claims: list[Claim]) -> None:
         with self._changed:
             for claim in claims:
-                if self._held.get(claim.id) is not claim:
+                if self.held.get(claim.id) is not claim:
                     continue
-                del self._held[claim.id]
+                del self.held[claim.id]
                 record = self._live.get(claim.id)
-                if record is not None and claim.id not in self._running:
-                    self._give_back(record)
+                if record is not None and claim.run is None and record.state is JobState.AVAILABLE:
+                    self._dispatcher.add(record)
             self._changed.notify_all()
-
+        self._wake()

@@ -1,6 +1,6 @@
 """What an action makes of a job, by the state that it is in; without any effect."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -29,6 +29,9 @@ STOPS_AS: Final[Mapping[JobAction, JobState]] = {
     "discard": JobState.DISCARDED,
 }
 """What a job becomes by the actions that end it."""
+
+RETRIED_ALL: Final = (JobState.RETRYABLE, JobState.DISCARDED)
+"""Which jobs are retried when many are, and no states are named: those that failed."""
 
 _DONE: Final[Mapping[JobAction, str]] = {
     "cancel": "cancelled",
@@ -140,7 +143,9 @@ def ended(record: JobRecord, state: JobState, by: str, now_us: int) -> JobRecord
         state=state,
         ended_us=now_us,
         run_at_us=0,
-        error=storable(f"{reason} after: {record.error}" if record.error else reason, limits.ERROR_LENGTH_MAX),
+        error=storable(
+            f"{reason} after: {record.error}" if record.error else reason, limits.ERROR_LENGTH_MAX
+        ),
         stop="",
     )
 
@@ -151,8 +156,8 @@ def ready(record: JobRecord) -> JobRecord:
 
 
 def fresh(record: JobRecord) -> JobRecord:
-    """Return a job as ready, with all of its attempts before it. One that had ended begins anew: what it saved,
-    wrote and returned is gone."""
+    """Return a job as ready, with all of its attempts before it. One that had ended begins anew: what it
+    saved, wrote and returned is gone."""
     record = msgspec.structs.replace(record, state=JobState.AVAILABLE, attempt=0, crashes=0, run_at_us=0)
     if not record.ended_us:
         return record
@@ -186,7 +191,3 @@ def edited(record: JobRecord, change: Change, now_us: int) -> JobRecord:
         priority=record.priority if change.priority is None else change.priority,
         attempts_max=record.attempts_max if change.max_attempts is None else change.max_attempts,
     )
-
-
-Decide = Callable[[JobRecord], JobRecord]
-"""Gives a job as an action leaves it."""

@@ -57,7 +57,7 @@ class JobQuery(JobFilter, total=False):
 
     Parameters:
         newest_first: the order; False unless given.
-        limit: jobs in the page, at most `limits.JOBS_PAGE_MAX`; 50 unless given.
+        limit: jobs in the page, at most `limits.JOB_QUERY_MAX`; 50 unless given.
         after: the `next` of the page before, which must have been asked for in the same way.
     """
 
@@ -89,7 +89,7 @@ class JobPlace(msgspec.Struct, frozen=True, array_like=True):
 
     Parameters:
         part: 0 for jobs that are ready or running, 1 for those that wait for a time, 2 for ended ones.
-        time_us: by which the jobs of the part are ordered, in microseconds since 1970 UTC; 0 in the first one.
+        time_us: that orders the jobs of the part, in microseconds since 1970 UTC; 0 in the first one.
         id: of the job.
     """
 
@@ -188,13 +188,16 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
         return sha256(body + encode(asked)).digest()[:_CHECK_BYTES]
 
 
-def job_search(spec: Spec, which: JobQuery) -> Search:
+def job_search(spec: Spec, which: Mapping[str, Any]) -> Search:
     """Check a filter.
+
+    Parameters:
+        which: see `JobQuery`.
 
     Raises:
         ArgumentError: something in it cannot be meant.
     """
-    given: dict[str, Any] = dict(which)
+    given = which
     for name in given:
         if name not in _NAMES:
             raise ArgumentError(f"jobs have no filter {name!r}", hint=f"There are: {', '.join(_NAMES)}.")
