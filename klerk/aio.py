@@ -222,8 +222,12 @@ class AioJobs(AioByHand):
     def __init__(self, jobs: JobManager) -> None:
         self._jobs: JobManager = jobs
         self.counts = jobs.counts
-        self.live = jobs.live
+        self.totals = jobs.totals
         self.cancel_running = jobs.cancel_running
+
+    async def live(self) -> tuple[JobRecord, ...]:
+        """See `JobManager.live`."""
+        return await asyncio.to_thread(self._jobs.live)
 
     async def schedule(self, *requests: JobRequest, at: datetime | None = None) -> tuple[JobRecord, ...]:
         """See `JobManager.schedule`."""

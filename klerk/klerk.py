@@ -99,7 +99,12 @@ class Klerk(Submitting, Subscribable):
         store = BlobStore(self._side_writer, now_us, call_at)
         self.blobs = Blobs(store, self._program.blob_access, self._require_beside)
         self._engine = Engine(
-            storage, recovered, self._lock, queue_length_max=queue_length_max, published=self._published
+            storage,
+            recovered,
+            self._lock,
+            queue_length_max=queue_length_max,
+            foreseen=self._foreseen,
+            published=self._published,
         )
         self._push = self._engine.queue.push
         self._audit = self._sight.commit_log = Audit(spec, self._program, recovered.history, storage)
@@ -112,14 +117,9 @@ class Klerk(Submitting, Subscribable):
             self,
             self._submit_as,
             self._scheduler,
-            desk=ActionDesk(
-                JobAccess(spec, self._program.resolve, self._sight.plain, lock),
-                self._act_on_jobs,
-                self._audit.catalog.version,
-            ),
-            store=JobStore(storage, self._engine.checkpointer),
-            records=recovered.jobs,
-            ended_jobs=recovered.ended_jobs,
+            desk=self._job_desk(),
+            store=JobStore(storage, self._engine.checkpointer, recovered.up_to_date),
+            recovered=recovered,
             threads=job_threads,
         )
         self.timers = Timers(
@@ -243,6 +243,10 @@ class Klerk(Submitting, Subscribable):
         self._push(submission, False)
         return submission
 
+    def _job_desk(self) -> ActionDesk:
+        access = JobAccess(self._spec, self._program.resolve, self._sight.plain, self._lock)
+        return ActionDesk(access, self._act_on_jobs, self._audit.catalog.version)
+
     def _act_on_jobs(self, work: InternalWork, context: Context | None) -> Any:
         submission: Submission[Any] = Submission(
             work, self._system_context(OPERATOR) if context is None else context
@@ -266,6 +270,10 @@ class Klerk(Submitting, Subscribable):
                 "timers were waited for by a function that Klerk calls while it commits or fires timers",
                 hint="Wait in a thread of your own.",
             )
+
+    def _foreseen(self, group: Group) -> None:
+        if group.notices:
+            self.jobs.foresee([record for record, _ in group.notices])
 
     def _published(self, group: Group) -> None:
         """Tell everyone who waits for what a group did."""

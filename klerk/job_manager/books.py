@@ -8,14 +8,15 @@ import msgspec
 from klerk import limits
 from klerk.app import Spec
 from klerk.errors import NotFound
-from klerk.job_manager.job_rows import DUE, ENDED, READY, Moment
+from klerk.job_manager.job_rows import DUE, READY, Moment
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.searching import UNENDED, JobPage, JobPlace, Search, references
 from klerk.job_run import JobRun
 from klerk.jobs import FINAL_STATES, JobRecord, JobState
 from klerk.values import Ref
 
-_PLACES = (READY, DUE, ENDED)
+_ENDED = b""
+_PLACES = (READY, DUE, _ENDED)
 _AT_HAND = (JobState.AVAILABLE, JobState.EXECUTING)
 
 
@@ -149,10 +150,11 @@ class Books:
 
     def _all(self, search: Search, after: JobPlace | None) -> Iterator[tuple[JobPlace, JobRecord | None]]:
         now_us = self._now_us()
+        ends = None if search.states is None else FINAL_STATES & search.states
         for part, prefix in enumerate(_PLACES):
             if after is not None and part < after.part:
                 continue
-            if not search.may_be(FINAL_STATES if prefix == ENDED else UNENDED):
+            if not search.may_be(FINAL_STATES if prefix == _ENDED else UNENDED):
                 continue
             start = (after.time_us, after.id) if after is not None and after.part == part else None
             until_us = None
@@ -161,7 +163,7 @@ class Books:
                 until_us = now_us
                 if search.newest_first and start is None:
                     start = (now_us + 1, 0)
-            for moment, stored in self._store.rows(prefix, start, reverse=search.newest_first):
+            for moment, stored in self._store.rows(ends, prefix, start, reverse=search.newest_first):
                 if until_us is not None and moment[0] > until_us:
                     break
                 yield JobPlace(part, *moment), self._now(prefix, moment, stored)
@@ -170,7 +172,7 @@ class Books:
         """Return a job that stood in a place as it is now; None when it is on its way to a later one."""
         record = self._at_hand(stored.id)
         if record is not None:
-            return None if prefix == ENDED else record
+            return None if prefix == _ENDED else record
         if prefix == READY:
             record = self._store.get(stored.id)
             return None if record is None or record.ended_us else self._typed(record)

@@ -22,12 +22,13 @@ from klerk.storage.contract import Delete, Family, Put, Storage
 
 READY: Final = b"a"
 DUE: Final = b"d"
-ENDED: Final = b"e"
+ENDED: Final = {JobState.COMPLETED: b"e", JobState.CANCELLED: b"f", JobState.DISCARDED: b"g"}
 PLACE: Final = b"i"
+RESULT: Final = b"r"
 FORMER: Final = b"z"
-"""What the keys in the family of jobs begin with: a ready job and its id; a time, and the id of the job that
-waits for it; the time of an end, and the id of the job that ended; the id of a job in one of these two
-places. Ended jobs once stood under the last one."""
+"""What the keys in the family of jobs begin with. Ready jobs: their id. Jobs that wait for a time, and ended
+ones by their state: the time, and the id. The place of a job that is none of the ready ones: its id. Results:
+until when they are kept, and the id. Ended jobs once stood under the last one, by their id."""
 
 COUNTS_KEY: Final = b"job counts"
 
@@ -48,6 +49,7 @@ class Place(msgspec.Struct, frozen=True, array_like=True, gc=False):
     state: str
     kind: str
     queue: str
+    result_until_us: int = 0
 
     @property
     def sort(self) -> Sort:
@@ -69,12 +71,13 @@ def due_of(record: JobRecord) -> Moment | None:
 def place_of(record: JobRecord) -> Place | None:
     """Return where the row of a job belongs; None: among the ready ones."""
     if record.ended_us:
-        prefix, time_us = ENDED, record.ended_us
+        prefix, time_us = ENDED[record.state], record.ended_us
     elif due_of(record) is not None:
         prefix, time_us = DUE, record.run_at_us
     else:
         return None
-    return Place(prefix, time_us, record.state, record.kind, record.queue)
+    until_us = record.result_until_us if record.result else 0
+    return Place(prefix, time_us, record.state, record.kind, record.queue, until_us)
 
 
 def sort_of(record: JobRecord) -> Sort:
@@ -116,15 +119,25 @@ def scan_rows(
     """Iterate over the jobs of a place, in its order.
 
     Parameters:
-        prefix: `READY`, `DUE` or `ENDED`.
+        prefix: `READY`, `DUE`, or one of `ENDED`.
         start: the first one, included; None: from the beginning. Only for places that are ordered by time.
         stop: the end, excluded; None: to the end.
         reverse: from the end down to the start.
     """
-    first = prefix if start is None else prefix + key_of(start[0]) + key_of(start[1])
-    end = bytes((prefix[0] + 1,)) if stop is None else prefix + key_of(stop[0]) + key_of(stop[1])
+    first = prefix if start is None else _key(prefix, start)
+    end = bytes((prefix[0] + 1,)) if stop is None else _key(prefix, stop)
     for key, stored in storage.scan(Family.JOBS, first, end, reverse=reverse):
         yield read_job(number_of(key[-8:]), stored)
+
+
+def scan_moments(storage: Storage, prefix: bytes, start: Moment = (0, 0)) -> Iterator[Moment]:
+    """Iterate over the times and ids in a place that is ordered by time, from a start on."""
+    for key, _ in storage.scan(Family.JOBS, _key(prefix, start), bytes((prefix[0] + 1,))):
+        yield number_of(key[1:9]), number_of(key[9:])
+
+
+def _key(prefix: bytes, moment: Moment) -> bytes:
+    return prefix + key_of(moment[0]) + key_of(moment[1])
 
 
 def stored_counts(storage: Storage) -> Counter[Sort]:
@@ -207,6 +220,8 @@ class JobRows:
         self.counts[place.sort] += 1
         self._puts.append((family, PLACE + name, encode(place)))
         self._puts.append((family, _row_key(place, name), encoded))
+        if place.result_until_us:
+            self._puts.append((family, RESULT + key_of(place.result_until_us) + name, b""))
 
     def _take_away(self, job_id: int, name: bytes) -> None:
         """Delete what is stored of a job."""
@@ -221,6 +236,8 @@ class JobRows:
             self.counts[place.sort] -= 1
             self._deletes.append((family, PLACE + name))
             self._deletes.append((family, _row_key(place, name)))
+            if place.result_until_us:
+                self._deletes.append((family, RESULT + key_of(place.result_until_us) + name))
 
     def _write_if_full(self) -> None:
         if len(self._puts) + len(self._deletes) >= limits.CHECKPOINT_BATCH_RECORDS:

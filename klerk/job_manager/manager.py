@@ -2,7 +2,6 @@
 
 import logging
 import threading
-from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from time import monotonic
@@ -12,7 +11,7 @@ import msgspec
 from klerk import limits
 from klerk.app import Spec
 from klerk.commands import System
-from klerk.errors import ArgumentError
+from klerk.errors import ArgumentError, KlerkError
 from klerk.job_manager.acting import ActionDesk, Actions
 from klerk.job_manager.attempts import Attempts, Submit
 from klerk.job_manager.books import Books
@@ -20,20 +19,21 @@ from klerk.job_manager.by_hand import ByHand
 from klerk.job_manager.claims import Claims
 from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
-from klerk.job_manager.due_jobs import DueJobs
 from klerk.job_manager.gates import Gate
-from klerk.job_manager.job_store import JobStore
+from klerk.job_manager.horizon import Horizon
+from klerk.job_manager.job_rows import WAITING, due_of
+from klerk.job_manager.job_store import JobStore, after
 from klerk.job_manager.status import Explaining
+from klerk.job_manager.tally import ENDS, Tally, queue_of
 from klerk.job_manager.work import CreateJobs
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
-from klerk.jobs import FINAL_STATES, JobRecord, JobRequest, JobState
+from klerk.jobs import FINAL_STATES, Job, JobRecord, JobRequest, JobState
+from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
 from klerk.workers import Executor, LoopExecutor, ThreadExecutor
 
 LOG = logging.getLogger("klerk")
-
-WAITING = (JobState.SCHEDULED, JobState.RETRYABLE)
 
 
 class JobManager(ByHand):
@@ -46,9 +46,11 @@ class JobManager(ByHand):
         scheduler: wakes jobs that wait for a time.
         desk: lets actions on jobs take effect.
         store: reads the jobs that are not in memory.
-        records: the jobs that the store held.
-        ended_jobs: completed, discarded and cancelled before, as the commit log's head has them.
+        recovered: what the store held.
         threads: for plain functions.
+
+    Attributes:
+        store: every job, whether in memory or not.
     """
 
     def __init__(
@@ -60,8 +62,7 @@ class JobManager(ByHand):
         *,
         desk: ActionDesk,
         store: JobStore,
-        records: list[JobRecord],
-        ended_jobs: tuple[int, int, int],
+        recovered: Recovered,
         threads: int,
     ) -> None:
         self._spec = spec
@@ -73,10 +74,10 @@ class JobManager(ByHand):
         self._idle = threading.Condition(self._lock)
         self._live: dict[int, JobRecord] = {}
         self._running: dict[int, JobRun] = {}
-        completed, discarded, cancelled = ended_jobs
-        self._tally = Counter(
-            {JobState.COMPLETED: completed, JobState.DISCARDED: discarded, JobState.CANCELLED: cancelled}
-        )
+        self._newest = recovered.program.processor.next_job_id - 1
+        # The jobs beside memory that the group at hand changes, as they are before it.
+        self._before: dict[int, JobRecord] = {}
+        self._tally = Tally(recovered.rows.counts, recovered.ended_jobs)
         self._dispatcher = Dispatcher(
             spec,
             self._live,
@@ -84,7 +85,9 @@ class JobManager(ByHand):
             call_at=scheduler.at,
             wake=self._refilled,
         )
-        self._due_jobs = DueJobs(scheduler, self._due)
+        self._horizon = Horizon(
+            self._live, scheduler, due=self._due, load=self._load, later=recovered.later_jobs
+        )
         self._attempts = Attempts(spec, submit, scheduler)
         self._cron = CronJobs(
             [job for job in spec.jobs.values() if job.settings.cron is not None], scheduler, submit
@@ -105,7 +108,11 @@ class JobManager(ByHand):
             self._executors["loop"] = LoopExecutor(
                 limits.JOB_COROUTINES_MAX, self._take_coroutine, self._attempts.run_coroutine
             )
-        self.note([self._restored(record) for record in records])
+        for record in recovered.jobs:
+            if due_of(record) is None:
+                self._tally.add(record)
+            self._admit(record, self._restored(record))
+        self._horizon.look_ahead()
 
     def start(self) -> None:
         """Begin to run jobs, first of all those that were executing when the process ended."""
@@ -137,55 +144,117 @@ class JobManager(ByHand):
             return msgspec.structs.replace(record, state=JobState.SUSPENDED, error=str(error))
         return msgspec.structs.replace(record, arguments=arguments)
 
+    def foresee(self, records: list[JobRecord]) -> None:
+        """Look up jobs beside memory that a group changes, before anything takes over what it changed."""
+        live, newest = self._live, self._newest
+        for record in records:
+            if record.id not in live and record.id <= newest:
+                self._look_up(record.id)
+
+    def _look_up(self, job_id: int) -> None:
+        try:
+            before = self.store.get(job_id)
+        except KlerkError as error:
+            # It can be counted wrongly then, until the store is mended.
+            LOG.error("job %d cannot be read: %s", job_id, error)
+        else:
+            if before is not None:
+                self._before[job_id] = before
+
     def note(self, records: list[JobRecord]) -> None:
         """Take over jobs that were created or changed by a published group."""
         claimed = self._claims.held
         with self._lock:
+            changes_twice = len(records) > 1 and len({record.id for record in records}) < len(records)
             for record in records:
+                self._newest = max(self._newest, record.id)
                 known = self._live.pop(record.id, None)
                 if known is not None:
-                    self._tally[known.state] -= 1
-                    run = self._running.get(record.id)
-                    if run is not None and run.is_over:
-                        del self._running[record.id]
-                        self._dispatcher.ended(run.record)
-                    elif run is not None:
-                        # It saved something on its way, and runs on.
-                        self._live[record.id] = record
-                        self._tally[record.state] += 1
-                        continue
-                    elif known.state is JobState.AVAILABLE and record.id not in claimed:
-                        self._dispatcher.left(known)
+                    self._tally.remove(known)
+                elif self._before and (before := self._before.pop(record.id, None)) is not None:
+                    self._tally.remove(before)
+                self._horizon.note(record)
+                run = self._running.get(record.id)
+                if run is not None and not run.is_over:
+                    # It saved something on its way, and runs on.
+                    self._live[record.id] = record
+                    self._tally.add(record)
+                    continue
+                if run is not None:
+                    del self._running[record.id]
+                    self._dispatcher.ended(run.record)
+                elif known is not None and known.state is JobState.AVAILABLE and record.id not in claimed:
+                    self._dispatcher.left(known)
                 if record.id in claimed:
                     self._claims.settle(record)
-                if record.state not in FINAL_STATES:
-                    self._keep(record)
-                else:
-                    self._tally[record.state] += 1
+                self._keep(record)
+                if changes_twice and record.id not in self._live:
+                    self._before[record.id] = record
+            self._before.clear()
+            self._horizon.shorten()
+            self._horizon.look_ahead()
             self._idle.notify_all()
             self._claims.tell()
         self._wake()
 
     def _keep(self, record: JobRecord) -> None:
-        """Remember a job that has not ended, and put it where it waits: ready, or for its time."""
+        """Count a job, and remember it where it waits: ready, for its time, or not at all once it has ended."""
+        if record.state in FINAL_STATES:
+            self._tally.add_ended(record)
+            return
+        record = self._as_it_is_now(record)
+        self._tally.add(record)
+        self._place(record)
+
+    def _admit(self, stored: JobRecord, record: JobRecord) -> None:
+        """Take a job from the store into memory, where it is counted already."""
+        record = self._as_it_is_now(record)
+        if record.state is not stored.state:
+            self._tally.move(stored, record)
+        self._place(record)
+
+    def _as_it_is_now(self, record: JobRecord) -> JobRecord:
         if record.state in WAITING and record.run_at_us <= self._scheduler.now_us():
-            record = msgspec.structs.replace(record, state=JobState.AVAILABLE)
+            return msgspec.structs.replace(record, state=JobState.AVAILABLE)
+        return record
+
+    def _place(self, record: JobRecord) -> None:
+        if record.state in WAITING:
+            self._horizon.add(record)
+            return
         self._live[record.id] = record
-        self._tally[record.state] += 1
-        if record.state is JobState.AVAILABLE:
-            if record.id not in self._claims.held:
-                self._dispatcher.add(record)
-        elif record.state in WAITING:
-            self._due_jobs.add(record.run_at_us, record.id)
+        if record.state is JobState.AVAILABLE and record.id not in self._claims.held:
+            self._dispatcher.add(record)
 
     def _due(self) -> None:
         """Let the jobs run whose time has come."""
         with self._lock:
-            for job_id in self._due_jobs.take(self._scheduler.now_us()):
-                record = self._live.get(job_id)
-                if record is not None and record.state in WAITING:
-                    self._tally[record.state] -= 1
-                    self._keep(record)
+            for job_id in self._horizon.take(self._scheduler.now_us()):
+                record = self._live[job_id]
+                ready = msgspec.structs.replace(record, state=JobState.AVAILABLE)
+                self._tally.move(record, ready)
+                self._place(ready)
+            self._horizon.look_ahead()
+        self._wake()
+
+    def _load(self) -> None:
+        """Bring the next of the jobs into memory that wait for later times."""
+        with self._lock:
+            start = self._horizon.begin_load()
+        if start is None:
+            return
+        try:
+            page = self.store.waiting(start, limit=limits.JOBS_PAGE)
+        except KlerkError as error:
+            with self._lock:
+                self._horizon.failed_load(error)
+            return
+        restored = {record.id: self._restored(record) for record in page}
+        with self._lock:
+            for record in self._horizon.end_load(page, is_last=len(page) < limits.JOBS_PAGE):
+                self._admit(record, restored.get(record.id, record))
+            self._horizon.look_ahead()
+            self._idle.notify_all()
         self._wake()
 
     def _refilled(self, gate: Gate) -> None:
@@ -227,18 +296,56 @@ class JobManager(ByHand):
         created: tuple[JobRecord, ...] = self._submit(CreateJobs(timed), System("schedule")).result()
         return created
 
-    def counts(self) -> Mapping[JobState, int]:
-        """Return how many jobs there are in each state, ended ones since the store was made."""
+    def counts(
+        self, *, kind: str | Job[...] | None = None, queue: str | None = None
+    ) -> Mapping[JobState, int]:
+        """Return how many jobs there are in each state: of the ended ones those that are kept.
+
+        Counts are kept up to date, and looking at them takes the same time however many jobs there are.
+
+        Parameters:
+            kind: of this kind only; None: all.
+            queue: in this queue only; None: all.
+        """
+        of_kind, declared = (kind.name if isinstance(kind, Job) else kind), self._spec.jobs
         with self._lock:
-            counts = {state: self._tally[state] for state in JobState}
-            counts[JobState.EXECUTING] = len(self._running)
-            counts[JobState.AVAILABLE] -= len(self._running)
+            counts = self._tally.by_state(of_kind, queue, declared)
+            for job_id, run in self._running.items():
+                record = run.record
+                if of_kind not in (None, record.kind):
+                    continue
+                if queue not in (None, queue_of(record.kind, record.queue, declared)):
+                    continue
+                counts[self._live[job_id].state] -= 1
+                counts[JobState.EXECUTING] += 1
             return counts
 
-    def live(self) -> tuple[JobRecord, ...]:
-        """Return all jobs that have not ended, in the order of their creation."""
+    def totals(self) -> Mapping[JobState, int]:
+        """Return how often jobs ended in each way since the store was made, whether or not they are kept."""
         with self._lock:
-            return tuple(record for _, record in sorted(self._live.items()))
+            return {state: self._tally.totals[state] for state in ENDS}
+
+    def live(self) -> tuple[JobRecord, ...]:
+        """Return all jobs that have not ended, in the order of their creation.
+
+        Those that wait for a far time are read from the store: to look at some, ask for them.
+        """
+        with self._lock:
+            found, later = dict(self._live), self._horizon.later
+        soon = set(found)
+        while later is not None:
+            page = self.store.waiting(later)
+            found.update((record.id, self._restored(record)) for record in page)
+            later = after(page[-1]) if page else None
+        with self._lock:
+            now = dict(self._live)
+        # What was in memory and is not any more has ended, or waits for a far time by now.
+        for job_id in soon - now.keys():
+            record = self.store.get(job_id)
+            if record is None or record.state in FINAL_STATES:
+                del found[job_id]
+        found.update(now)
+        return tuple(record for _, record in sorted(found.items()))
 
     def cancel_running(self, job_id: int) -> bool:
         """Ask a running job to stop; return whether it runs."""
@@ -261,7 +368,9 @@ class JobManager(ByHand):
             return self._nothing_to_do()
 
     def _nothing_to_do(self) -> bool:
-        return self._tally[JobState.AVAILABLE] == 0
+        if self._tally.has(JobState.AVAILABLE):
+            return False
+        return not self._horizon.is_behind(self._scheduler.now_us())
 
     def close(self, wait_s: float) -> None:
         """Start no more jobs and wait for those that run; the others run after the next start."""
