@@ -43,7 +43,6 @@ class JobRun:
         id: of the job; the same for every attempt, so it serves as an idempotency key for outside effects.
         attempt: counted from 1.
         is_over: its end is being recorded.
-        is_recorded: a transaction that records it was processed.
         stop: what the job becomes, unless its function succeeds, because somebody asked for that meanwhile.
     """
 
@@ -53,7 +52,6 @@ class JobRun:
         self._lines = list(record.log)
         self._cancelled = False
         self.is_over = False
-        self.is_recorded = False
         self.stop: JobState | None = None
         self._readers: list[Reader] = []
         self.id = record.id

@@ -87,12 +87,12 @@ class ActOnJobs(InternalWork):
         processor.log_unchecked(JOB_ACTION, 0, (self.action, ids, changed))
 
     def _after(self, processor: Any, claim: Claim) -> JobRecord | None:
-        """Return a job as it is to be; None when what became of it is recorded already."""
+        """Return a job as it is to be; None when what became of it is recorded by itself."""
         run = claim.run
         if run is None:
             assert claim.record is not None
             return self.decide(processor, claim.record)
-        if run.is_recorded or run.stop is None:
+        if run.is_over or run.stop is None:
             return None
         return msgspec.structs.replace(run.record, stop=run.stop)
 
@@ -248,6 +248,7 @@ class Actions:
                 for claim in chosen:
                     if claim.run is not None:
                         claim.run.cancel()
+                self._claims.await_ends(chosen)
             return len(chosen), over
 
     def _is_wanted(self, claim: Claim, wants: Wants) -> bool:

@@ -126,7 +126,7 @@ class Attempts:
                 run_at_us=run_at_us,
                 ended_us=now_us if verdict.state in FINAL_STATES else 0,
             )
-            return self._submit(RecordJob(run, record, verdict.commands), by_manager(record))
+            return self._submit(RecordJob(record, verdict.commands), by_manager(record))
         except Exception as refusal:
             # It is still available in the store, and runs again after the next start.
             LOG.error("what became of job %d (%s) is not recorded: %s", run.id, run.record.kind, refusal)

@@ -5,7 +5,6 @@ from typing import Any
 from klerk._core import InternalWork
 from klerk.codec import encode
 from klerk.commands import Actor, Command, System
-from klerk.job_run import JobRun
 from klerk.jobs import Job, JobRecord, JobRequest
 
 
@@ -22,8 +21,7 @@ def by_manager(record: JobRecord) -> System:
 class RecordJob(InternalWork):
     """The transaction that records what became of an attempt, with the commands that the job ends with."""
 
-    def __init__(self, run: JobRun, record: JobRecord, commands: tuple[Command[Any], ...] = ()) -> None:
-        self.run = run
+    def __init__(self, record: JobRecord, commands: tuple[Command[Any], ...] = ()) -> None:
         self.record = record
         self.encoded = encode(record)
         self.commands = commands
@@ -32,7 +30,6 @@ class RecordJob(InternalWork):
         for command in self.commands:
             processor.apply_command(command)
         processor.put_job(self.record, self.encoded)
-        self.run.is_recorded = True
 
 
 class CreateJobs(InternalWork):
