@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 import klerk
@@ -86,9 +87,9 @@ def declare_bank() -> Bank:
 
 
 @contextmanager
-def open_bank(bank: Bank, workspace: Workspace) -> Iterator[tuple[Klerk, list[Ref[Account]]]]:
+def open_bank(bank: Bank, directory: Path) -> Iterator[tuple[Klerk, list[Ref[Account]]]]:
     """The bank on an empty store, synced at every group, with its accounts."""
-    with bank.app.open(workspace.directory / "store", durability="sync") as k:
+    with bank.app.open(directory / "store", durability="sync") as k:
         results = k.handle_all(
             [bank.open_account(Owner(owner(number))) for number in range(ACCOUNTS)], TELLER
         )
@@ -101,7 +102,7 @@ def submit(in_flight: int) -> Contender:
     @contextmanager
     def contender(workspace: Workspace) -> Iterator[Sample]:
         bank = declare_bank()
-        with open_bank(bank, workspace) as (k, accounts):
+        with open_bank(bank, workspace.directory) as (k, accounts):
             numbers = targets()
 
             def sample(operations: int) -> None:
@@ -124,7 +125,7 @@ def handle_all(size: int) -> Contender:
     @contextmanager
     def contender(workspace: Workspace) -> Iterator[Sample]:
         bank = declare_bank()
-        with open_bank(bank, workspace) as (k, accounts):
+        with open_bank(bank, workspace.directory) as (k, accounts):
             numbers = targets()
 
             def sample(operations: int) -> None:
@@ -142,7 +143,7 @@ def handle_all(size: int) -> Contender:
 def handle(workspace: Workspace) -> Iterator[Sample]:
     """One caller, one command at a time."""
     bank = declare_bank()
-    with open_bank(bank, workspace) as (k, accounts):
+    with open_bank(bank, workspace.directory) as (k, accounts):
         numbers = targets()
 
         def sample(operations: int) -> None:
@@ -158,7 +159,7 @@ def handle_threads(threads: int) -> Contender:
     @contextmanager
     def contender(workspace: Workspace) -> Iterator[Sample]:
         bank = declare_bank()
-        with open_bank(bank, workspace) as (k, accounts), ThreadPoolExecutor(threads) as pool:
+        with open_bank(bank, workspace.directory) as (k, accounts), ThreadPoolExecutor(threads) as pool:
             numbers = targets()
 
             def handle_many(operations: int) -> None:
@@ -180,7 +181,7 @@ def aio_tasks(tasks: int) -> Contender:
     @contextmanager
     def contender(workspace: Workspace) -> Iterator[Sample]:
         bank = declare_bank()
-        with open_bank(bank, workspace) as (k, accounts), asyncio.Runner() as runner:
+        with open_bank(bank, workspace.directory) as (k, accounts), asyncio.Runner() as runner:
             numbers = targets()
 
             async def handle_many(operations: int) -> None:
@@ -198,7 +199,7 @@ def aio_tasks(tasks: int) -> Contender:
 @contextmanager
 def read_enter_exit(workspace: Workspace) -> Iterator[Sample]:
     """Entering and leaving a read."""
-    with open_bank(declare_bank(), workspace) as (k, _):
+    with open_bank(declare_bank(), workspace.directory) as (k, _):
 
         def sample(operations: int) -> None:
             for _ in repeat(None, operations):
@@ -211,7 +212,7 @@ def read_enter_exit(workspace: Workspace) -> Iterator[Sample]:
 @contextmanager
 def get(workspace: Workspace) -> Iterator[Sample]:
     """One model by its reference, within one read."""
-    with open_bank(declare_bank(), workspace) as (k, accounts):
+    with open_bank(declare_bank(), workspace.directory) as (k, accounts):
 
         def sample(operations: int) -> None:
             account = accounts[ACCOUNTS // 2]
@@ -255,7 +256,7 @@ def jobs_end_to_end(workspace: Workspace) -> Iterator[Sample]:
         """The job."""
 
     bank.opened.on(bank.deposit).job(do_nothing)
-    with open_bank(bank, workspace) as (k, accounts):
+    with open_bank(bank, workspace.directory) as (k, accounts):
         numbers = targets()
 
         def sample(operations: int) -> None:

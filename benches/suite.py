@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 
-from benches import floors, growth, jobs, klerk_contenders, peers
+from benches import floors, growth, job_peers, jobs, klerk_contenders, latency, peers
 from benches.harness import (
     FLOOR,
     JOBS_PER_SECOND,
     KLERK,
     MICROSECONDS,
+    MILLISECONDS,
     NANOSECONDS,
     SECONDS,
     Benchmark,
@@ -25,7 +26,7 @@ NOT_DURABLE = "none (in memory)"
 
 def benchmarks(models: int) -> list[Benchmark]:
     """All benchmarks in the order they run; `models` is the size of the store that is opened."""
-    return [*_submits(), *_handles(), *_reads(), *_growth(models), _opening(models), _jobs()]
+    return [*_submits(), *_handles(), *_reads(), *_growth(models), _opening(models), *_jobs()]
 
 
 def _submits() -> Iterator[Benchmark]:
@@ -167,8 +168,8 @@ def _opening(models: int) -> Benchmark:
     )
 
 
-def _jobs() -> Benchmark:
-    return Benchmark(
+def _jobs() -> Iterator[Benchmark]:
+    yield Benchmark(
         name="jobs_end_to_end",
         unit=JOBS_PER_SECOND,
         workload=f"each deposit makes a no-op job; {jobs.WORKERS} workers; until all completions are durable",
@@ -178,6 +179,25 @@ def _jobs() -> Benchmark:
         contenders={
             KLERK: klerk_contenders.jobs_end_to_end,
             FLOOR: jobs.floor,
-            "huey": jobs.huey,
+            "huey": jobs.peer(job_peers.huey),
+            "procrastinate": jobs.peer(job_peers.procrastinate),
         },
     )
+    for which in (50, 99):
+        figure = latency.percentile(which)
+        yield Benchmark(
+            name=f"job_start_latency_p{which}",
+            unit=MILLISECONDS,
+            workload=f"from asking for a job to its start, durable in between; {latency.JOBS_PER_S:,} jobs/s",
+            durability=DURABLE,
+            operations_step=latency.JOBS_PER_S,
+            operations_max=latency.JOBS_PER_S,
+            rounds_max=latency.ROUNDS,
+            contenders={
+                KLERK: latency.start(latency.klerk, figure),
+                FLOOR: latency.start(latency.floor, figure),
+                "klerk_loop": latency.start(latency.klerk_loop, figure),
+                "huey": latency.start(latency.huey, figure),
+                "procrastinate": latency.start(latency.procrastinate, figure),
+            },
+        )

@@ -206,7 +206,7 @@ def _misfit(
     return ArgumentError(f"{what} got '{twice}' twice")
 
 
-class JobRequest(msgspec.Struct, frozen=True):
+class JobRequest(msgspec.Struct, frozen=True, gc=False):
     """A request that a job be run. Inert until a command or the job manager creates the job.
 
     Parameters:

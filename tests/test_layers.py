@@ -158,6 +158,7 @@ LAYERS = [
     "job_manager/work",
     "job_manager/tally",
     "job_manager/horizon",
+    "job_manager/completions",
     "job_manager/cron",
     "job_manager/attempts",
     "job_manager/access",

@@ -10,7 +10,8 @@ from klerk._waiting import Submission
 from klerk.app import Spec
 from klerk.commands import System
 from klerk.errors import StoreFailed
-from klerk.job_manager.verdicts import Verdict, of_error, of_return, text_of
+from klerk.job_manager.completions import Completions
+from klerk.job_manager.verdicts import COMPLETED, Verdict, of_error, of_return, text_of
 from klerk.job_manager.work import RecordJob, by_manager
 from klerk.job_run import JobRun
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState
@@ -42,6 +43,7 @@ class Attempts:
         self._jobs = spec.jobs
         self._submit = submit
         self._scheduler = scheduler
+        self._completions = Completions(submit)
         self.is_closing = False
         self.ending = threading.Lock()
 
@@ -111,7 +113,7 @@ class Attempts:
         self.record(run, verdict)
 
     def record(self, run: JobRun, verdict: Verdict) -> Submission[Any] | None:
-        """Submit the transaction that ends an attempt; None when it cannot be submitted."""
+        """Record the end of an attempt; return the submission of a transaction of its own, if it has one."""
         with self.ending:
             run.is_over = True
         if run.stop is not None and verdict.state is not JobState.COMPLETED:
@@ -126,6 +128,9 @@ class Attempts:
                 run_at_us=run_at_us,
                 ended_us=now_us if verdict.state in FINAL_STATES else 0,
             )
+            if verdict is COMPLETED and not record.log:
+                self._completions.add(record)
+                return None
             return self._submit(RecordJob(record, verdict.commands), by_manager(record))
         except Exception as refusal:
             # It is still available in the store, and runs again after the next start.
