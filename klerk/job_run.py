@@ -43,6 +43,7 @@ class JobRun:
         id: of the job; the same for every attempt, so it serves as an idempotency key for outside effects.
         attempt: counted from 1.
         is_over: its end is being recorded.
+        ending: the job as that leaves it.
         stop: what the job becomes, unless its function succeeds, because somebody asked for that meanwhile.
     """
 
@@ -52,6 +53,7 @@ class JobRun:
         self._lines = list(record.log)
         self._cancelled = False
         self.is_over = False
+        self.ending: JobRecord | None = None
         self.stop: JobState | None = None
         self._readers: list[Reader] = []
         self.id = record.id

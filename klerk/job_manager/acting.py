@@ -39,7 +39,7 @@ class JobBooks(Protocol):
 
     def get(self, job_id: int) -> JobRecord: ...
     def peek(self, job_id: int) -> JobRecord | None: ...
-    def restored(self, record: JobRecord) -> JobRecord: ...
+    def typed(self, record: JobRecord) -> JobRecord: ...
     def pages(self, search: Search) -> Iterator[list[JobRecord]]: ...
 
 
@@ -174,10 +174,12 @@ class Actions:
         change = checked_change(change)
         self._require(action, job_id, context)
         decide = self._decide(action, context, change)
-        over = [job_id]
+        plan = _Plan(partial(_insist, action), decide, change)
+        done, over = self._perform(action, [job_id], context, plan)
         while over:
-            _, over = self._perform(action, over, context, _Plan(partial(_insist, action), decide, change))
-        return self._books.get(job_id)
+            done, over = self._perform(action, over, context, plan)
+        after = done[0].after if done else None
+        return self._books.get(job_id) if after is None or after.stop else after
 
     def act_on_all(self, action: JobAction, search: Search, context: Context | None) -> int:
         """Do something to all jobs that are found, in transactions of a bounded size, and return to how many.
@@ -200,8 +202,8 @@ class Actions:
             # A job that fails at once might come up for ever.
             over = sorted(record.id for record in records if seen.add(record.id))
             while over:
-                count, over = self._perform(action, over, context, plan)
-                total += count
+                done, over = self._perform(action, over, context, plan)
+                total += len(done)
         return total
 
     def end_stopped(self, records: Iterable[JobRecord]) -> None:
@@ -227,11 +229,11 @@ class Actions:
 
     def _perform(
         self, action: JobAction, job_ids: list[int], context: Context | None, plan: "_Plan"
-    ) -> tuple[int, list[int]]:
+    ) -> tuple[list[Claim], list[int]]:
         """Do something to those of some jobs that are wanted, in one transaction.
 
         Returns:
-            To how many, and the ids of those whose attempts ended meanwhile: they are to be looked at again.
+            The claims of those, and the ids of those whose attempts ended meanwhile: they are to be looked at again.
         """
         with self._claims.of(job_ids) as claims:
             wanted = [claim for claim in claims if self._is_wanted(claim, plan.wants)]
@@ -249,7 +251,7 @@ class Actions:
                     if claim.run is not None:
                         claim.run.cancel()
                 self._claims.await_ends(chosen)
-            return len(chosen), over
+            return chosen, over
 
     def _is_wanted(self, claim: Claim, wants: Wants) -> bool:
         if claim.record is None:
@@ -291,7 +293,10 @@ class Actions:
         )
 
     def _can_run(self, action: JobAction, record: JobRecord) -> bool:
-        return action in STOPS_AS or self._books.restored(record).state is not JobState.SUSPENDED
+        try:
+            return action in STOPS_AS or bool(self._able(record))
+        except WrongState:
+            return False
 
     def _able(self, record: JobRecord) -> JobRecord:
         """Return a job with arguments of the declared types.
@@ -301,13 +306,14 @@ class Actions:
         """
         if record.state not in FINAL_STATES and record.state is not JobState.SUSPENDED:
             return record
-        restored = self._books.restored(record)
-        if restored.state is JobState.SUSPENDED:
+        try:
+            typed = self._books.typed(record)
+        except ValueError as error:
             raise WrongState(
-                f"job {record.id} ({record.kind}) cannot run: {restored.error}",
+                f"job {record.id} ({record.kind}) cannot run: {error}",
                 hint="Give it arguments that fit, if its kind is still declared; or discard it.",
-            )
-        return msgspec.structs.replace(restored, schema=self._schema)
+            ) from error
+        return msgspec.structs.replace(typed, schema=self._schema)
 
     def _with_arguments(self, processor: Any, record: JobRecord, change: Change) -> JobRecord:
         """Return a job with the arguments that it is to have, checked as in a request."""
@@ -318,7 +324,7 @@ class Actions:
             raise WrongState(
                 f"there is no job '{record.kind}' in this app, so job {record.id} cannot be edited"
             )
-        request = processor.checked_request(requested(job, self._books.restored(record), change.arguments))
+        request = processor.checked_request(requested(job, record, change.arguments))
         return msgspec.structs.replace(
             record,
             arguments=request.values,

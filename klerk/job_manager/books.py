@@ -63,7 +63,7 @@ class Books:
         record = self._at_hand(job_id)
         if record is None:
             record = self._store.get(job_id)
-            return None if record is None else self._typed(record)
+            return None if record is None else self._shown(record)
         return record
 
     def _at_hand(self, job_id: int) -> JobRecord | None:
@@ -81,27 +81,28 @@ class Books:
             stop=run.stop or "",
         )
 
-    def _typed(self, record: JobRecord) -> JobRecord:
+    def _shown(self, record: JobRecord) -> JobRecord:
         """Return a stored job with arguments of the declared types, or as it is when they do not fit."""
-        restored = self.restored(record)
-        return record if restored.state is JobState.SUSPENDED else restored
-
-    def restored(self, record: JobRecord) -> JobRecord:
-        """Return a job with arguments of the declared types; suspended and why, when they do not fit."""
-        types = self._types.get(record.kind)
         try:
-            if types is None:
-                raise ValueError(f"there is no job '{record.kind}' in this app")
-            if len(types) != len(record.arguments):
-                raise ValueError(
-                    f"it was stored with {len(record.arguments)} arguments and takes {len(types)}"
-                )
-            arguments = tuple(
-                msgspec.convert(value, field.plain)
-                for value, field in zip(record.arguments, types.values(), strict=True)
-            )
-        except ValueError as error:
-            return msgspec.structs.replace(record, state=JobState.SUSPENDED, error=str(error))
+            return self.typed(record)
+        except ValueError:
+            return record
+
+    def typed(self, record: JobRecord) -> JobRecord:
+        """Return a job with arguments of the declared types.
+
+        Raises:
+            ValueError: they do not fit, or there is no job of its kind.
+        """
+        types = self._types.get(record.kind)
+        if types is None:
+            raise ValueError(f"there is no job '{record.kind}' in this app")
+        if len(types) != len(record.arguments):
+            raise ValueError(f"it was stored with {len(record.arguments)} arguments and takes {len(types)}")
+        arguments = tuple(
+            msgspec.convert(value, field.plain)
+            for value, field in zip(record.arguments, types.values(), strict=True)
+        )
         return msgspec.structs.replace(record, arguments=arguments)
 
     def models(self, record: JobRecord) -> tuple[Ref[Any], ...]:
@@ -175,8 +176,8 @@ class Books:
             return None if prefix == _ENDED else record
         if prefix == READY:
             record = self._store.get(stored.id)
-            return None if record is None or record.ended_us else self._typed(record)
-        return self._typed(stored)
+            return None if record is None or record.ended_us else self._shown(record)
+        return self._shown(stored)
 
 
 def _page(found: list[tuple[JobPlace, JobRecord]], after: str | None) -> JobPage:

@@ -175,8 +175,8 @@ class JobManager(ByHand):
                     self._tally.remove(before)
                 self._horizon.note(record)
                 run = self._running.get(record.id)
-                if run is not None and not run.is_over:
-                    # It saved something on its way, and runs on.
+                if run is not None and run.ending is not record:
+                    # It saved something on its way, or was asked to stop, and its end is still to come.
                     self._live[record.id] = record
                     self._tally.add(record)
                     continue
