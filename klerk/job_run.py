@@ -43,7 +43,7 @@ class JobRun:
         id: of the job; the same for every attempt, so it serves as an idempotency key for outside effects.
         attempt: counted from 1.
         is_over: its end is being recorded.
-        ending: the job as that leaves it.
+        end: the record that says so.
         stop: what the job becomes, unless its function succeeds, because somebody asked for that meanwhile.
     """
 
@@ -53,7 +53,7 @@ class JobRun:
         self._lines = list(record.log)
         self._cancelled = False
         self.is_over = False
-        self.ending: JobRecord | None = None
+        self.end: JobRecord | None = None
         self.stop: JobState | None = None
         self._readers: list[Reader] = []
         self.id = record.id
@@ -87,7 +87,7 @@ class JobRun:
 
     def ended(self, *, state: JobState, attempt: int, error: str, run_at_us: int, ended_us: int) -> JobRecord:
         """Return the record of the job after this attempt."""
-        return msgspec.structs.replace(
+        self.end = msgspec.structs.replace(
             self.record,
             state=state,
             attempt=attempt,
@@ -99,6 +99,7 @@ class JobRun:
             total=int(self.total),
             stop="",
         )
+        return self.end
 
     def read(self) -> Reader:
         """Return a reader for ``with`` or ``async with``, on behalf of the job."""

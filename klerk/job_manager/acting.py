@@ -233,7 +233,7 @@ class Actions:
         """Do something to those of some jobs that are wanted, in one transaction.
 
         Returns:
-            The claims of those, and the ids of those whose attempts ended meanwhile: they are to be looked at again.
+            The claims of those, and the ids of those to be looked at again, whose attempts ended meanwhile.
         """
         with self._claims.of(job_ids) as claims:
             wanted = [claim for claim in claims if self._is_wanted(claim, plan.wants)]

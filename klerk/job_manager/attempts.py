@@ -128,7 +128,6 @@ class Attempts:
                 run_at_us=run_at_us,
                 ended_us=now_us if verdict.state in FINAL_STATES else 0,
             )
-            run.ending = record
             if verdict is COMPLETED and not record.log:
                 self._completions.add(record)
                 return None

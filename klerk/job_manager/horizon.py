@@ -65,7 +65,7 @@ class Horizon:
     # --- jobs come and go -------------------------------------------------------------------------
 
     def add(self, record: JobRecord) -> None:
-        """Take a job that waits for a time: into memory, unless it waits for longer than all that are there."""
+        """Take a job that waits for a time: into memory, unless it waits for longer than all those there."""
         moment = record.run_at_us, record.id
         if self._later is not None and moment >= self._later:
             return

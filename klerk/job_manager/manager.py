@@ -175,7 +175,7 @@ class JobManager(ByHand):
                     self._tally.remove(before)
                 self._horizon.note(record)
                 run = self._running.get(record.id)
-                if run is not None and run.ending is not record:
+                if run is not None and run.end is not record:
                     # It saved something on its way, or was asked to stop, and its end is still to come.
                     self._live[record.id] = record
                     self._tally.add(record)
@@ -198,7 +198,7 @@ class JobManager(ByHand):
         self._wake()
 
     def _keep(self, record: JobRecord) -> None:
-        """Count a job, and remember it where it waits: ready, for its time, or not at all once it has ended."""
+        """Count a job, and remember it where it waits: ready, for its time, or not at all once it ended."""
         if record.state in FINAL_STATES:
             self._tally.add_ended(record)
             return
