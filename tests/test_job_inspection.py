@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from designs import NOON, TESTER, Account, Bank, Clock, Name, Spawned, eventually
+from designs import NOON, TESTER, Account, Bank, Cents, Clock, Name, Spawned, eventually
 
 import klerk
 from klerk import ArgumentError, Discard, JobRecord, JobRun, JobState, Model, NotFound, Ref
@@ -313,7 +313,7 @@ def test_cursors_belong_to_their_query(mill: Mill) -> None:
             {"created_after": NOON},
         ):
             with pytest.raises(ArgumentError, match="no cursor"):
-                k.jobs.query(after=page.next, **wrong)  # type: ignore[arg-type]
+                k.jobs.query(after=page.next, **wrong)
         for text in ("", "x", page.next[:-1], page.next[1:], "A" * len(page.next), "é"):
             with pytest.raises(ArgumentError, match="no cursor"):
                 k.jobs.query(after=text)
@@ -356,7 +356,7 @@ def test_from_commands_to_jobs_to_models_and_back(mill: Mill) -> None:
 
     @mill.app.job()
     def pay(job: JobRun, account: Ref[Account]) -> None:
-        job.handle(mill.deposit(account, klerk.Int(5)))
+        job.handle(mill.deposit(account, Cents(5)))
 
     with mill.app.open() as k:
         result = k.handle(mill.enter(Name("Ada")), TESTER)
@@ -425,12 +425,12 @@ def test_why_it_waits_for_limits_and_workers(mill: Mill) -> None:
             k.jobs.schedule(mill.mail("wait"))[0],
         ]
         eventually(lambda: len(mill.started) == 3)
-        for job, named in (
+        for request, named in (
             (mill.alone(), "'alone'"),
             (mill.each("x"), "'x'"),
             (mill.mail("done"), "'mail'"),
         ):
-            codes, text = why(k, k.jobs.schedule(job)[0])
+            codes, text = why(k, k.jobs.schedule(request)[0])
             assert codes[0] == "concurrency"
             assert named in text
         codes, text = why(k, k.jobs.schedule(mill.each("y"))[0])
