@@ -62,6 +62,7 @@ class ActOnJobs(InternalWork):
             go on until they end, and keep what is asked of them.
         decide: says how.
         changed: gives what of a job was changed, for the log.
+        once: the kinds that run at most once.
     """
 
     def __init__(
@@ -70,11 +71,13 @@ class ActOnJobs(InternalWork):
         claims: list[Claim],
         decide: Decide,
         changed: Callable[[JobRecord], dict[str, Any]] | None,
+        once: frozenset[str],
     ) -> None:
         self.action = action
         self.claims = claims
         self.decide = decide
         self.changed = changed
+        self.once = once
 
     def perform(self, processor: Any) -> None:
         for claim in self.claims:
@@ -94,7 +97,9 @@ class ActOnJobs(InternalWork):
             return self.decide(processor, claim.record)
         if run.is_over or run.stop is None:
             return None
-        return msgspec.structs.replace(run.record, stop=run.stop)
+        # That it starts may be recorded at this moment; it must never seem as if it had not.
+        state = JobState.EXECUTING if run.record.kind in self.once else run.record.state
+        return msgspec.structs.replace(run.record, state=state, stop=run.stop)
 
     def __repr__(self) -> str:
         return f"{self.action} of {len(self.claims)} jobs"
@@ -151,6 +156,7 @@ class Actions:
         now_us: Callable[[], int],
     ) -> None:
         self._spec = spec
+        self._once = frozenset(name for name, job in spec.jobs.items() if job.settings.at_most_once)
         self._books = books
         self._claims = claims
         self._ending = ending
@@ -242,7 +248,7 @@ class Actions:
             if chosen:
                 try:
                     changed = None if plan.change is NO_CHANGE else partial(self._changed, plan.change)
-                    self._transact(ActOnJobs(action, chosen, plan.decide, changed), context)
+                    self._transact(ActOnJobs(action, chosen, plan.decide, changed, self._once), context)
                 except BaseException:
                     for claim in chosen:
                         claim.take_back()
