@@ -26,6 +26,7 @@ from klerk.errors import (
     LimitExceeded,
     MigrationFailed,
     NewerStore,
+    NoResult,
     NotAStore,
     NotFound,
     NotPure,
@@ -41,6 +42,7 @@ from klerk.errors import (
     WrongState,
     WrongStore,
 )
+from klerk.job_manager.retention import Retention
 from klerk.job_manager.searching import JobFilter, JobPage, JobQuery
 from klerk.job_manager.status import JobReason, JobStatus
 from klerk.job_options import Backoff, JobOptions, QueueOptions, Unique
@@ -143,6 +145,7 @@ __all__ = [
     "MigrationFailed",
     "Model",
     "NewerStore",
+    "NoResult",
     "NotAStore",
     "NotFound",
     "NotPure",
@@ -159,6 +162,7 @@ __all__ = [
     "RefusedTimer",
     "Rejected",
     "Result",
+    "Retention",
     "Retry",
     "SchemaChanged",
     "Snapshot",

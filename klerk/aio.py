@@ -225,6 +225,14 @@ class AioJobs(AioByHand):
         self.totals = jobs.totals
         self.cancel_running = jobs.cancel_running
 
+    async def result(self, job_id: int) -> Any:
+        """See `JobManager.result`."""
+        return await asyncio.to_thread(self._jobs.result, job_id)
+
+    async def prune(self) -> int:
+        """See `JobManager.prune`."""
+        return await asyncio.to_thread(self._jobs.prune)
+
     async def live(self) -> tuple[JobRecord, ...]:
         """See `JobManager.live`."""
         return await asyncio.to_thread(self._jobs.live)

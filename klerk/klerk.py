@@ -25,9 +25,10 @@ from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
 from klerk.job_manager.access import JobAccess
 from klerk.job_manager.acting import OPERATOR, ActionDesk
+from klerk.job_manager.hosting import HostingJobs
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.manager import JobManager
-from klerk.job_manager.work import acting_as
+from klerk.job_manager.retention import Retention
 from klerk.jobs import JobRecord
 from klerk.keyed.blob_store import BlobStore
 from klerk.keyed.blobs import Blobs
@@ -50,7 +51,7 @@ from klerk.values import Model, Ref
 M = TypeVar("M", bound=Model)
 
 
-class Klerk(Submitting, Subscribable):
+class Klerk(Submitting, Subscribable, HostingJobs):
     """An opened app. Made by `App.open`; close it, or use it with ``with``.
 
     Every method can be called from any thread. `aio` offers the same to asyncio.
@@ -74,6 +75,7 @@ class Klerk(Submitting, Subscribable):
         clock: Callable[[], datetime],
         job_threads: int,
         queue_length_max: int,
+        job_retention: Retention,
         token_ttl: timedelta,
         unsafe: bool,
     ) -> None:
@@ -120,6 +122,7 @@ class Klerk(Submitting, Subscribable):
             desk=self._job_desk(),
             store=JobStore(storage, self._engine.checkpointer, recovered.up_to_date),
             recovered=recovered,
+            retention=job_retention,
             threads=job_threads,
         )
         self.timers = Timers(
@@ -221,13 +224,6 @@ class Klerk(Submitting, Subscribable):
         """Handle a command on behalf of a running job that is a coroutine."""
         return await self.aio.handle(command, self._acting_as(record))
 
-    def read_for_job(self, record: JobRecord) -> Reader:
-        """Return a reader on behalf of a running job."""
-        return self.read(self._acting_as(record))
-
-    def _acting_as(self, record: JobRecord) -> Context:
-        return self._system_context(acting_as(self._spec.jobs[record.kind], record))
-
     def _system_context(self, actor: Actor) -> Context:
         return self._spec.system_context(actor, self._clock())
 
@@ -235,8 +231,8 @@ class Klerk(Submitting, Subscribable):
         """Return a context in which a timer acts; refuse one that no transaction could begin with."""
         return self._program.resolve(self._system_context(actor))[0]
 
-    def _submit_as(self, work: InternalWork, actor: System) -> Submission[Any]:
-        return self._submit_in(work, self._system_context(actor))
+    def _submit_as(self, work: InternalWork, actor: Actor, behalf: System | None = None) -> Submission[Any]:
+        return self._submit_in(work, self._job_context(actor, behalf))
 
     def _submit_in(self, work: InternalWork, context: Context) -> Submission[Any]:
         submission: Submission[Any] = Submission(work, context)

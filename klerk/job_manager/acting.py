@@ -98,8 +98,8 @@ class ActOnJobs(InternalWork):
         if run.is_over or run.stop is None:
             return None
         # That it starts may be recorded at this moment; it must never seem as if it had not.
-        state = JobState.EXECUTING if run.record.kind in self.once else run.record.state
-        return msgspec.structs.replace(run.record, state=state, stop=run.stop)
+        state = JobState.EXECUTING if run.record.kind in self.once else run.newest.state
+        return msgspec.structs.replace(run.newest, state=state, stop=run.stop)
 
     def __repr__(self) -> str:
         return f"{self.action} of {len(self.claims)} jobs"

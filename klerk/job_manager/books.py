@@ -8,6 +8,7 @@ import msgspec
 from klerk import limits
 from klerk.app import Spec
 from klerk.errors import NotFound
+from klerk.job_manager.arguments import StoredArguments
 from klerk.job_manager.job_rows import DUE, READY, Moment
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.searching import UNENDED, JobPage, JobPlace, Search, references
@@ -25,6 +26,7 @@ class Books:
 
     Parameters:
         spec: the declared jobs.
+        arguments: knows which ones they take.
         live: the records of all jobs in memory that have not ended.
         running: their attempts.
         store: reads the others.
@@ -34,12 +36,14 @@ class Books:
     def __init__(
         self,
         spec: Spec,
+        arguments: StoredArguments,
         live: Mapping[int, JobRecord],
         running: Mapping[int, JobRun],
         store: JobStore,
         now_us: Callable[[], int],
     ) -> None:
         self._types = spec.job_parameters
+        self._arguments = arguments
         self._live = live
         self._running = running
         self._store = store
@@ -72,14 +76,7 @@ class Books:
         run = self._running.get(job_id)
         if record is None or run is None:
             return record
-        return msgspec.structs.replace(
-            record,
-            state=JobState.EXECUTING,
-            done=int(run.done),
-            total=int(run.total),
-            log=run.log_lines,
-            stop=run.stop or "",
-        )
+        return msgspec.structs.replace(run.shown_in(record), state=JobState.EXECUTING)
 
     def _shown(self, record: JobRecord) -> JobRecord:
         """Return a stored job with arguments of the declared types, or as it is when they do not fit."""
@@ -94,16 +91,7 @@ class Books:
         Raises:
             ValueError: they do not fit, or there is no job of its kind.
         """
-        types = self._types.get(record.kind)
-        if types is None:
-            raise ValueError(f"there is no job '{record.kind}' in this app")
-        if len(types) != len(record.arguments):
-            raise ValueError(f"it was stored with {len(record.arguments)} arguments and takes {len(types)}")
-        arguments = tuple(
-            msgspec.convert(value, field.plain)
-            for value, field in zip(record.arguments, types.values(), strict=True)
-        )
-        return msgspec.structs.replace(record, arguments=arguments)
+        return self._arguments.typed(record)
 
     def models(self, record: JobRecord) -> tuple[Ref[Any], ...]:
         """Return the references among a job's arguments."""

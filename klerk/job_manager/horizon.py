@@ -65,7 +65,7 @@ class Horizon:
     # --- jobs come and go -------------------------------------------------------------------------
 
     def add(self, record: JobRecord) -> None:
-        """Take a job that waits for a time: into memory, unless it waits for longer than all those there."""
+        """Take a job that waits for a time, unless it waits for longer than all that are in memory."""
         moment = record.run_at_us, record.id
         if self._later is not None and moment >= self._later:
             return
@@ -86,9 +86,13 @@ class Horizon:
 
         They must have been taken over by what writes them.
         """
-        if len(self._due_us) < 2 * limits.JOBS_AT_HAND_MAX:
+        too_many = len(self._due_us) >= 2 * limits.JOBS_AT_HAND_MAX
+        if not too_many and len(self._heap) < 4 * limits.JOBS_AT_HAND_MAX:
             return
+        # What was put off, or does not wait any more, leaves the heap with this.
         self._heap = sorted((due_us, job_id) for job_id, due_us in self._due_us.items())
+        if not too_many:
+            return
         last = self._heap[limits.JOBS_AT_HAND_MAX :]
         del self._heap[limits.JOBS_AT_HAND_MAX :]
         self._later = last[0]

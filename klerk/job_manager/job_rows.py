@@ -30,12 +30,16 @@ FORMER: Final = b"z"
 ones by their state: the time, and the id. The place of a job that is none of the ready ones: its id. Results:
 until when they are kept, and the id. Ended jobs once stood under the last one, by their id."""
 
-COUNTS_KEY: Final = b"job counts"
+COUNT: Final = b"jobs "
+"""What the keys of counts begin with, in the family of meta data; the sort of jobs follows."""
 
 WAITING: Final = frozenset({JobState.SCHEDULED, JobState.RETRYABLE})
 
 Sort = tuple[str, str, str]
 """State, kind, and queue when other than declared: what jobs are counted by."""
+
+Row = tuple[bytes, int, int]
+"""What a row stands under: prefix, time and id."""
 
 Moment = tuple[int, int]
 """Microseconds since 1970 UTC, and the id of a job: where it stands in an order of time."""
@@ -58,7 +62,7 @@ class Place(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 _decode_place = msgspec.msgpack.Decoder(Place).decode
-_decode_counts = msgspec.msgpack.Decoder(tuple[tuple[str, str, str, int], ...]).decode
+_decode_sort = msgspec.msgpack.Decoder(Sort).decode
 
 
 def due_of(record: JobRecord) -> Moment | None:
@@ -142,11 +146,9 @@ def _key(prefix: bytes, moment: Moment) -> bytes:
 
 def stored_counts(storage: Storage) -> Counter[Sort]:
     """Return how many jobs of each sort stand in the places that are ordered by time."""
-    stored = storage.get(Family.META, COUNTS_KEY)
-    if stored is None:
-        return Counter()
+    rows = storage.scan(Family.META, COUNT, COUNT + b"\xff")
     try:
-        return Counter({(state, kind, queue): n for state, kind, queue, n in _decode_counts(stored)})
+        return Counter({_decode_sort(key[len(COUNT) :]): number_of(count) for key, count in rows})
     except msgspec.DecodeError as error:
         raise Corrupted(f"the counts of jobs cannot be read: {error}") from error
 
@@ -170,6 +172,7 @@ class JobRows:
         self._ready = IdSet()
         self._puts: list[Put] = []
         self._deletes: list[Delete] = []
+        self._recounted: set[Sort] = set()
 
     def settle(self, newest: int, ready: Iterable[int]) -> None:
         """Take for granted which jobs are stored.
@@ -207,6 +210,19 @@ class JobRows:
             self._write_if_full()
         self._write()
 
+    def prune(self, rows: Iterable[Row]) -> Counter[Sort]:
+        """Delete jobs that are still where they were found; return how many of each sort."""
+        pruned: Counter[Sort] = Counter()
+        for prefix, time_us, job_id in rows:
+            name = key_of(job_id)
+            place = _place(self._storage, name)
+            if place is not None and (place.prefix, place.time_us) == (prefix, time_us):
+                pruned[place.sort] += 1
+                self._take_away(job_id, name)
+                self._write_if_full()
+        self._write()
+        return pruned
+
     def _put(self, record: JobRecord, encoded: bytes) -> None:
         job_id, family = record.id, int(Family.JOBS)
         name = key_of(job_id)
@@ -217,7 +233,7 @@ class JobRows:
             self._ready.add(job_id)
             self._puts.append((family, READY + name, encoded))
             return
-        self.counts[place.sort] += 1
+        self._count(place.sort, 1)
         self._puts.append((family, PLACE + name, encode(place)))
         self._puts.append((family, _row_key(place, name), encoded))
         if place.result_until_us:
@@ -233,11 +249,15 @@ class JobRows:
             return
         place = _place(self._storage, name)
         if place is not None:
-            self.counts[place.sort] -= 1
+            self._count(place.sort, -1)
             self._deletes.append((family, PLACE + name))
             self._deletes.append((family, _row_key(place, name)))
             if place.result_until_us:
                 self._deletes.append((family, RESULT + key_of(place.result_until_us) + name))
+
+    def _count(self, sort: Sort, change: int) -> None:
+        self.counts[sort] += change
+        self._recounted.add(sort)
 
     def _write_if_full(self) -> None:
         if len(self._puts) + len(self._deletes) >= limits.CHECKPOINT_BATCH_RECORDS:
@@ -246,7 +266,12 @@ class JobRows:
     def _write(self) -> None:
         if not self._puts and not self._deletes:
             return
-        counts = [(*sort, count) for sort, count in self.counts.items() if count]
-        self._puts.append((int(Family.META), COUNTS_KEY, encode(counts)))
+        for sort in self._recounted:
+            key = COUNT + encode(sort)
+            if self.counts[sort]:
+                self._puts.append((int(Family.META), key, key_of(self.counts[sort])))
+            else:
+                del self.counts[sort]
+                self._deletes.append((int(Family.META), key))
         self._storage.write(self._puts, self._deletes)
-        self._puts, self._deletes = [], []
+        self._puts, self._deletes, self._recounted = [], [], set()

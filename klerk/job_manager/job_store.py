@@ -24,6 +24,9 @@ class JobStore:
         storage: where jobs are stored.
         checkpointer: holds those that are not stored yet.
         up_to_date: gives a stored job that has not ended as the design has it.
+
+    Attributes:
+        storage, checkpointer: as given.
     """
 
     def __init__(
@@ -32,20 +35,20 @@ class JobStore:
         checkpointer: Checkpointer,
         up_to_date: Callable[[JobRecord], JobRecord | None],
     ) -> None:
-        self._storage = storage
-        self._checkpointer = checkpointer
+        self.storage = storage
+        self.checkpointer = checkpointer
         self._upcast = up_to_date
 
     def get(self, job_id: int) -> JobRecord | None:
         """Return a job as it was last recorded, whether or not it has ended; None: there is none."""
         while True:
-            unwritten, moves = self._checkpointer.unwritten_job(job_id)
+            unwritten, moves = self.checkpointer.unwritten_job(job_id)
             if unwritten is not None:
                 return unwritten
-            found = find_row(self._storage, job_id)
+            found = find_row(self.storage, job_id)
             if found is not None:
                 return self._up_to_date(found)
-            if self._checkpointer.unwritten_job(job_id) == (None, moves):
+            if self.checkpointer.unwritten_job(job_id) == (None, moves):
                 return None
 
     def waiting(self, start: Moment = (0, 0), *, limit: int = limits.JOBS_PAGE) -> list[JobRecord]:
@@ -56,7 +59,7 @@ class JobStore:
                 starts at `after` of the last record of the one before.
             limit: of the records returned. Fewer are returned only when there are no more.
         """
-        unwritten = self._checkpointer.unwritten_jobs()
+        unwritten = self.checkpointer.unwritten_jobs()
         fresh = sorted(
             (due, record)
             for record in unwritten.values()
@@ -64,7 +67,7 @@ class JobStore:
         )
         stored = (
             ((record.run_at_us, record.id), self._up_to_date(record))
-            for record in scan_rows(self._storage, DUE, start)
+            for record in scan_rows(self.storage, DUE, start)
             if record.id not in unwritten
         )
         return [record for _, record in islice(heapq.merge(fresh, stored), limit)]
@@ -85,7 +88,7 @@ class JobStore:
             states: that they ended in.
             limit: of the records returned. Fewer are returned only when there are no more.
         """
-        unwritten = self._checkpointer.unwritten_jobs()
+        unwritten = self.checkpointer.unwritten_jobs()
         fresh = sorted(
             (
                 ((record.ended_us, record.id), record)
@@ -102,7 +105,7 @@ class JobStore:
     def _stored(
         self, prefix: bytes, before: Moment | None, unwritten: Container[int]
     ) -> Iterator[tuple[Moment, JobRecord]]:
-        for record in scan_rows(self._storage, prefix, stop=before, reverse=True):
+        for record in scan_rows(self.storage, prefix, stop=before, reverse=True):
             if record.id not in unwritten:
                 yield (record.ended_us, record.id), record
 
@@ -126,7 +129,7 @@ class JobStore:
             start: only those that come after it, in the direction of the order; None: from the beginning.
             reverse: the other way round.
         """
-        unwritten = self._checkpointer.unwritten_jobs()
+        unwritten = self.checkpointer.unwritten_jobs()
         fresh = [
             (moment, record)
             for record in unwritten.values()
@@ -150,19 +153,19 @@ class JobStore:
         if prefix != READY:
             bound = None if start is None else (start[0], start[1] if reverse else start[1] + 1)
             if reverse:
-                return scan_rows(self._storage, prefix, stop=bound, reverse=True)
-            return scan_rows(self._storage, prefix, bound)
+                return scan_rows(self.storage, prefix, stop=bound, reverse=True)
+            return scan_rows(self.storage, prefix, bound)
         first, end = prefix, bytes((prefix[0] + 1,))
         if start is not None and reverse:
             end = prefix + key_of(start[1])
         elif start is not None:
             first = prefix + key_of(start[1] + 1)
-        found = self._storage.scan(Family.JOBS, first, end, reverse=reverse)
+        found = self.storage.scan(Family.JOBS, first, end, reverse=reverse)
         return (read_job(number_of(key[1:]), stored) for key, stored in found)
 
     def created_by(self, sequence: int) -> list[int] | None:
         """Return the ids of the jobs that a transaction created; None when that was erased, or never was."""
-        transaction = transaction_at(self._storage, sequence)
+        transaction = transaction_at(self.storage, sequence)
         if transaction is None or transaction.payload is None:
             return None
         return [id for id, job in transaction.payload.jobs if read_job(id, job).cause == sequence]

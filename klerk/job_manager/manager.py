@@ -5,14 +5,16 @@ import threading
 from collections.abc import Mapping
 from datetime import datetime
 from time import monotonic
+from typing import Any
 
 import msgspec
 
 from klerk import limits
 from klerk.app import Spec
 from klerk.commands import System
-from klerk.errors import ArgumentError, KlerkError
+from klerk.errors import ArgumentError
 from klerk.job_manager.acting import ActionDesk, Actions
+from klerk.job_manager.arguments import StoredArguments
 from klerk.job_manager.attempts import Attempts, Submit
 from klerk.job_manager.books import Books
 from klerk.job_manager.by_hand import ByHand
@@ -20,15 +22,17 @@ from klerk.job_manager.claims import Claims
 from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.gates import Gate
-from klerk.job_manager.horizon import Horizon
-from klerk.job_manager.job_rows import WAITING, due_of
-from klerk.job_manager.job_store import JobStore, after
+from klerk.job_manager.job_store import JobStore
+from klerk.job_manager.live_jobs import LiveJobs
+from klerk.job_manager.pruning import Pruning
+from klerk.job_manager.results import Results
+from klerk.job_manager.retention import Retention
 from klerk.job_manager.status import Explaining
-from klerk.job_manager.tally import ENDS, Tally, queue_of
-from klerk.job_manager.work import CreateJobs
+from klerk.job_manager.tally import ENDS, queue_of
+from klerk.job_manager.work import CreateJobs, RecordJobs
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
-from klerk.jobs import FINAL_STATES, Job, JobRecord, JobRequest, JobState
+from klerk.jobs import Job, JobRecord, JobRequest, JobState
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
 from klerk.workers import Executor, LoopExecutor, ThreadExecutor
@@ -47,6 +51,7 @@ class JobManager(ByHand):
         desk: lets actions on jobs take effect.
         store: reads the jobs that are not in memory.
         recovered: what the store held.
+        retention: how long jobs are kept that have ended.
         threads: for plain functions.
 
     Attributes:
@@ -63,6 +68,7 @@ class JobManager(ByHand):
         desk: ActionDesk,
         store: JobStore,
         recovered: Recovered,
+        retention: Retention,
         threads: int,
     ) -> None:
         self._spec = spec
@@ -72,12 +78,8 @@ class JobManager(ByHand):
         self.store = store
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
-        self._live: dict[int, JobRecord] = {}
         self._running: dict[int, JobRun] = {}
-        self._newest = recovered.program.processor.next_job_id - 1
-        # The jobs beside memory that the group at hand changes, as they are before it.
-        self._before: dict[int, JobRecord] = {}
-        self._tally = Tally(recovered.rows.counts, recovered.ended_jobs)
+        self._live: dict[int, JobRecord] = {}
         self._dispatcher = Dispatcher(
             spec,
             self._live,
@@ -85,15 +87,23 @@ class JobManager(ByHand):
             call_at=scheduler.at,
             wake=self._refilled,
         )
-        self._horizon = Horizon(
-            self._live, scheduler, due=self._due, load=self._load, later=recovered.later_jobs
+        self._arguments = StoredArguments(spec, recovered.job_versions)
+        self._jobs = LiveJobs(
+            self._live,
+            self._lock,
+            store,
+            recovered,
+            scheduler,
+            restored=self._arguments.restored,
+            ready=self._ready,
+            wake=self._became_ready,
         )
+        self._pruning = Pruning(retention, spec.jobs.values(), store, scheduler, self._jobs, self._lock)
+        self._results = Results(spec.jobs, scheduler.now_us)
         self._attempts = Attempts(spec, submit, scheduler)
-        self._cron = CronJobs(
-            [job for job in spec.jobs.values() if job.settings.cron is not None], scheduler, submit
-        )
+        self._cron = CronJobs(spec.jobs, recovered.cron_marks, scheduler, submit)
         self._claims = Claims(self._lock, self._live, self._running, self._dispatcher, self._wake)
-        self._books = Books(spec, self._live, self._running, store, scheduler.now_us)
+        self._books = Books(spec, self._arguments, self._live, self._running, store, scheduler.now_us)
         self._explaining = Explaining(
             self._lock,
             self._running,
@@ -113,77 +123,44 @@ class JobManager(ByHand):
             self._executors["loop"] = LoopExecutor(
                 limits.JOB_COROUTINES_MAX, self._take_coroutine, self._attempts.run_coroutine
             )
-        for record in recovered.jobs:
-            if due_of(record) is None:
-                self._tally.add(record)
-            self._admit(record, self._restored(record))
-        self._horizon.look_ahead()
+        self._jobs.take_over()
 
     def start(self) -> None:
         """Begin to run jobs, first of all those that were executing when the process ended."""
+        self._record_suspended()
         self._actions.end_stopped(self._live.values())
+        self._pruning.start()
         for executor in self._executors.values():
             executor.start()
             executor.wake()
         if self._executors:
             self._cron.start()
 
-    # --- what is to be run ------------------------------------------------------------------------
+    def _record_suspended(self) -> None:
+        """Make visible in the store, too, which jobs cannot run."""
+        self._arguments.tell()
+        for batch in self._arguments.take_suspended():
+            try:
+                self._submit(RecordJobs(batch), System("jobs that cannot run"))
+            except Exception as error:
+                LOG.error("that jobs are suspended is not recorded: %s", error)
 
-    def _restored(self, record: JobRecord) -> JobRecord:
-        """Return a job that was read from the store with arguments of the declared types, or suspended."""
-        types = self._spec.job_parameters.get(record.kind)
-        try:
-            if types is None:
-                raise ValueError(f"there is no job '{record.kind}' in this app")
-            if len(types) != len(record.arguments):
-                raise ValueError(
-                    f"it was stored with {len(record.arguments)} arguments and takes {len(types)}"
-                )
-            arguments = tuple(
-                msgspec.convert(value, field.plain)
-                for value, field in zip(record.arguments, types.values(), strict=True)
-            )
-        except ValueError as error:
-            LOG.error("job %d (%s) is suspended: %s", record.id, record.kind, error)
-            return msgspec.structs.replace(record, state=JobState.SUSPENDED, error=str(error))
-        return msgspec.structs.replace(record, arguments=arguments)
+    # --- what is to be run ------------------------------------------------------------------------
 
     def foresee(self, records: list[JobRecord]) -> None:
         """Look up jobs beside memory that a group changes, before anything takes over what it changed."""
-        live, newest = self._live, self._newest
-        for record in records:
-            if record.id not in live and record.id <= newest:
-                self._look_up(record.id)
-
-    def _look_up(self, job_id: int) -> None:
-        try:
-            before = self.store.get(job_id)
-        except KlerkError as error:
-            # It can be counted wrongly then, until the store is mended.
-            LOG.error("job %d cannot be read: %s", job_id, error)
-        else:
-            if before is not None:
-                self._before[job_id] = before
+        self._jobs.foresee(records)
 
     def note(self, records: list[JobRecord]) -> None:
-        """Take over jobs that were created or changed by a published group."""
-        claimed = self._claims.held
+        """Take over jobs that were created or changed by a published group, which were foreseen."""
+        jobs, claimed = self._jobs, self._claims.held
         with self._lock:
-            changes_twice = len(records) > 1 and len({record.id for record in records}) < len(records)
             for record in records:
-                self._newest = max(self._newest, record.id)
-                known = self._live.pop(record.id, None)
-                if known is not None:
-                    self._tally.remove(known)
-                elif self._before and (before := self._before.pop(record.id, None)) is not None:
-                    self._tally.remove(before)
-                self._horizon.note(record)
+                known = jobs.withdraw(record)
                 run = self._running.get(record.id)
                 if run is not None and run.end is not record:
                     # It saved something on its way, or was asked to stop, and its end is still to come.
-                    self._live[record.id] = record
-                    self._tally.add(record)
+                    jobs.keep_running(record)
                     continue
                 if run is not None:
                     del self._running[record.id]
@@ -192,73 +169,20 @@ class JobManager(ByHand):
                     self._dispatcher.left(known)
                 if record.id in claimed:
                     self._claims.settle(record)
-                self._keep(record)
-                if changes_twice and record.id not in self._live:
-                    self._before[record.id] = record
-            self._before.clear()
-            self._horizon.shorten()
-            self._horizon.look_ahead()
+                jobs.keep(record)
+            jobs.noted()
             self._idle.notify_all()
             self._claims.tell()
         self._wake()
 
-    def _keep(self, record: JobRecord) -> None:
-        """Count a job, and remember it where it waits: ready, for its time, or not at all once it ended."""
-        if record.state in FINAL_STATES:
-            self._tally.add_ended(record)
-            return
-        record = self._as_it_is_now(record)
-        self._tally.add(record)
-        self._place(record)
-
-    def _admit(self, stored: JobRecord, record: JobRecord) -> None:
-        """Take a job from the store into memory, where it is counted already."""
-        record = self._as_it_is_now(record)
-        if record.state is not stored.state:
-            self._tally.move(stored, record)
-        self._place(record)
-
-    def _as_it_is_now(self, record: JobRecord) -> JobRecord:
-        if record.state in WAITING and record.run_at_us <= self._scheduler.now_us():
-            return msgspec.structs.replace(record, state=JobState.AVAILABLE)
-        return record
-
-    def _place(self, record: JobRecord) -> None:
-        if record.state in WAITING:
-            self._horizon.add(record)
-            return
-        self._live[record.id] = record
-        if record.state is JobState.AVAILABLE and record.id not in self._claims.held:
+    def _ready(self, record: JobRecord) -> None:
+        """Let a job be given to a worker, unless somebody acts on it."""
+        if record.id not in self._claims.held:
             self._dispatcher.add(record)
 
-    def _due(self) -> None:
-        """Let the jobs run whose time has come."""
+    def _became_ready(self) -> None:
+        self._record_suspended()
         with self._lock:
-            for job_id in self._horizon.take(self._scheduler.now_us()):
-                record = self._live[job_id]
-                ready = msgspec.structs.replace(record, state=JobState.AVAILABLE)
-                self._tally.move(record, ready)
-                self._place(ready)
-            self._horizon.look_ahead()
-        self._wake()
-
-    def _load(self) -> None:
-        """Bring the next of the jobs into memory that wait for later times."""
-        with self._lock:
-            start = self._horizon.begin_load()
-        if start is None:
-            return
-        try:
-            page = self.store.waiting(start, limit=limits.JOBS_PAGE)
-        except KlerkError as error:
-            with self._lock:
-                self._horizon.failed_load(error)
-            return
-        restored = {record.id: self._restored(record) for record in page}
-        with self._lock:
-            for record in self._horizon.end_load(page, is_last=len(page) < limits.JOBS_PAGE):
-                self._admit(record, restored.get(record.id, record))
-            self._horizon.look_ahead()
             self._idle.notify_all()
         self._wake()
 
@@ -283,7 +207,9 @@ class JobManager(ByHand):
             record = None if self._attempts.is_closing else self._dispatcher.take(pool, frozenset())
             if record is None:
                 return None
-            run = self._running[record.id] = JobRun(self._host, record)
+            run = self._running[record.id] = JobRun(
+                self._host, record, self._spec.jobs[record.kind], self._scheduler.now_us
+            )
             return run
 
     # --- what users see ---------------------------------------------------------------------------
@@ -314,7 +240,7 @@ class JobManager(ByHand):
         """
         of_kind, declared = (kind.name if isinstance(kind, Job) else kind), self._spec.jobs
         with self._lock:
-            counts = self._tally.by_state(of_kind, queue, declared)
+            counts = self._jobs.tally.by_state(of_kind, queue, declared)
             for job_id, run in self._running.items():
                 record = run.record
                 if of_kind not in (None, record.kind):
@@ -328,29 +254,42 @@ class JobManager(ByHand):
     def totals(self) -> Mapping[JobState, int]:
         """Return how often jobs ended in each way since the store was made, whether or not they are kept."""
         with self._lock:
-            return {state: self._tally.totals[state] for state in ENDS}
+            return {state: self._jobs.tally.totals[state] for state in ENDS}
 
     def live(self) -> tuple[JobRecord, ...]:
         """Return all jobs that have not ended, in the order of their creation.
 
         Those that wait for a far time are read from the store: to look at some, ask for them.
         """
+        jobs = sorted(self._jobs.all().items())
         with self._lock:
-            found, later = dict(self._live), self._horizon.later
-        soon = set(found)
-        while later is not None:
-            page = self.store.waiting(later)
-            found.update((record.id, self._restored(record)) for record in page)
-            later = after(page[-1]) if page else None
-        with self._lock:
-            now = dict(self._live)
-        # What was in memory and is not any more has ended, or waits for a far time by now.
-        for job_id in soon - now.keys():
-            record = self.store.get(job_id)
-            if record is None or record.state in FINAL_STATES:
-                del found[job_id]
-        found.update(now)
-        return tuple(record for _, record in sorted(found.items()))
+            return tuple(self._shown(record) for _, record in jobs)
+
+    def _shown(self, record: JobRecord) -> JobRecord:
+        """Return a job as users see it: one that runs with what it has told so far."""
+        run = self._running.get(record.id)
+        if run is None:
+            return record
+        return msgspec.structs.replace(run.shown_in(record), state=JobState.EXECUTING)
+
+    def result(self, job_id: int) -> Any:
+        """Return what a job's function returned, as the type that it says it returns.
+
+        Results are kept when the job is declared with ``keep_result``, for so long after it has ended, and no
+        longer than the job itself.
+
+        Raises:
+            NotFound: there is no such job, or it is not kept any more.
+            NoResult: it has not ended, or ended badly, or its result was not kept, or has expired.
+        """
+        return self._results.of(self.get(job_id))
+
+    def prune(self) -> int:
+        """Remove all ended jobs that are not kept any longer; return how many. It happens by itself, too.
+
+        They are removed from the jobs alone: the commit log keeps what it says of them.
+        """
+        return self._pruning.prune()
 
     def cancel_running(self, job_id: int) -> bool:
         """Ask a running job to stop; return whether it runs."""
@@ -373,9 +312,9 @@ class JobManager(ByHand):
             return self._nothing_to_do()
 
     def _nothing_to_do(self) -> bool:
-        if self._tally.has(JobState.AVAILABLE):
+        if self._jobs.tally.has(JobState.AVAILABLE):
             return False
-        return not self._horizon.is_behind(self._scheduler.now_us())
+        return not self._jobs.is_behind()
 
     def close(self, wait_s: float) -> None:
         """Start no more jobs and wait for those that run; the others run after the next start."""

@@ -36,16 +36,29 @@ class Tally:
 
     def remove(self, record: JobRecord) -> None:
         """Count a job no more."""
-        self._counts[record.state, record.kind, record.queue] -= 1
+        self._subtract(sort_of(record), 1)
 
     def move(self, before: JobRecord, after: JobRecord) -> None:
         """Count a job as what it is now."""
-        self._counts[sort_of(before)] -= 1
-        self._counts[sort_of(after)] += 1
+        self.remove(before)
+        self.add(after)
 
-    def remove_sorts(self, sorts: Counter[Sort]) -> None:
+    def remove_sorts(self, sorts: Mapping[Sort, int]) -> None:
         """Count jobs no more that are not kept any longer."""
-        self._counts.subtract(sorts)
+        for sort, count in sorts.items():
+            self._subtract(sort, count)
+
+    def _subtract(self, sort: Sort, count: int) -> None:
+        left = self._counts[sort] - count
+        if left:
+            self._counts[sort] = left
+        else:
+            # Queues are made by being named: what is over must not stay behind.
+            del self._counts[sort]
+
+    def kept(self) -> int:
+        """Return how many jobs are kept that have ended."""
+        return sum(count for (state, _, _), count in self._counts.items() if state in ENDS)
 
     def has(self, state: JobState) -> bool:
         """Return whether any job is in a state."""
