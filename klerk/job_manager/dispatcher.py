@@ -52,7 +52,8 @@ class Dispatcher:
         spec: the declared jobs and queues.
         live: the records of all jobs that have not ended; one that is not in it is never given out.
         now_us: gives the time, in microseconds.
-        call_at: calls something at a time; used for the moment when a rate lets the next job start.
+        call_after: calls something after so many microseconds, also of a clock that is set back meanwhile; used
+            for the moment when a rate lets the next job start.
         wake: told, at that moment, the gate to hand to `refilled`.
         concurrency: jobs that run at once, of all queues; None: as many as there are workers.
     """
@@ -63,19 +64,19 @@ class Dispatcher:
         live: Mapping[int, JobRecord],
         *,
         now_us: Callable[[], int],
-        call_at: Callable[[int, Callable[[], None]], None],
+        call_after: Callable[[int, Callable[[], None]], None],
         wake: Callable[[Gate], None],
         concurrency: int | None = None,
     ) -> None:
         self._live = live
         self._now_us = now_us
-        self._call_at = call_at
+        self._call_after = call_after
         self._wake = wake
         self._all = Gate("this Klerk", concurrency, None)
         self._serial = 0
         self._crews: dict[tuple[Pool, frozenset[str]], Crew] = {}
         self._lanes: dict[tuple[str, Pool, frozenset[str]], Lane] = {}
-        self._key_gates: dict[tuple[str, str], Gate] = {}
+        self.key_gates: dict[tuple[str, str], Gate] = {}
         # Gates of keys that are kept until their buckets are full: when, a serial number, the gate.
         self._resting: list[tuple[int, int, Gate]] = []
         self.queues: dict[str, Queue] = {}
@@ -167,12 +168,14 @@ class Dispatcher:
         if type(item) is JobRecord:
             heapq.heappop(lane.heap)
             lane.size -= 1
-            self._pass(lane.gate)
+            if wait_us := lane.gate.enter():
+                self._shut(lane.gate, wait_us)
             return item
         passed: list[Gate] = []
         record = lane.start(passed)
         for gate in passed:
-            self._pass(gate)
+            if wait_us := gate.enter():
+                self._shut(gate, wait_us)
         return record
 
     def _new_crew(self, pool: Pool, tags: frozenset[str]) -> Crew:
@@ -181,15 +184,6 @@ class Dispatcher:
             if crew.serves(lane):
                 crew.add(lane)
         return crew
-
-    def _pass(self, gate: Gate) -> None:
-        """Let a job through a gate that has room."""
-        gate.running += 1
-        if gate.bucket is not None:
-            gate.bucket.spend()
-        elif gate.running < gate.concurrency:
-            return
-        self._look_at(gate)
 
     def ended(self, record: JobRecord) -> None:
         """Give back what a job held that was given out."""
@@ -221,17 +215,39 @@ class Dispatcher:
     # --- gates ------------------------------------------------------------------------------------
 
     def _look_at(self, gate: Gate) -> None:
-        """Shut a gate that has no room, open one that has; when only time is missing, look again then."""
+        """Shut a gate that has no room, open one that has."""
         wait_us = gate.wait_us()
-        if wait_us and not gate.is_shut:
-            shut(gate)
-        elif not wait_us and gate.is_shut:
+        if wait_us:
+            self._shut(gate, wait_us)
+        elif gate.is_shut:
             for lane in reopen(gate):
                 assert isinstance(lane, Lane)
                 self._let_start(lane)
-        if 0 < wait_us < inf and not gate.has_alarm and any(line.size for line in gate.lines):
+
+    def _shut(self, gate: Gate, wait_us: float) -> None:
+        """Shut a gate that has no room, and look again when it has, if only time is missing."""
+        if not gate.is_shut:
+            shut(gate)
+        if wait_us < inf and not gate.has_alarm and any(line.size for line in gate.lines):
             gate.has_alarm = True
-            self._call_at(self._now_us() + int(wait_us), lambda: self._wake(gate))
+            self._call_after(int(wait_us), lambda: self._wake(gate))
+
+    def change(self, queue: Queue, settings: QueueSettings, *, is_paused: bool) -> None:
+        """Put other limits of a queue in force, or stop its jobs from starting; those that run go on."""
+        gate = queue.gate
+        if settings.rate != queue.settings.rate:
+            # A queue that had no rate begins with an empty bucket: whoever slows it down means now.
+            level = Level(0, 1, self._now_us()) if gate.bucket is None else gate.bucket.level()
+            gate.bucket = self._bucket(settings.rate, level)
+        gate.concurrency = inf if settings.concurrency is None else settings.concurrency
+        queue.settings = settings
+        queue.is_paused = is_paused
+        # What is set is for the moment that the rate before would have come to.
+        gate.has_alarm = False
+        self._look_at(gate)
+        for lane in queue.lanes:
+            if lane.heap:
+                self._let_start(lane)
 
     def refilled(self, gate: Gate) -> None:
         """Note that the alarm of a gate went off."""
@@ -243,14 +259,14 @@ class Dispatcher:
         """Return the gates of a job's kind and key that there are, as `_gates_to_pass` does."""
         gates = [] if kind.gate is None else [kind.gate]
         if kind.is_keyed and record.key:
-            gate = self._key_gates.get((record.kind, record.key))
+            gate = self.key_gates.get((record.kind, record.key))
             if gate is not None:
                 gates.append(gate)
         return gates
 
     def _gates_to_pass(self, kind: _Kind, record: JobRecord) -> list[Gate]:
         """Return the gates of a job's kind and key, outermost first; that of the key is made."""
-        if kind.is_keyed and record.key and (record.kind, record.key) not in self._key_gates:
+        if kind.is_keyed and record.key and (record.kind, record.key) not in self.key_gates:
             self._new_key_gate(kind, (record.kind, record.key))
         return self._gates_of(kind, record)
 
@@ -259,13 +275,13 @@ class Dispatcher:
         settings = kind.job.settings
         bucket = self._bucket(settings.key_rate, None)
         name = f"the key '{where[1]}' of the job '{where[0]}'"
-        self._key_gates[where] = Gate(name, settings.key_concurrency, bucket, where)
+        self.key_gates[where] = Gate(name, settings.key_concurrency, bucket, where)
 
     def _let_rest(self, gate: Gate) -> None:
         """Forget the gate of a key where nothing runs or waits, now or once its bucket is full."""
         assert gate.where is not None
         if gate.bucket is None or gate.bucket.is_full:
-            self._key_gates.pop(gate.where, None)
+            self.key_gates.pop(gate.where, None)
         elif not gate.is_resting:
             gate.is_resting = True
             self._serial += 1
@@ -317,5 +333,5 @@ class Dispatcher:
             return [Obstacle("no_worker", f"nothing here runs jobs of the pool '{job.pool}'")]
         if any(tags <= crew.tags for crew in crews):
             return []
-        missing = ", ".join(min((sorted(tags - crew.tags) for crew in crews), key=len))
-        return [Obstacle("missing_tag", f"no worker of the pool '{job.pool}' has: {missing}")]
+        _, missing = min((len(tags - crew.tags), sorted(tags - crew.tags)) for crew in crews)
+        return [Obstacle("missing_tag", f"no worker of the pool '{job.pool}' has: {', '.join(missing)}")]

@@ -77,9 +77,12 @@ class Bucket:
         self._fill()
         return max(0, -((self._held - self._start) // self._flow))
 
-    def spend(self) -> None:
-        """Take a token that is there."""
+    def spend(self) -> int:
+        """Take a token that is there; return the microseconds until there is one more."""
+        # Filled first: what flowed in meanwhile, and found it full, is not for later.
+        self._fill()
         self._held -= self._start
+        return max(0, -((self._held - self._start) // self._flow))
 
     def full_us(self) -> int:
         """Return the moment from which on it is full, in microseconds; the present when it is."""
@@ -148,6 +151,12 @@ class Gate:
         if self.running >= self.concurrency:
             return inf
         return 0 if self.bucket is None else self.bucket.wait_us()
+
+    def enter(self) -> float:
+        """Let a job in for which there is room; return what `wait_us` does then."""
+        self.running += 1
+        wait_us = 0 if self.bucket is None else self.bucket.spend()
+        return inf if self.running >= self.concurrency else wait_us
 
     def obstacle(self) -> Obstacle | None:
         """Return why no job passes now; None when one may."""

@@ -70,7 +70,7 @@ class JobManager:
             spec,
             self._live,
             now_us=scheduler.now_us,
-            call_at=scheduler.at,
+            call_after=scheduler.after,
             wake=self._refilled,
         )
         self._due_jobs = DueJobs(scheduler, self._due)

@@ -35,6 +35,16 @@ class Queue:
         self.is_paused = False
         self.lanes: list[Lane] = []
 
+    @property
+    def available(self) -> int:
+        """Its ready jobs."""
+        return sum(lane.size for lane in self.lanes)
+
+    @property
+    def waiting(self) -> int:
+        """Those of its ready jobs that a limit keeps from starting."""
+        return sum(lane.waiting for lane in self.lanes)
+
 
 class Lane(Line):
     """The ready jobs of one queue for one sort of worker.
