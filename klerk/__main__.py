@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("path", type=Path, help="of the store, a directory")
     log = commands.add_parser("log", help="print a store's commit log, the newest transactions first")
     log.add_argument("path", type=Path, help="of the store, a directory")
+    log.add_argument("--sequence", type=int, metavar="N", help="only this transaction")
     log.add_argument("--model", type=int, metavar="ID", help="only what touched this model")
     log.add_argument("--actor", help="only what this user did, or KIND:ID as in system:timer")
     log.add_argument("--event", help="only what holds this event, as in Loan.lend")
@@ -123,6 +124,7 @@ def _rehearsed(spec: Spec, store: Path) -> str:
 def _log(options: argparse.Namespace) -> int:
     actor = None if options.actor is None else actor_named(options.actor)
     which = LogFilter(
+        sequence=options.sequence,
         model=options.model,
         actor=actor,
         event=options.event,

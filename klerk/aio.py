@@ -14,6 +14,7 @@ from klerk.audit.erasure import Erasure
 from klerk.changes.feeds import Hub
 from klerk.changes.subscriptions import AioSubscribable
 from klerk.commands import Command, Context, Result
+from klerk.job_manager.by_hand import AioByHand
 from klerk.job_manager.manager import JobManager
 from klerk.jobs import JobRecord, JobRequest
 from klerk.keyed.aio_blobs import AioBlobs
@@ -215,13 +216,12 @@ class AioKlerk(AioSubscribable):
         return submission
 
 
-class AioJobs:
+class AioJobs(AioByHand):
     """The asyncio face of the job manager; what does not wait is the same."""
 
     def __init__(self, jobs: JobManager) -> None:
-        self._jobs = jobs
+        self._jobs: JobManager = jobs
         self.counts = jobs.counts
-        self.get = jobs.get
         self.live = jobs.live
         self.cancel_running = jobs.cancel_running
 

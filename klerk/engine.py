@@ -79,7 +79,7 @@ class Engine:
         self._processor = recovered.program.processor
         self._digest = recovered.digest
         self._published = published
-        self.checkpointer = Checkpointer(storage, recovered.history)
+        self.checkpointer = Checkpointer(storage, recovered.history, recovered.rows)
         self._baton = threading.Lock()
         self._turn: Turn | None = None
         self._failure: StoreFailed | None = None

@@ -43,6 +43,8 @@ class JobRun:
         id: of the job; the same for every attempt, so it serves as an idempotency key for outside effects.
         attempt: counted from 1.
         is_over: its end is being recorded.
+        is_recorded: a transaction that records it was processed.
+        stop: what the job becomes, unless its function succeeds, because somebody asked for that meanwhile.
     """
 
     def __init__(self, host: JobHost, record: JobRecord) -> None:
@@ -51,6 +53,8 @@ class JobRun:
         self._lines = list(record.log)
         self._cancelled = False
         self.is_over = False
+        self.is_recorded = False
+        self.stop: JobState | None = None
         self._readers: list[Reader] = []
         self.id = record.id
         self.attempt = record.attempt + 1
@@ -93,6 +97,7 @@ class JobRun:
             log=tuple(self._lines),
             done=int(self.done),
             total=int(self.total),
+            stop="",
         )
 
     def read(self) -> Reader:

@@ -23,6 +23,9 @@ from klerk.changes.subscriptions import Subscribable
 from klerk.commands import Actor, Command, Context, Result, System
 from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
+from klerk.job_manager.access import JobAccess
+from klerk.job_manager.acting import OPERATOR, ActionDesk
+from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.manager import JobManager
 from klerk.job_manager.work import acting_as
 from klerk.jobs import JobRecord
@@ -109,6 +112,12 @@ class Klerk(Submitting, Subscribable):
             self,
             self._submit_as,
             self._scheduler,
+            desk=ActionDesk(
+                JobAccess(spec, self._program.resolve, self._sight.plain, lock),
+                self._act_on_jobs,
+                self._audit.catalog.version,
+            ),
+            store=JobStore(storage, self._engine.checkpointer),
             records=recovered.jobs,
             ended_jobs=recovered.ended_jobs,
             threads=job_threads,
@@ -233,6 +242,13 @@ class Klerk(Submitting, Subscribable):
         submission: Submission[Any] = Submission(work, context)
         self._push(submission, False)
         return submission
+
+    def _act_on_jobs(self, work: InternalWork, context: Context | None) -> Any:
+        submission: Submission[Any] = Submission(
+            work, self._system_context(OPERATOR) if context is None else context
+        )
+        self._push(submission, True)
+        return submission.result()
 
     def _refuse_waiting(self, blocking: bool) -> None:
         """Refuse to wait for a command where its outcome would never come.

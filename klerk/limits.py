@@ -103,6 +103,16 @@ JOB_UNIQUE_DAYS_MAX: Final = 366
 # How far ahead a job can be scheduled or put off: a thousand years, as for timers.
 JOB_DELAY_DAYS_MAX: Final = 365_250
 
+# Jobs in one page read from the store: some 10 ms of reading, after which others get their turn.
+JOBS_PAGE: Final = 1_000
+
+# Jobs that wait for a time in memory, the soonest first; the others are on disk alone. At 20,000 jobs/s, half
+# of these last while a page of the next is read ten times over; they take about 10 MB.
+JOBS_AT_HAND_MAX: Final = 10_000
+
+# How long the jobs after those in memory wait to be read again, after reading them failed, in seconds.
+JOBS_READ_AGAIN_S: Final = 10.0
+
 # Characters of a job's key, of a queue's name and of a tag: all of them stand in listings.
 JOB_KEY_LENGTH_MAX: Final = 500
 JOB_NAME_LENGTH_MAX: Final = 100
@@ -113,6 +123,17 @@ JOB_LOG_LINE_LENGTH_MAX: Final = 1_000
 
 # Characters of an error that are kept with a job or a log record.
 ERROR_LENGTH_MAX: Final = 2_000
+
+# How long an action on a job waits for another one, or for the end of an attempt, to be published; and jobs
+# that one transaction of an action on many changes: about as many as a group has commands.
+JOB_ACTION_WAIT_S: Final = 10.0
+JOB_ACTION_JOBS_MAX: Final = 1_000
+
+# Jobs in one page of a query unless it is asked for more or fewer, and at most; and at how many it looks to
+# find them, some 20 ms of reading.
+JOB_QUERY: Final = 50
+JOB_QUERY_MAX: Final = 1_000
+JOB_QUERY_LOOKS_MAX: Final = 5_000
 
 # Jobs that one transaction may create.
 TRANSACTION_JOBS_MAX: Final = 100_000

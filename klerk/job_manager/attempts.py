@@ -1,7 +1,10 @@
 """Attempts at jobs: calls their functions and records what became of them."""
 
 import logging
+import threading
 from typing import Any, Protocol
+
+import msgspec
 
 from klerk._waiting import Submission
 from klerk.app import Spec
@@ -32,6 +35,7 @@ class Attempts:
 
     Attributes:
         is_closing: attempts that fail from now on were interrupted, and leave their jobs as they are.
+        ending: held while an attempt is declared over, and by whoever asks it to stop before that.
     """
 
     def __init__(self, spec: Spec, submit: Submit, scheduler: Scheduler) -> None:
@@ -39,6 +43,7 @@ class Attempts:
         self._submit = submit
         self._scheduler = scheduler
         self.is_closing = False
+        self.ending = threading.Lock()
 
     def run_plain(self, run: JobRun) -> None:
         """Run a job in the thread that calls this; never raises."""
@@ -107,9 +112,12 @@ class Attempts:
 
     def record(self, run: JobRun, verdict: Verdict) -> Submission[Any] | None:
         """Submit the transaction that ends an attempt; None when it cannot be submitted."""
+        with self.ending:
+            run.is_over = True
+        if run.stop is not None and verdict.state is not JobState.COMPLETED:
+            verdict = msgspec.structs.replace(verdict, state=run.stop, delay=None)
         now_us = self._scheduler.now_us()
         run_at_us = 0 if verdict.delay is None else now_us + verdict.delay // verdict.delay.resolution
-        run.is_over = True
         try:
             record = run.ended(
                 state=verdict.state,
@@ -118,7 +126,7 @@ class Attempts:
                 run_at_us=run_at_us,
                 ended_us=now_us if verdict.state in FINAL_STATES else 0,
             )
-            return self._submit(RecordJob(record, verdict.commands), by_manager(record))
+            return self._submit(RecordJob(run, record, verdict.commands), by_manager(record))
         except Exception as refusal:
             # It is still available in the store, and runs again after the next start.
             LOG.error("what became of job %d (%s) is not recorded: %s", run.id, run.record.kind, refusal)

@@ -12,12 +12,18 @@ import msgspec
 from klerk import limits
 from klerk.app import Spec
 from klerk.commands import System
-from klerk.errors import ArgumentError, NotFound
+from klerk.errors import ArgumentError
+from klerk.job_manager.acting import ActionDesk, Actions
 from klerk.job_manager.attempts import Attempts, Submit
+from klerk.job_manager.books import Books
+from klerk.job_manager.by_hand import ByHand
+from klerk.job_manager.claims import Claims
 from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.due_jobs import DueJobs
 from klerk.job_manager.gates import Gate
+from klerk.job_manager.job_store import JobStore
+from klerk.job_manager.status import Explaining
 from klerk.job_manager.work import CreateJobs
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
@@ -30,7 +36,7 @@ LOG = logging.getLogger("klerk")
 WAITING = (JobState.SCHEDULED, JobState.RETRYABLE)
 
 
-class JobManager:
+class JobManager(ByHand):
     """Dispatches jobs from memory as they become ready; nothing is polled.
 
     Parameters:
@@ -38,6 +44,8 @@ class JobManager:
         host: what running jobs may use.
         submit: records what became of them.
         scheduler: wakes jobs that wait for a time.
+        desk: lets actions on jobs take effect.
+        store: reads the jobs that are not in memory.
         records: the jobs that the store held.
         ended_jobs: completed, discarded and cancelled before, as the commit log's head has them.
         threads: for plain functions.
@@ -50,6 +58,8 @@ class JobManager:
         submit: Submit,
         scheduler: Scheduler,
         *,
+        desk: ActionDesk,
+        store: JobStore,
         records: list[JobRecord],
         ended_jobs: tuple[int, int, int],
         threads: int,
@@ -58,6 +68,7 @@ class JobManager:
         self._host = host
         self._submit = submit
         self._scheduler = scheduler
+        self.store = store
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._live: dict[int, JobRecord] = {}
@@ -78,6 +89,14 @@ class JobManager:
         self._cron = CronJobs(
             [job for job in spec.jobs.values() if job.settings.cron is not None], scheduler, submit
         )
+        self._claims = Claims(self._lock, self._live, self._running, self._dispatcher, self._wake)
+        self._books = Books(spec, self._live, self._running, store, scheduler.now_us)
+        self._explaining = Explaining(
+            spec, self._lock, self._running, self._claims.held, self._dispatcher, scheduler.now_us
+        )
+        self._actions = Actions(
+            spec, self._books, self._claims, self._attempts.ending, desk, scheduler.now_us
+        )
         self._executors: dict[Pool, Executor] = {}
         pools = {job.pool for job in spec.jobs.values()} if threads else set()
         if "thread" in pools:
@@ -90,6 +109,7 @@ class JobManager:
 
     def start(self) -> None:
         """Begin to run jobs, first of all those that were executing when the process ended."""
+        self._actions.end_stopped(self._live.values())
         for executor in self._executors.values():
             executor.start()
             executor.wake()
@@ -119,6 +139,7 @@ class JobManager:
 
     def note(self, records: list[JobRecord]) -> None:
         """Take over jobs that were created or changed by a published group."""
+        claimed = self._claims.held
         with self._lock:
             for record in records:
                 known = self._live.pop(record.id, None)
@@ -133,13 +154,16 @@ class JobManager:
                         self._live[record.id] = record
                         self._tally[record.state] += 1
                         continue
-                    elif known.state is JobState.AVAILABLE:
+                    elif known.state is JobState.AVAILABLE and record.id not in claimed:
                         self._dispatcher.left(known)
+                if record.id in claimed:
+                    self._claims.settle(record)
                 if record.state not in FINAL_STATES:
                     self._keep(record)
                 else:
                     self._tally[record.state] += 1
             self._idle.notify_all()
+            self._claims.tell()
         self._wake()
 
     def _keep(self, record: JobRecord) -> None:
@@ -149,7 +173,8 @@ class JobManager:
         self._live[record.id] = record
         self._tally[record.state] += 1
         if record.state is JobState.AVAILABLE:
-            self._dispatcher.add(record)
+            if record.id not in self._claims.held:
+                self._dispatcher.add(record)
         elif record.state in WAITING:
             self._due_jobs.add(record.run_at_us, record.id)
 
@@ -209,19 +234,6 @@ class JobManager:
             counts[JobState.EXECUTING] = len(self._running)
             counts[JobState.AVAILABLE] -= len(self._running)
             return counts
-
-    def get(self, job_id: int) -> JobRecord:
-        """Return a job that has not ended.
-
-        Raises:
-            NotFound: there is none with this id, or it ended.
-        """
-        with self._lock:
-            record = self._live.get(job_id)
-            if record is None:
-                raise NotFound(f"there is no job {job_id} that is still to run")
-            executing = job_id in self._running
-        return msgspec.structs.replace(record, state=JobState.EXECUTING) if executing else record
 
     def live(self) -> tuple[JobRecord, ...]:
         """Return all jobs that have not ended, in the order of their creation."""

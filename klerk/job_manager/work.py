@@ -5,6 +5,7 @@ from typing import Any
 from klerk._core import InternalWork
 from klerk.codec import encode
 from klerk.commands import Actor, Command, System
+from klerk.job_run import JobRun
 from klerk.jobs import Job, JobRecord, JobRequest
 
 
@@ -21,7 +22,8 @@ def by_manager(record: JobRecord) -> System:
 class RecordJob(InternalWork):
     """The transaction that records what became of an attempt, with the commands that the job ends with."""
 
-    def __init__(self, record: JobRecord, commands: tuple[Command[Any], ...] = ()) -> None:
+    def __init__(self, run: JobRun, record: JobRecord, commands: tuple[Command[Any], ...] = ()) -> None:
+        self.run = run
         self.record = record
         self.encoded = encode(record)
         self.commands = commands
@@ -30,6 +32,7 @@ class RecordJob(InternalWork):
         for command in self.commands:
             processor.apply_command(command)
         processor.put_job(self.record, self.encoded)
+        self.run.is_recorded = True
 
 
 class CreateJobs(InternalWork):
