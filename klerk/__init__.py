@@ -41,6 +41,7 @@ from klerk.errors import (
     WrongState,
     WrongStore,
 )
+from klerk.job_manager.queue_control import QueueStatus
 from klerk.job_manager.searching import JobFilter, JobPage, JobQuery
 from klerk.job_manager.status import JobReason, JobStatus
 from klerk.job_options import Backoff, JobOptions, QueueOptions, Unique
@@ -151,6 +152,7 @@ __all__ = [
     "Problem",
     "QueueFull",
     "QueueOptions",
+    "QueueStatus",
     "ReadLockHeld",
     "Readable",
     "Reader",

@@ -26,7 +26,9 @@ from klerk.errors import Closed, NotPure, ReadLockHeld
 from klerk.job_manager.access import JobAccess
 from klerk.job_manager.acting import OPERATOR, ActionDesk
 from klerk.job_manager.job_store import JobStore
+from klerk.job_manager.levels import StoredLevels
 from klerk.job_manager.manager import JobManager
+from klerk.job_manager.queue_book import QueueBook
 from klerk.job_manager.work import acting_as
 from klerk.jobs import JobRecord
 from klerk.keyed.blob_store import BlobStore
@@ -73,6 +75,7 @@ class Klerk(Submitting, Subscribable):
         *,
         clock: Callable[[], datetime],
         job_threads: int,
+        job_concurrency: int | None,
         queue_length_max: int,
         token_ttl: timedelta,
         unsafe: bool,
@@ -121,6 +124,9 @@ class Klerk(Submitting, Subscribable):
             records=recovered.jobs,
             ended_jobs=recovered.ended_jobs,
             threads=job_threads,
+            concurrency=job_concurrency,
+            queue_book=QueueBook(storage, recovered.history, self._program.processor.sequence),
+            levels=StoredLevels(storage),
         )
         self.timers = Timers(
             self._scheduler,

@@ -29,7 +29,12 @@ Durability = Literal["sync", "process", "memory"]
 
 
 def _check_options(
-    path: Any, durability: str, job_threads: int, queue_length_max: int, token_ttl: Any
+    path: Any,
+    durability: str,
+    job_threads: int,
+    job_concurrency: Any,
+    queue_length_max: int,
+    token_ttl: Any,
 ) -> None:
     """Refuse options of `App.open` that cannot be meant.
 
@@ -45,6 +50,10 @@ def _check_options(
         problem = f"queue_length_max must be 1 to {limits.TRANSACTION_COMMANDS_MAX}, is {queue_length_max}"
     elif not 0 <= job_threads <= limits.JOB_THREADS_MAX:
         problem = f"job_threads must be 0 to {limits.JOB_THREADS_MAX}, is {job_threads}"
+    elif job_concurrency is not None and (
+        type(job_concurrency) is not int or not 1 <= job_concurrency <= limits.JOB_CONCURRENCY_MAX
+    ):
+        problem = f"job_concurrency must be 1 to {limits.JOB_CONCURRENCY_MAX}, is {job_concurrency!r}"
     elif not isinstance(token_ttl, timedelta) or not timedelta(0) < token_ttl <= timedelta(
         days=limits.TOKEN_DAYS_MAX
     ):
@@ -67,6 +76,7 @@ class App(Design):
         durability: Durability = "sync",
         clock: Callable[[], datetime] | None = None,
         job_threads: int = limits.JOB_THREADS,
+        job_concurrency: int | None = None,
         queue_length_max: int = limits.QUEUE_LENGTH_MAX,
         token_ttl: timedelta = timedelta(days=limits.TOKEN_DAYS),
         unsafe: bool = False,
@@ -79,6 +89,7 @@ class App(Design):
             durability: ``"sync"`` survives a power cut, ``"process"`` a killed process, ``"memory"`` nothing.
             clock: gives the time, aware; for tests.
             job_threads: threads for plain job functions; 0 runs no jobs.
+            job_concurrency: jobs that run at once, of all sorts; None: as many as there are workers.
             queue_length_max: commands that may wait; whoever comes then waits for room.
             token_ttl: how long used tokens are known, and unused ones accepted.
             unsafe: offer `Klerk.unsafe`, which asks neither state machines nor rules.
@@ -95,7 +106,7 @@ class App(Design):
         # Everything that can be wrong with the design is found before a store is touched.
         lock = ReadWriteLock()
         Program(spec, extended(read_catalog(None), spec), utc_now, lock)
-        _check_options(path, durability, job_threads, queue_length_max, token_ttl)
+        _check_options(path, durability, job_threads, job_concurrency, queue_length_max, token_ttl)
         storage: Storage = MemoryStorage()
         if path is not None and durability != "memory":
             storage = RocksStorage.open(path, app=self.name, durability=durability)
@@ -109,6 +120,7 @@ class App(Design):
                 lock,
                 clock=clock,
                 job_threads=job_threads,
+                job_concurrency=job_concurrency,
                 queue_length_max=queue_length_max,
                 token_ttl=token_ttl,
                 unsafe=unsafe,

@@ -59,7 +59,7 @@ class Scheduler:
         self._push(when_us, call, False)
 
     def after(self, delay_us: int, call: Callable[[], None]) -> None:
-        """Call something after some microseconds: when the clock is set back meanwhile, as many after that."""
+        """Call something after some microseconds, however far the clock is set back meanwhile."""
         self._push(self.now_us() + delay_us, call, True)
 
     def _push(self, when_us: int, call: Callable[[], None], is_relative: bool) -> None:

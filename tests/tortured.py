@@ -417,7 +417,9 @@ def _verify_log(shop: Shop, k: klerk.Klerk, ledger: Ledger, version: int, counts
         shown = k.as_of(models[id].meta.id, k.sequence, TESTER)
         assert shown == models[id], (shown, models[id])
     stored_jobs = [
-        int.from_bytes(key[-8:], "big") for key, _ in k._storage.scan(Family.JOBS) if not key.startswith(PLACE)
+        int.from_bytes(key[-8:], "big")
+        for key, _ in k._storage.scan(Family.JOBS)
+        if not key.startswith(PLACE)
     ]
     assert len(set(stored_jobs)) == len(stored_jobs), "a job is stored twice"
     assert jobs.keys() <= set(stored_jobs), f"the jobs {jobs.keys() - set(stored_jobs)} are lost"

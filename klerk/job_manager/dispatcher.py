@@ -8,13 +8,15 @@ keeps from starting (`klerk.job_manager.lines`). A job passes all of its gates a
 import heapq
 from collections.abc import Callable, Mapping
 from math import inf
+from types import MappingProxyType
 from typing import Any, Final
 
 from klerk import limits
 from klerk.app import Spec
 from klerk.job_manager.gates import Bucket, Gate, Level, Obstacle
+from klerk.job_manager.levels import EMPTY, FULL, Levels, Where, levels_of
 from klerk.job_manager.lines import Line, reopen, shut
-from klerk.job_manager.shares import Crew, Lane, Queue
+from klerk.job_manager.shares import NOTHING, Crew, Lane, Queue, QueueOverride
 from klerk.job_options import JobSettings, Pool, QueueSettings, Rate
 from klerk.jobs import Job, JobRecord
 
@@ -22,6 +24,9 @@ __all__ = ["Dispatcher"]
 
 # Ids have 63 bits at most, so a priority that is shifted by as many counts before them.
 _ID_BITS: Final = 63
+
+
+NO_OVERRIDES: Final[Mapping[str, QueueOverride]] = MappingProxyType({})
 
 
 class _Kind:
@@ -52,10 +57,12 @@ class Dispatcher:
         spec: the declared jobs and queues.
         live: the records of all jobs that have not ended; one that is not in it is never given out.
         now_us: gives the time, in microseconds.
-        call_after: calls something after so many microseconds, also of a clock that is set back meanwhile; used
-            for the moment when a rate lets the next job start.
+        call_after: calls something after so many microseconds, even of a clock that is set back meanwhile;
+            used for the moment when a rate lets the next job start.
         wake: told, at that moment, the gate to hand to `refilled`.
         concurrency: jobs that run at once, of all queues; None: as many as there are workers.
+        levels: how full the buckets of rates are at first.
+        overrides: what is in force of queues in place of what is declared.
     """
 
     def __init__(
@@ -67,6 +74,8 @@ class Dispatcher:
         call_after: Callable[[int, Callable[[], None]], None],
         wake: Callable[[Gate], None],
         concurrency: int | None = None,
+        levels: Levels = FULL,
+        overrides: Mapping[str, QueueOverride] = NO_OVERRIDES,
     ) -> None:
         self._live = live
         self._now_us = now_us
@@ -74,31 +83,38 @@ class Dispatcher:
         self._wake = wake
         self._all = Gate("this Klerk", concurrency, None)
         self._serial = 0
+        self._levels, self._other_level = dict(levels.known), levels.others
         self._crews: dict[tuple[Pool, frozenset[str]], Crew] = {}
         self._lanes: dict[tuple[str, Pool, frozenset[str]], Lane] = {}
         self.key_gates: dict[tuple[str, str], Gate] = {}
         # Gates of keys that are kept until their buckets are full: when, a serial number, the gate.
         self._resting: list[tuple[int, int, Gate]] = []
         self.queues: dict[str, Queue] = {}
-        for name, settings in spec.queues.items():
-            self._new_queue(name, settings)
+        for name in [*spec.queues, *(name for name in overrides if name not in spec.queues)]:
+            declared = spec.queues.get(name, QueueSettings())
+            self._new_queue(name, declared, overrides.get(name, NOTHING))
         self._kinds = {
             name: _Kind(job, self._lane(job.settings.queue, job), self._kind_gate(name, job.settings))
             for name, job in spec.jobs.items()
         }
 
-    def _new_queue(self, name: str, settings: QueueSettings) -> Queue:
-        gate = Gate(f"the queue '{name}'", settings.concurrency, self._bucket(settings.rate, None))
-        queue = self.queues[name] = Queue(name, settings, gate)
+    def _new_queue(self, name: str, declared: QueueSettings, override: QueueOverride) -> Queue:
+        settings = override.over(declared)
+        bucket = self._bucket(settings.rate, ("queue", name))
+        gate = Gate(f"the queue '{name}'", settings.concurrency, bucket)
+        queue = self.queues[name] = Queue(name, declared, override, gate)
         return queue
 
     def _kind_gate(self, name: str, settings: JobSettings) -> Gate | None:
         if settings.concurrency is None and settings.rate is None:
             return None
-        return Gate(f"the job '{name}'", settings.concurrency, self._bucket(settings.rate, None))
+        return Gate(f"the job '{name}'", settings.concurrency, self._bucket(settings.rate, ("job", name)))
 
-    def _bucket(self, rate: Rate | None, level: Level | None) -> Bucket | None:
-        return None if rate is None else Bucket(rate, self._now_us, level)
+    def _bucket(self, rate: Rate | None, where: Where) -> Bucket | None:
+        """Return a bucket as full as it was when the last run ended."""
+        if rate is None:
+            return None
+        return Bucket(rate, self._now_us, self._levels.pop(where, self._other_level))
 
     # --- jobs come --------------------------------------------------------------------------------
 
@@ -139,7 +155,7 @@ class Dispatcher:
         where = queue_name, job.pool, job.settings.tags
         lane = self._lanes.get(where)
         if lane is None:
-            queue = self.queues.get(queue_name) or self._new_queue(queue_name, QueueSettings())
+            queue = self.queues.get(queue_name) or self._new_queue(queue_name, QueueSettings(), NOTHING)
             lane = self._lanes[where] = Lane(queue, job.pool, job.settings.tags)
             for crew in self._crews.values():
                 if crew.serves(lane):
@@ -232,16 +248,17 @@ class Dispatcher:
             gate.has_alarm = True
             self._call_after(int(wait_us), lambda: self._wake(gate))
 
-    def change(self, queue: Queue, settings: QueueSettings, *, is_paused: bool) -> None:
+    def change(self, queue: Queue, override: QueueOverride) -> None:
         """Put other limits of a queue in force, or stop its jobs from starting; those that run go on."""
-        gate = queue.gate
+        gate, settings = queue.gate, override.over(queue.declared)
         if settings.rate != queue.settings.rate:
             # A queue that had no rate begins with an empty bucket: whoever slows it down means now.
-            level = Level(0, 1, self._now_us()) if gate.bucket is None else gate.bucket.level()
-            gate.bucket = self._bucket(settings.rate, level)
+            empty = Level(*EMPTY, self._now_us())
+            level = empty if gate.bucket is None else gate.bucket.level()
+            gate.bucket = None if settings.rate is None else Bucket(settings.rate, self._now_us, level)
         gate.concurrency = inf if settings.concurrency is None else settings.concurrency
         queue.settings = settings
-        queue.is_paused = is_paused
+        queue.is_paused = override.paused
         # What is set is for the moment that the rate before would have come to.
         gate.has_alarm = False
         self._look_at(gate)
@@ -273,7 +290,7 @@ class Dispatcher:
     def _new_key_gate(self, kind: _Kind, where: tuple[str, str]) -> None:
         self._forget_some()
         settings = kind.job.settings
-        bucket = self._bucket(settings.key_rate, None)
+        bucket = self._bucket(settings.key_rate, ("key", *where))
         name = f"the key '{where[1]}' of the job '{where[0]}'"
         self.key_gates[where] = Gate(name, settings.key_concurrency, bucket, where)
 
@@ -303,6 +320,19 @@ class Dispatcher:
     def queue_of(self, record: JobRecord) -> Queue:
         """Return the queue of a job that was added."""
         return self.queues[record.queue or self._kinds[record.kind].job.settings.queue]
+
+    def levels(self) -> Levels:
+        """Return how full the buckets of rates are, for the next run."""
+        gates: list[tuple[Where, Gate]] = [
+            *((("queue", name), queue.gate) for name, queue in self.queues.items()),
+            *((("job", name), kind.gate) for name, kind in self._kinds.items() if kind.gate is not None),
+            *((("key", *where), gate) for where, gate in self.key_gates.items()),
+        ]
+        buckets = ((where, gate.bucket) for where, gate in gates if gate.bucket is not None)
+        levels = ((where, bucket.level()) for where, bucket in buckets)
+        # One that is full would be so without being named, too: it took longer than filling takes.
+        known = [(where, level) for where, level in levels if level.part < level.whole]
+        return levels_of([*known, *self._levels.items()], self._other_level, self._now_us())
 
     def priority_of(self, record: JobRecord) -> int:
         """Return a job's own priority, or that of its kind."""

@@ -23,6 +23,9 @@ from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.due_jobs import DueJobs
 from klerk.job_manager.gates import Gate
 from klerk.job_manager.job_store import JobStore
+from klerk.job_manager.levels import StoredLevels
+from klerk.job_manager.queue_book import QueueBook
+from klerk.job_manager.queue_control import QueueControl
 from klerk.job_manager.status import Explaining
 from klerk.job_manager.work import CreateJobs
 from klerk.job_options import Pool
@@ -36,7 +39,7 @@ LOG = logging.getLogger("klerk")
 WAITING = (JobState.SCHEDULED, JobState.RETRYABLE)
 
 
-class JobManager(ByHand):
+class JobManager(ByHand, QueueControl):
     """Dispatches jobs from memory as they become ready; nothing is polled.
 
     Parameters:
@@ -49,6 +52,9 @@ class JobManager(ByHand):
         records: the jobs that the store held.
         ended_jobs: completed, discarded and cancelled before, as the commit log's head has them.
         threads: for plain functions.
+        concurrency: jobs that run at once, of all sorts; None: as many as there are workers.
+        queue_book: what people set of queues.
+        levels: how full the buckets of rates were when the last run ended.
     """
 
     def __init__(
@@ -63,12 +69,18 @@ class JobManager(ByHand):
         records: list[JobRecord],
         ended_jobs: tuple[int, int, int],
         threads: int,
+        concurrency: int | None,
+        queue_book: QueueBook,
+        levels: StoredLevels,
     ) -> None:
         self._spec = spec
         self._host = host
         self._submit = submit
         self._scheduler = scheduler
         self.store = store
+        self._desk = desk
+        self._queue_book = queue_book
+        self._levels = levels
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._live: dict[int, JobRecord] = {}
@@ -83,6 +95,9 @@ class JobManager(ByHand):
             now_us=scheduler.now_us,
             call_after=scheduler.after,
             wake=self._refilled,
+            concurrency=concurrency,
+            levels=levels.read(scheduler.now_us()),
+            overrides=queue_book.overrides,
         )
         self._due_jobs = DueJobs(scheduler, self._due)
         self._attempts = Attempts(spec, submit, scheduler)
@@ -110,6 +125,7 @@ class JobManager(ByHand):
     def start(self) -> None:
         """Begin to run jobs, first of all those that were executing when the process ended."""
         self._actions.end_stopped(self._live.values())
+        self._levels.begin()
         for executor in self._executors.values():
             executor.start()
             executor.wake()
@@ -270,6 +286,9 @@ class JobManager(ByHand):
         for executor in self._executors.values():
             if not executor.stop(max(0.0, deadline - monotonic())):
                 LOG.warning("jobs were still running after %s s; they run again after the next start", wait_s)
+        with self._lock:
+            levels = self._dispatcher.levels()
+        self._levels.keep(levels)
 
     def runs_here(self) -> bool:
         """Return whether the caller runs in a thread of the job manager's, which closing would wait for."""

@@ -6,13 +6,45 @@ start. One that had nothing to start for a while begins where the others are, so
 
 import heapq
 from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, UnsetType
 
 from klerk.job_manager.gates import Gate
 from klerk.job_manager.lines import Line
-from klerk.job_options import Pool, QueueSettings
+from klerk.job_options import Pool, QueueSettings, Rate
 from klerk.jobs import JobRecord
 
-__all__ = ["Course", "Crew", "Lane", "Queue"]
+__all__ = ["NOTHING", "Course", "Crew", "Lane", "Queue", "QueueOverride"]
+
+
+class QueueOverride(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is in force for a queue in place of what is declared; what is unset is as declared.
+
+    Parameters:
+        paused: none of its jobs start.
+        concurrency, rate, weight: as in `QueueOptions`.
+    """
+
+    paused: bool = False
+    concurrency: int | UnsetType | None = UNSET
+    rate: str | UnsetType | None = UNSET
+    weight: int | UnsetType = UNSET
+
+    def over(self, declared: QueueSettings) -> QueueSettings:
+        """Return the settings in force of a queue."""
+        changed: dict[str, Any] = {}
+        if self.concurrency is not UNSET:
+            changed["concurrency"] = self.concurrency
+        if self.rate is not UNSET:
+            changed["rate"] = None if self.rate is None else Rate.parse(self.rate)
+        if self.weight is not UNSET:
+            changed["weight"] = self.weight
+        return msgspec.structs.replace(declared, **changed)
+
+
+NOTHING: Final = QueueOverride()
 
 
 class Queue:
@@ -20,19 +52,24 @@ class Queue:
 
     Parameters:
         name: of the queue.
-        settings: in force.
+        declared: its settings as they are declared.
+        override: what is in force in place of them.
         gate: its limits, which may be none; it counts the jobs that run.
 
     Attributes:
+        settings: in force.
         is_paused: none of its jobs start.
+        changed_at: the sequence of the transaction that set something last, while the app is open.
         lanes: its ready jobs, for each sort of worker.
     """
 
-    def __init__(self, name: str, settings: QueueSettings, gate: Gate) -> None:
+    def __init__(self, name: str, declared: QueueSettings, override: QueueOverride, gate: Gate) -> None:
         self.name = name
-        self.settings = settings
+        self.declared = declared
         self.gate = gate
-        self.is_paused = False
+        self.settings = override.over(declared)
+        self.is_paused = override.paused
+        self.changed_at = 0
         self.lanes: list[Lane] = []
 
     @property
