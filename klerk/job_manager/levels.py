@@ -8,7 +8,7 @@ import msgspec
 
 from klerk import limits
 from klerk.codec import JOB_LEVELS_KEY, encode
-from klerk.errors import Corrupted, StorageError
+from klerk.errors import Closed, Corrupted, StorageError
 from klerk.job_manager.gates import Level
 from klerk.storage.contract import Family, Storage
 
@@ -98,5 +98,8 @@ class StoredLevels:
             return
         try:
             self._storage.write([(Family.META, JOB_LEVELS_KEY, encode(levels))], [])
+        except Closed:
+            # It was closed before, and they were kept then.
+            return
         except StorageError as error:
             LOG.error("the levels of rates are not kept, and will be taken for empty: %s", error)
