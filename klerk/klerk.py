@@ -26,7 +26,6 @@ from klerk.errors import Closed, NotPure, ReadLockHeld
 from klerk.job_manager.access import JobAccess
 from klerk.job_manager.acting import OPERATOR, ActionDesk
 from klerk.job_manager.job_store import JobStore
-from klerk.job_manager.levels import StoredLevels
 from klerk.job_manager.manager import JobManager
 from klerk.job_manager.queue_book import QueueBook
 from klerk.job_manager.work import acting_as
@@ -126,7 +125,6 @@ class Klerk(Submitting, Subscribable):
             threads=job_threads,
             concurrency=job_concurrency,
             queue_book=QueueBook(storage, recovered.history, self._program.processor.sequence),
-            levels=StoredLevels(storage),
         )
         self.timers = Timers(
             self._scheduler,

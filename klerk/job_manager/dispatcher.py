@@ -121,7 +121,7 @@ class Dispatcher:
     def add(self, record: JobRecord) -> None:
         """Take a job that is ready to run."""
         kind = self._kinds[record.kind]
-        lane = kind.lane if not record.queue else self._lane(record.queue, kind.job)
+        lane = self._lane(record.queue, kind.job) if record.queue else kind.lane
         priority = kind.priority if record.priority is None else record.priority
         order = record.id - (priority << _ID_BITS) if priority else record.id
         self._serial += 1
@@ -171,7 +171,8 @@ class Dispatcher:
             pool: the sort of worker.
             tags: what the worker has.
         """
-        if self._all.running >= self._all.concurrency:
+        every = self._all
+        if every.running >= every.concurrency:
             return None
         crew = self._crews.get((pool, tags))
         if crew is None:
@@ -179,13 +180,16 @@ class Dispatcher:
         lane = crew.next(self._live)
         if lane is None:
             return None
-        self._all.running += 1
+        every.running += 1
         item = lane.heap[0][2]
         if type(item) is JobRecord:
             heapq.heappop(lane.heap)
             lane.size -= 1
-            if wait_us := lane.gate.enter():
-                self._shut(lane.gate, wait_us)
+            gate = lane.gate
+            if gate.bucket is None and gate.running + 1 < gate.concurrency:
+                gate.running += 1
+            elif wait_us := gate.enter():
+                self._shut(gate, wait_us)
             return item
         passed: list[Gate] = []
         record = lane.start(passed)
@@ -205,7 +209,10 @@ class Dispatcher:
         """Give back what a job held that was given out."""
         self._all.running -= 1
         kind = self._kinds[record.kind]
-        self._leave(self.queue_of(record).gate)
+        gate = self.queues[record.queue].gate if record.queue else kind.lane.gate
+        gate.running -= 1
+        if gate.is_shut:
+            self._look_at(gate)
         if kind.is_limited:
             for gate in self._gates_of(kind, record):
                 self._leave(gate)
@@ -257,8 +264,7 @@ class Dispatcher:
             level = empty if gate.bucket is None else gate.bucket.level()
             gate.bucket = None if settings.rate is None else Bucket(settings.rate, self._now_us, level)
         gate.concurrency = inf if settings.concurrency is None else settings.concurrency
-        queue.settings = settings
-        queue.is_paused = override.paused
+        queue.set(override)
         # What is set is for the moment that the rate before would have come to.
         gate.has_alarm = False
         self._look_at(gate)

@@ -23,7 +23,6 @@ from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.due_jobs import DueJobs
 from klerk.job_manager.gates import Gate
 from klerk.job_manager.job_store import JobStore
-from klerk.job_manager.levels import StoredLevels
 from klerk.job_manager.queue_book import QueueBook
 from klerk.job_manager.queue_control import QueueControl
 from klerk.job_manager.status import Explaining
@@ -53,8 +52,7 @@ class JobManager(ByHand, QueueControl):
         ended_jobs: completed, discarded and cancelled before, as the commit log's head has them.
         threads: for plain functions.
         concurrency: jobs that run at once, of all sorts; None: as many as there are workers.
-        queue_book: what people set of queues.
-        levels: how full the buckets of rates were when the last run ended.
+        queue_book: what people set of queues, and how full the buckets of rates were when the last run ended.
     """
 
     def __init__(
@@ -71,7 +69,6 @@ class JobManager(ByHand, QueueControl):
         threads: int,
         concurrency: int | None,
         queue_book: QueueBook,
-        levels: StoredLevels,
     ) -> None:
         self._spec = spec
         self._host = host
@@ -80,7 +77,6 @@ class JobManager(ByHand, QueueControl):
         self.store = store
         self._desk = desk
         self._queue_book = queue_book
-        self._levels = levels
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._live: dict[int, JobRecord] = {}
@@ -96,7 +92,7 @@ class JobManager(ByHand, QueueControl):
             call_after=scheduler.after,
             wake=self._refilled,
             concurrency=concurrency,
-            levels=levels.read(scheduler.now_us()),
+            levels=queue_book.levels.read(scheduler.now_us()),
             overrides=queue_book.overrides,
         )
         self._due_jobs = DueJobs(scheduler, self._due)
@@ -125,7 +121,7 @@ class JobManager(ByHand, QueueControl):
     def start(self) -> None:
         """Begin to run jobs, first of all those that were executing when the process ended."""
         self._actions.end_stopped(self._live.values())
-        self._levels.begin()
+        self._queue_book.levels.begin()
         for executor in self._executors.values():
             executor.start()
             executor.wake()
@@ -288,7 +284,7 @@ class JobManager(ByHand, QueueControl):
                 LOG.warning("jobs were still running after %s s; they run again after the next start", wait_s)
         with self._lock:
             levels = self._dispatcher.levels()
-        self._levels.keep(levels)
+        self._queue_book.levels.keep(levels)
 
     def runs_here(self) -> bool:
         """Return whether the caller runs in a thread of the job manager's, which closing would wait for."""

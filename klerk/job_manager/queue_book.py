@@ -11,6 +11,7 @@ from klerk.audit.history import History
 from klerk.audit.sequences import oldest_first
 from klerk.codec import JOB_QUEUES_KEY, QUEUE_ACTION, encode
 from klerk.errors import Corrupted
+from klerk.job_manager.levels import StoredLevels
 from klerk.job_manager.shares import NOTHING, QueueOverride
 from klerk.storage.contract import Family, Storage
 
@@ -31,18 +32,22 @@ _decode: Final[Callable[[bytes], _Stored]] = msgspec.msgpack.Decoder(_Stored).de
 
 
 class QueueBook:
-    """The overrides of all queues, as the processed transactions left them.
+    """What is kept of queues: what is in force of each, as the processed transactions left it, and levels.
 
     Parameters:
         storage: with the commit log, and with what was in force at an earlier moment.
         history: finds the actions since then.
         newest: the sequence of the newest transaction.
 
+    Attributes:
+        levels: how full the buckets of rates are between one run and the next.
+
     Raises:
         Corrupted: they cannot be read.
     """
 
     def __init__(self, storage: Storage, history: History, newest: int) -> None:
+        self.levels = StoredLevels(storage)
         self._overrides: dict[str, QueueOverride] = {}
         since = self._read(storage)
         sequence = 0

@@ -59,6 +59,7 @@ class Queue:
     Attributes:
         settings: in force.
         is_paused: none of its jobs start.
+        stride: how much of its share a start takes.
         changed_at: the sequence of the transaction that set something last, while the app is open.
         lanes: its ready jobs, for each sort of worker.
     """
@@ -67,10 +68,15 @@ class Queue:
         self.name = name
         self.declared = declared
         self.gate = gate
-        self.settings = override.over(declared)
-        self.is_paused = override.paused
         self.changed_at = 0
         self.lanes: list[Lane] = []
+        self.set(override)
+
+    def set(self, override: QueueOverride) -> None:
+        """Put settings in force in place of those that are declared."""
+        self.settings = override.over(self.declared)
+        self.is_paused = override.paused
+        self.stride = 1 / self.settings.weight
 
     @property
     def available(self) -> int:
@@ -127,10 +133,16 @@ class Course:
     def first(self, live: Mapping[int, JobRecord]) -> Lane | None:
         """Return the lane whose first job starts first, with that job on top; None when none may start."""
         best: Lane | None = None
-        if not self.queue.is_paused and not self.queue.gate.is_shut:
-            for lane in self.lanes:
-                if lane.first(live) is not None and (best is None or lane.heap[0] < best.heap[0]):
-                    best = lane
+        if self.queue.is_paused or self.queue.gate.is_shut:
+            return None
+        for lane in self.lanes:
+            if not lane.heap:
+                continue
+            item = lane.heap[0][2]
+            # Mostly there is a job without limits of its own on top, and it is still there.
+            is_there = type(item) is JobRecord and live.get(item.id) is item
+            if (is_there or lane.first(live) is not None) and (best is None or lane.heap[0] < best.heap[0]):
+                best = lane
         return best
 
 
@@ -183,9 +195,12 @@ class Crew:
             lane = course.first(live)
             if lane is not None:
                 self._passed = passed
-                course.passed = passed + 1 / course.queue.settings.weight
+                course.passed = passed + course.queue.stride
                 heapq.heapreplace(running, (course.passed, number, course))
                 return lane
+            if len(running) == 1:
+                # It shares with nobody, so it may as well stay.
+                return None
             heapq.heappop(running)
             course.is_running = False
         return None
