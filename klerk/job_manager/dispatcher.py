@@ -275,6 +275,8 @@ class Dispatcher:
     def refilled(self, gate: Gate) -> None:
         """Note that the alarm of a gate went off."""
         gate.has_alarm = False
+        if gate.bucket is not None:
+            gate.bucket.note_waited()
         if gate.is_shut:
             self._look_at(gate)
 

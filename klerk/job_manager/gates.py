@@ -84,6 +84,11 @@ class Bucket:
         self._held -= self._start
         return max(0, -((self._held - self._start) // self._flow))
 
+    def note_waited(self) -> None:
+        """Note that the time has passed which `wait_us` told last, even if the clock was set back meanwhile."""
+        if self._now_us() < self._filled_us:
+            self._held = max(self._held, self._start)
+
     def full_us(self) -> int:
         """Return the moment from which on it is full, in microseconds; the present when it is."""
         return self._fill() - ((self._held - self._size) // self._flow)
@@ -141,7 +146,7 @@ class Gate:
         self.bucket = bucket
         self.where = where
         self.running = 0
-        self.is_shut = False
+        self.is_shut = bucket is not None and bucket.wait_us() > 0
         self.has_alarm = False
         self.is_resting = False
         self.lines: set[Any] = set()
