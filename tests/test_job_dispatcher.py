@@ -301,9 +301,10 @@ class Dispatching(RuleBasedStateMachine):
     @precondition(lambda self: not self.model.begins_empty)
     def set_back(self, by_us: int) -> None:
         """What is to be called after some time is called after as much of the time that is now."""
-        # A bucket that nobody looked at would learn only now that time passed.
+        # A bucket that nobody looks at before and after would not know how much time passed in between.
         self.dispatcher.levels()
         self.model.set_clock(self.model.now_us - by_us)
+        self.dispatcher.levels()
         self.alarms = [(when_us - by_us, call) for when_us, call in self.alarms]
 
     @invariant()

@@ -85,7 +85,7 @@ class Bucket:
         return max(0, -((self._held - self._start) // self._flow))
 
     def note_waited(self) -> None:
-        """Note that the time has passed which `wait_us` told last, even if the clock was set back meanwhile."""
+        """Note that the time which `wait_us` told has passed, even if the clock was set back meanwhile."""
         if self._now_us() < self._filled_us:
             self._held = max(self._held, self._start)
 
