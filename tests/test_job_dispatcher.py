@@ -6,12 +6,15 @@ limit anew each time. The public API cannot stop between two of these steps, so 
 `test_job_limits` has the same promises from the outside. The counts at the end show what a start costs.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from fractions import Fraction
+from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -345,3 +348,194 @@ class Dispatching(RuleBasedStateMachine):
 
 class TestDispatching(Dispatching.TestCase):  # type: ignore[name-defined,misc]
     settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+
+
+# --- shares -------------------------------------------------------------------------------------------
+
+
+class Bench:
+    """A dispatcher of some queues, with one free job for each, and one worker."""
+
+    def __init__(self, **weights: int) -> None:
+        app = App("shares")
+        for queue, weight in weights.items():
+            app.queue(queue, weight=weight)
+
+            def work(job: JobRun) -> None: ...
+
+            work.__name__ = f"job_{queue}"
+            app.job(queue=queue)(work)
+
+        @app.job(tags={"gpu"}, queue="a")
+        def tagged(job: JobRun) -> None: ...
+
+        @app.job(key=str, key_concurrency=1, queue="a")
+        def keyed(job: JobRun, key: str) -> None: ...
+
+        @app.job(key=str, key_rate="1/s", queue="a")
+        def keyed_rate(job: JobRun, key: str) -> None: ...
+
+        self.live: dict[int, JobRecord] = {}
+        self.now_us = 0
+        self.dispatcher = Dispatcher(
+            app.freeze(),
+            self.live,
+            now_us=lambda: self.now_us,
+            call_after=lambda delay_us, call: None,
+            wake=lambda gate: None,
+        )
+
+    def add(self, kind: str, count: int = 1, *, key: str = "", priority: int | None = None) -> None:
+        for _ in range(count):
+            id = len(self.live) + 1
+            record = JobRecord(id, kind, (), JobState.AVAILABLE, key=key, priority=priority)
+            self.live[id] = record
+            self.dispatcher.add(record)
+
+    def take(self, *tags: str) -> JobRecord | None:
+        record = self.dispatcher.take("thread", frozenset(tags))
+        if record is not None:
+            self.dispatcher.ended(record)
+        return record
+
+    def taken(self, count: int) -> Counter[str]:
+        """Return the queues of the next so many jobs."""
+        records = [self.take() for _ in range(count)]
+        return Counter(self.dispatcher.queue_of(record).name for record in records if record is not None)
+
+
+@pytest.mark.parametrize("weights", [{"a": 1, "b": 1}, {"a": 3, "b": 1}, {"a": 5, "b": 2, "c": 1}])
+def test_starts_are_shared_by_weight(weights: dict[str, int]) -> None:
+    bench = Bench(**weights)
+    rounds = 50
+    for queue in weights:
+        bench.add(f"job_{queue}", 2 * rounds * max(weights.values()))
+    taken = bench.taken(rounds * sum(weights.values()))
+    for queue, weight in weights.items():
+        assert abs(taken[queue] - rounds * weight) <= 1
+
+
+@pytest.mark.parametrize("idle", ["empty", "paused", "limited"])
+def test_a_queue_that_started_nothing_saves_nothing_up(idle: str) -> None:
+    bench = Bench(a=1, b=1)
+    queue = bench.dispatcher.queues["b"]
+    bench.add("job_a", 1000)
+    if idle != "empty":
+        bench.add("job_b", 1000)
+        change = {"paused": {"paused": True}, "limited": {"rate": "1/day"}}[idle]
+        bench.dispatcher.change(queue, QueueOverride(**change))  # type: ignore[arg-type]
+    assert bench.taken(500) == {"a": 500}
+    if idle == "empty":
+        bench.add("job_b", 1000)
+    else:
+        bench.dispatcher.change(queue, QueueOverride())
+    taken = bench.taken(100)
+    assert abs(taken["a"] - taken["b"]) <= 2
+
+
+def test_a_changed_weight_counts_from_then_on() -> None:
+    bench = Bench(a=1, b=1)
+    bench.add("job_a", 1000)
+    bench.add("job_b", 1000)
+    bench.taken(200)
+    bench.dispatcher.change(bench.dispatcher.queues["a"], QueueOverride(weight=4))
+    taken = bench.taken(500)
+    assert abs(taken["a"] - 400) <= 4
+
+
+def test_workers_of_one_sort_do_not_use_up_the_shares_of_another() -> None:
+    """A queue that is new to one sort of worker begins where its own queues are."""
+    bench = Bench(a=1, b=1)
+    bench.add("tagged", 1000)
+    for _ in range(1000):
+        assert bench.take("gpu") is not None
+    bench.add("job_b", 100)
+    assert bench.taken(10) == {"b": 10}
+    bench.add("job_a", 100)
+    taken = bench.taken(20)
+    assert abs(taken["a"] - taken["b"]) <= 2
+
+
+def test_priority_counts_in_a_queue_whatever_its_jobs_need() -> None:
+    bench = Bench(a=1)
+    bench.add("job_a", priority=1)
+    bench.add("tagged", priority=3)
+    bench.add("job_a", priority=2)
+    bench.add("keyed", key="x", priority=4)
+    kinds = [bench.take("gpu") for _ in range(4)]
+    assert [(record.kind, record.priority) for record in kinds if record] == [
+        ("keyed", 4),
+        ("tagged", 3),
+        ("job_a", 2),
+        ("job_a", 1),
+    ]
+
+
+# --- costs --------------------------------------------------------------------------------------------
+
+
+def calls_of(function: Callable[[], object]) -> int:
+    """Return how many functions are called, those of C too."""
+    calls = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+@pytest.mark.parametrize("behind", ["one key", "many keys", "a paused queue"])
+def test_a_start_costs_the_same_however_many_jobs_are_blocked(behind: str) -> None:
+    """Counted in calls: with 100,000 jobs that may not start, as many as with 100."""
+    counts = []
+    for blocked in (100, 100_000):
+        bench = Bench(a=1, b=1)
+        if behind == "a paused queue":
+            bench.dispatcher.change(bench.dispatcher.queues["b"], QueueOverride(paused=True))
+            bench.add("job_b", blocked, priority=9)
+        elif behind == "one key":
+            bench.add("keyed", blocked, key="x", priority=9)
+            assert bench.dispatcher.take("thread", frozenset()) is not None
+        else:
+            for key in range(blocked):
+                bench.add("keyed", 2, key=str(key), priority=9)
+                assert bench.dispatcher.take("thread", frozenset()) is not None
+        bench.add("job_a", 100)
+        assert bench.take() is not None
+        counts.append(calls_of(lambda bench=bench: bench.taken(50)))
+    assert counts[1] <= counts[0]
+    assert counts[0] < 50 * 40
+
+
+def test_what_was_cancelled_is_swept_out() -> None:
+    """Jobs that never come up, because others are before them, leave nothing behind when they are gone."""
+    bench = Bench(a=1)
+    bench.add("job_a", 10, priority=9)
+    lane = bench.dispatcher.queues["a"].lanes[0]
+    for turn in range(50):
+        bench.add("keyed", 100, key=str(turn % 7))
+        bench.add("job_a", 100)
+        for id in range(11 + turn * 200, 211 + turn * 200):
+            bench.dispatcher.left(bench.live.pop(id))
+            bench.live[-id] = bench.live[1]
+    assert lane.size == 10
+    assert len(lane.heap) <= 200
+    assert not bench.dispatcher.key_gates
+
+
+def test_keys_are_forgotten_once_their_buckets_are_full() -> None:
+    bench = Bench(a=1)
+    for key in range(1000):
+        bench.add("keyed_rate", key=str(key))
+        assert bench.take() is not None
+        bench.now_us += SECOND_US // 100
+        assert len(bench.dispatcher.key_gates) <= 110
+    bench.add("keyed", key="x")
+    assert bench.take() is not None
+    assert ("keyed", "x") not in bench.dispatcher.key_gates
