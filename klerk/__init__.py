@@ -42,6 +42,7 @@ from klerk.errors import (
     WrongState,
     WrongStore,
 )
+from klerk.job_manager.queue_control import QueueStatus
 from klerk.job_manager.retention import Retention
 from klerk.job_manager.searching import JobFilter, JobPage, JobQuery
 from klerk.job_manager.status import JobReason, JobStatus
@@ -154,6 +155,7 @@ __all__ = [
     "Problem",
     "QueueFull",
     "QueueOptions",
+    "QueueStatus",
     "ReadLockHeld",
     "Readable",
     "Reader",

@@ -16,6 +16,7 @@ from klerk.changes.subscriptions import AioSubscribable
 from klerk.commands import Command, Context, Result
 from klerk.job_manager.by_hand import AioByHand
 from klerk.job_manager.manager import JobManager
+from klerk.job_manager.queue_control import AioQueueControl
 from klerk.jobs import JobRecord, JobRequest
 from klerk.keyed.aio_blobs import AioBlobs
 from klerk.keyed.blobs import Blobs
@@ -216,7 +217,7 @@ class AioKlerk(AioSubscribable):
         return submission
 
 
-class AioJobs(AioByHand):
+class AioJobs(AioByHand, AioQueueControl):
     """The asyncio face of the job manager; what does not wait is the same."""
 
     def __init__(self, jobs: JobManager) -> None:

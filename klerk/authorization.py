@@ -27,7 +27,7 @@ BLOB: Final = "blob"
 JOBS: Final = "jobs"
 
 KeyAction = Literal["read", "write", "delete", "list"]
-JobAction = Literal["cancel", "discard", "retry", "run_now", "edit", "rerun"]
+JobAction = Literal["cancel", "discard", "retry", "run_now", "edit", "rerun", "pause", "resume", "scale"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +153,8 @@ class Permissions:
 
         Parameters:
             jobs: the kinds meant; all when none is named.
-            action: only "cancel", "discard", "retry", "run_now", "edit" or "rerun"; None for all of them.
+            action: only "cancel", "discard", "retry", "run_now", "edit" or "rerun"; or "pause", "resume" or
+                "scale", of a queue that jobs of the kind are in; None for all of them.
 
         Raises:
             ConfigError: K017.

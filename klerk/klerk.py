@@ -28,6 +28,7 @@ from klerk.job_manager.acting import OPERATOR, ActionDesk
 from klerk.job_manager.hosting import HostingJobs
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.manager import JobManager
+from klerk.job_manager.queue_book import QueueBook
 from klerk.job_manager.retention import Retention
 from klerk.jobs import JobRecord
 from klerk.keyed.blob_store import BlobStore
@@ -74,6 +75,7 @@ class Klerk(Submitting, Subscribable, HostingJobs):
         *,
         clock: Callable[[], datetime],
         job_threads: int,
+        job_concurrency: int | None,
         queue_length_max: int,
         job_retention: Retention,
         token_ttl: timedelta,
@@ -124,6 +126,8 @@ class Klerk(Submitting, Subscribable, HostingJobs):
             recovered=recovered,
             retention=job_retention,
             threads=job_threads,
+            concurrency=job_concurrency,
+            queue_book=QueueBook(storage, recovered.history, self._program.processor.sequence),
         )
         self.timers = Timers(
             self._scheduler,

@@ -72,6 +72,7 @@ READ_LOCK_WARN_S: Final = 5.0
 JOB_THREADS: Final = 4
 JOB_THREADS_MAX: Final = 256
 JOB_COROUTINES_MAX: Final = 100
+JOB_COROUTINES_LIMIT: Final = 100_000
 
 # Attempts of a job unless it says otherwise, and the delay between them: 1 s doubled each time, at most an
 # hour.
@@ -96,6 +97,9 @@ JOB_LINE_GONE_MIN: Final = 64
 # Limits of keys that are forgotten with each new one once they have nothing to remember: more than come, so
 # that they never pile up.
 JOB_KEYS_FORGOTTEN_AT_ONCE: Final = 2
+
+# Levels of rates that are kept from one run to the next: 1 MB at most. Most are of keys.
+JOB_LEVELS_KEPT_MAX: Final = 10_000
 
 # Versions of a job's parameters, each with its own upcaster.
 JOB_VERSION_MAX: Final = 10_000

@@ -26,6 +26,7 @@ from klerk.codec import (
     ERASURE,
     JOB_ACTION,
     OWN_EVENTS,
+    QUEUE_ACTION,
     RENEWAL,
     EarlierEvent,
     Payload,
@@ -230,6 +231,8 @@ class _Entries(Question[LogPage]):
             event = self._audit.name_of(code)
             if code == ERASURE:
                 parameters: dict[str, Any] = dict(zip(("until",), values, strict=False))
+            elif code == QUEUE_ACTION:
+                parameters = dict(zip(("action", "queue", "in_force"), values, strict=False))
             elif code == JOB_ACTION:
                 parameters = _of_action(reader, values)
             else:

@@ -8,13 +8,15 @@ keeps from starting (`klerk.job_manager.lines`). A job passes all of its gates a
 import heapq
 from collections.abc import Callable, Mapping
 from math import inf
+from types import MappingProxyType
 from typing import Any, Final
 
 from klerk import limits
 from klerk.app import Spec
 from klerk.job_manager.gates import Bucket, Gate, Level, Obstacle
+from klerk.job_manager.levels import EMPTY, FULL, Levels, Where, levels_of
 from klerk.job_manager.lines import Line, reopen, shut
-from klerk.job_manager.shares import Crew, Lane, Queue
+from klerk.job_manager.shares import NOTHING, Crew, Lane, Queue, QueueOverride
 from klerk.job_options import JobSettings, Pool, QueueSettings, Rate
 from klerk.jobs import Job, JobRecord
 
@@ -22,6 +24,9 @@ __all__ = ["Dispatcher"]
 
 # Ids have 63 bits at most, so a priority that is shifted by as many counts before them.
 _ID_BITS: Final = 63
+
+
+NO_OVERRIDES: Final[Mapping[str, QueueOverride]] = MappingProxyType({})
 
 
 class _Kind:
@@ -52,9 +57,12 @@ class Dispatcher:
         spec: the declared jobs and queues.
         live: the records of all jobs that have not ended; one that is not in it is never given out.
         now_us: gives the time, in microseconds.
-        call_at: calls something at a time; used for the moment when a rate lets the next job start.
+        call_after: calls something after so many microseconds, even of a clock that is set back meanwhile;
+            used for the moment when a rate lets the next job start.
         wake: told, at that moment, the gate to hand to `refilled`.
         concurrency: jobs that run at once, of all queues; None: as many as there are workers.
+        levels: how full the buckets of rates are at first.
+        overrides: what is in force of queues in place of what is declared.
     """
 
     def __init__(
@@ -63,48 +71,57 @@ class Dispatcher:
         live: Mapping[int, JobRecord],
         *,
         now_us: Callable[[], int],
-        call_at: Callable[[int, Callable[[], None]], None],
+        call_after: Callable[[int, Callable[[], None]], None],
         wake: Callable[[Gate], None],
         concurrency: int | None = None,
+        levels: Levels = FULL,
+        overrides: Mapping[str, QueueOverride] = NO_OVERRIDES,
     ) -> None:
         self._live = live
         self._now_us = now_us
-        self._call_at = call_at
+        self._call_after = call_after
         self._wake = wake
         self._all = Gate("this Klerk", concurrency, None)
         self._serial = 0
+        self._levels, self._other_level = dict(levels.known), levels.others
         self._crews: dict[tuple[Pool, frozenset[str]], Crew] = {}
         self._lanes: dict[tuple[str, Pool, frozenset[str]], Lane] = {}
-        self._key_gates: dict[tuple[str, str], Gate] = {}
+        self.key_gates: dict[tuple[str, str], Gate] = {}
         # Gates of keys that are kept until their buckets are full: when, a serial number, the gate.
         self._resting: list[tuple[int, int, Gate]] = []
         self.queues: dict[str, Queue] = {}
-        for name, settings in spec.queues.items():
-            self._new_queue(name, settings)
+        for name in [*spec.queues, *(name for name in overrides if name not in spec.queues)]:
+            declared = spec.queues.get(name, QueueSettings())
+            self._new_queue(name, declared, overrides.get(name, NOTHING))
         self._kinds = {
             name: _Kind(job, self._lane(job.settings.queue, job), self._kind_gate(name, job.settings))
             for name, job in spec.jobs.items()
         }
 
-    def _new_queue(self, name: str, settings: QueueSettings) -> Queue:
-        gate = Gate(f"the queue '{name}'", settings.concurrency, self._bucket(settings.rate, None))
-        queue = self.queues[name] = Queue(name, settings, gate)
+    def _new_queue(self, name: str, declared: QueueSettings, override: QueueOverride) -> Queue:
+        settings = override.over(declared)
+        bucket = self._bucket(settings.rate, ("queue", name))
+        gate = Gate(f"the queue '{name}'", settings.concurrency, bucket)
+        queue = self.queues[name] = Queue(name, declared, override, gate)
         return queue
 
     def _kind_gate(self, name: str, settings: JobSettings) -> Gate | None:
         if settings.concurrency is None and settings.rate is None:
             return None
-        return Gate(f"the job '{name}'", settings.concurrency, self._bucket(settings.rate, None))
+        return Gate(f"the job '{name}'", settings.concurrency, self._bucket(settings.rate, ("job", name)))
 
-    def _bucket(self, rate: Rate | None, level: Level | None) -> Bucket | None:
-        return None if rate is None else Bucket(rate, self._now_us, level)
+    def _bucket(self, rate: Rate | None, where: Where) -> Bucket | None:
+        """Return a bucket as full as it was when the last run ended."""
+        if rate is None:
+            return None
+        return Bucket(rate, self._now_us, self._levels.pop(where, self._other_level))
 
     # --- jobs come --------------------------------------------------------------------------------
 
     def add(self, record: JobRecord) -> None:
         """Take a job that is ready to run."""
         kind = self._kinds[record.kind]
-        lane = kind.lane if not record.queue else self._lane(record.queue, kind.job)
+        lane = self._lane(record.queue, kind.job) if record.queue else kind.lane
         priority = kind.priority if record.priority is None else record.priority
         order = record.id - (priority << _ID_BITS) if priority else record.id
         self._serial += 1
@@ -138,7 +155,7 @@ class Dispatcher:
         where = queue_name, job.pool, job.settings.tags
         lane = self._lanes.get(where)
         if lane is None:
-            queue = self.queues.get(queue_name) or self._new_queue(queue_name, QueueSettings())
+            queue = self.queues.get(queue_name) or self._new_queue(queue_name, QueueSettings(), NOTHING)
             lane = self._lanes[where] = Lane(queue, job.pool, job.settings.tags)
             for crew in self._crews.values():
                 if crew.serves(lane):
@@ -154,7 +171,8 @@ class Dispatcher:
             pool: the sort of worker.
             tags: what the worker has.
         """
-        if self._all.running >= self._all.concurrency:
+        every = self._all
+        if every.running >= every.concurrency:
             return None
         crew = self._crews.get((pool, tags))
         if crew is None:
@@ -162,17 +180,22 @@ class Dispatcher:
         lane = crew.next(self._live)
         if lane is None:
             return None
-        self._all.running += 1
+        every.running += 1
         item = lane.heap[0][2]
         if type(item) is JobRecord:
             heapq.heappop(lane.heap)
             lane.size -= 1
-            self._pass(lane.gate)
+            gate = lane.gate
+            if gate.bucket is None and gate.running + 1 < gate.concurrency:
+                gate.running += 1
+            elif wait_us := gate.enter():
+                self._shut(gate, wait_us)
             return item
         passed: list[Gate] = []
         record = lane.start(passed)
         for gate in passed:
-            self._pass(gate)
+            if wait_us := gate.enter():
+                self._shut(gate, wait_us)
         return record
 
     def _new_crew(self, pool: Pool, tags: frozenset[str]) -> Crew:
@@ -182,20 +205,14 @@ class Dispatcher:
                 crew.add(lane)
         return crew
 
-    def _pass(self, gate: Gate) -> None:
-        """Let a job through a gate that has room."""
-        gate.running += 1
-        if gate.bucket is not None:
-            gate.bucket.spend()
-        elif gate.running < gate.concurrency:
-            return
-        self._look_at(gate)
-
     def ended(self, record: JobRecord) -> None:
         """Give back what a job held that was given out."""
         self._all.running -= 1
         kind = self._kinds[record.kind]
-        self._leave(self.queue_of(record).gate)
+        gate = self.queues[record.queue].gate if record.queue else kind.lane.gate
+        gate.running -= 1
+        if gate.is_shut:
+            self._look_at(gate)
         if kind.is_limited:
             for gate in self._gates_of(kind, record):
                 self._leave(gate)
@@ -221,21 +238,45 @@ class Dispatcher:
     # --- gates ------------------------------------------------------------------------------------
 
     def _look_at(self, gate: Gate) -> None:
-        """Shut a gate that has no room, open one that has; when only time is missing, look again then."""
+        """Shut a gate that has no room, open one that has."""
         wait_us = gate.wait_us()
-        if wait_us and not gate.is_shut:
-            shut(gate)
-        elif not wait_us and gate.is_shut:
+        if wait_us:
+            self._shut(gate, wait_us)
+        elif gate.is_shut:
             for lane in reopen(gate):
                 assert isinstance(lane, Lane)
                 self._let_start(lane)
-        if 0 < wait_us < inf and not gate.has_alarm and any(line.size for line in gate.lines):
+
+    def _shut(self, gate: Gate, wait_us: float) -> None:
+        """Shut a gate that has no room, and look again when it has, if only time is missing."""
+        if not gate.is_shut:
+            shut(gate)
+        if wait_us < inf and not gate.has_alarm and any(line.size for line in gate.lines):
             gate.has_alarm = True
-            self._call_at(self._now_us() + int(wait_us), lambda: self._wake(gate))
+            self._call_after(int(wait_us), lambda: self._wake(gate))
+
+    def change(self, queue: Queue, override: QueueOverride) -> None:
+        """Put other limits of a queue in force, or stop its jobs from starting; those that run go on."""
+        gate, settings = queue.gate, override.over(queue.declared)
+        if settings.rate != queue.settings.rate:
+            # A queue that had no rate begins with an empty bucket: whoever slows it down means now.
+            empty = Level(*EMPTY, self._now_us())
+            level = empty if gate.bucket is None else gate.bucket.level()
+            gate.bucket = None if settings.rate is None else Bucket(settings.rate, self._now_us, level)
+        gate.concurrency = inf if settings.concurrency is None else settings.concurrency
+        queue.set(override)
+        # What is set is for the moment that the rate before would have come to.
+        gate.has_alarm = False
+        self._look_at(gate)
+        for lane in queue.lanes:
+            if lane.heap:
+                self._let_start(lane)
 
     def refilled(self, gate: Gate) -> None:
         """Note that the alarm of a gate went off."""
         gate.has_alarm = False
+        if gate.bucket is not None:
+            gate.bucket.note_waited()
         if gate.is_shut:
             self._look_at(gate)
 
@@ -243,29 +284,29 @@ class Dispatcher:
         """Return the gates of a job's kind and key that there are, as `_gates_to_pass` does."""
         gates = [] if kind.gate is None else [kind.gate]
         if kind.is_keyed and record.key:
-            gate = self._key_gates.get((record.kind, record.key))
+            gate = self.key_gates.get((record.kind, record.key))
             if gate is not None:
                 gates.append(gate)
         return gates
 
     def _gates_to_pass(self, kind: _Kind, record: JobRecord) -> list[Gate]:
         """Return the gates of a job's kind and key, outermost first; that of the key is made."""
-        if kind.is_keyed and record.key and (record.kind, record.key) not in self._key_gates:
+        if kind.is_keyed and record.key and (record.kind, record.key) not in self.key_gates:
             self._new_key_gate(kind, (record.kind, record.key))
         return self._gates_of(kind, record)
 
     def _new_key_gate(self, kind: _Kind, where: tuple[str, str]) -> None:
         self._forget_some()
         settings = kind.job.settings
-        bucket = self._bucket(settings.key_rate, None)
+        bucket = self._bucket(settings.key_rate, ("key", *where))
         name = f"the key '{where[1]}' of the job '{where[0]}'"
-        self._key_gates[where] = Gate(name, settings.key_concurrency, bucket, where)
+        self.key_gates[where] = Gate(name, settings.key_concurrency, bucket, where)
 
     def _let_rest(self, gate: Gate) -> None:
         """Forget the gate of a key where nothing runs or waits, now or once its bucket is full."""
         assert gate.where is not None
         if gate.bucket is None or gate.bucket.is_full:
-            self._key_gates.pop(gate.where, None)
+            self.key_gates.pop(gate.where, None)
         elif not gate.is_resting:
             gate.is_resting = True
             self._serial += 1
@@ -287,6 +328,19 @@ class Dispatcher:
     def queue_of(self, record: JobRecord) -> Queue:
         """Return the queue of a job that was added."""
         return self.queues[record.queue or self._kinds[record.kind].job.settings.queue]
+
+    def levels(self) -> Levels:
+        """Return how full the buckets of rates are, for the next run."""
+        gates: list[tuple[Where, Gate]] = [
+            *((("queue", name), queue.gate) for name, queue in self.queues.items()),
+            *((("job", name), kind.gate) for name, kind in self._kinds.items() if kind.gate is not None),
+            *((("key", *where), gate) for where, gate in self.key_gates.items()),
+        ]
+        buckets = ((where, gate.bucket) for where, gate in gates if gate.bucket is not None)
+        levels = ((where, bucket.level()) for where, bucket in buckets)
+        # One that is full would be so without being named, too: it took longer than filling takes.
+        known = [(where, level) for where, level in levels if level.part < level.whole]
+        return levels_of([*known, *self._levels.items()], self._other_level, self._now_us())
 
     def priority_of(self, record: JobRecord) -> int:
         """Return a job's own priority, or that of its kind."""
@@ -317,5 +371,5 @@ class Dispatcher:
             return [Obstacle("no_worker", f"nothing here runs jobs of the pool '{job.pool}'")]
         if any(tags <= crew.tags for crew in crews):
             return []
-        missing = ", ".join(min((sorted(tags - crew.tags) for crew in crews), key=len))
-        return [Obstacle("missing_tag", f"no worker of the pool '{job.pool}' has: {missing}")]
+        _, missing = min((len(tags - crew.tags), sorted(tags - crew.tags)) for crew in crews)
+        return [Obstacle("missing_tag", f"no worker of the pool '{job.pool}' has: {', '.join(missing)}")]

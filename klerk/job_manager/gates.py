@@ -77,9 +77,17 @@ class Bucket:
         self._fill()
         return max(0, -((self._held - self._start) // self._flow))
 
-    def spend(self) -> None:
-        """Take a token that is there."""
+    def spend(self) -> int:
+        """Take a token that is there; return the microseconds until there is one more."""
+        # Filled first: what flowed in meanwhile, and found it full, is not for later.
+        self._fill()
         self._held -= self._start
+        return max(0, -((self._held - self._start) // self._flow))
+
+    def note_waited(self) -> None:
+        """Note that the time which `wait_us` told has passed, even if the clock was set back meanwhile."""
+        if self._now_us() < self._filled_us:
+            self._held = max(self._held, self._start)
 
     def full_us(self) -> int:
         """Return the moment from which on it is full, in microseconds; the present when it is."""
@@ -138,7 +146,7 @@ class Gate:
         self.bucket = bucket
         self.where = where
         self.running = 0
-        self.is_shut = False
+        self.is_shut = bucket is not None and bucket.wait_us() > 0
         self.has_alarm = False
         self.is_resting = False
         self.lines: set[Any] = set()
@@ -148,6 +156,12 @@ class Gate:
         if self.running >= self.concurrency:
             return inf
         return 0 if self.bucket is None else self.bucket.wait_us()
+
+    def enter(self) -> float:
+        """Let a job in for which there is room; return what `wait_us` does then."""
+        self.running += 1
+        wait_us = 0 if self.bucket is None else self.bucket.spend()
+        return inf if self.running >= self.concurrency else wait_us
 
     def obstacle(self) -> Obstacle | None:
         """Return why no job passes now; None when one may."""

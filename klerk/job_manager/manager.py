@@ -25,6 +25,8 @@ from klerk.job_manager.gates import Gate
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.live_jobs import LiveJobs
 from klerk.job_manager.pruning import Pruning
+from klerk.job_manager.queue_book import QueueBook
+from klerk.job_manager.queue_control import QueueControl
 from klerk.job_manager.results import Results
 from klerk.job_manager.retention import Retention
 from klerk.job_manager.status import Explaining
@@ -40,7 +42,7 @@ from klerk.workers import Executor, LoopExecutor, ThreadExecutor
 LOG = logging.getLogger("klerk")
 
 
-class JobManager(ByHand):
+class JobManager(ByHand, QueueControl):
     """Dispatches jobs from memory as they become ready; nothing is polled.
 
     Parameters:
@@ -53,6 +55,8 @@ class JobManager(ByHand):
         recovered: what the store held.
         retention: how long jobs are kept that have ended.
         threads: for plain functions.
+        concurrency: jobs that run at once, of all sorts; None: as many as there are workers.
+        queue_book: what people set of queues, and how full the buckets of rates were when the last run ended.
 
     Attributes:
         store: every job, whether in memory or not.
@@ -70,12 +74,16 @@ class JobManager(ByHand):
         recovered: Recovered,
         retention: Retention,
         threads: int,
+        concurrency: int | None,
+        queue_book: QueueBook,
     ) -> None:
         self._spec = spec
         self._host = host
         self._submit = submit
         self._scheduler = scheduler
         self.store = store
+        self._desk = desk
+        self._queue_book = queue_book
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._running: dict[int, JobRun] = {}
@@ -84,8 +92,11 @@ class JobManager(ByHand):
             spec,
             self._live,
             now_us=scheduler.now_us,
-            call_at=scheduler.at,
+            call_after=scheduler.after,
             wake=self._refilled,
+            concurrency=concurrency,
+            levels=queue_book.levels.read(scheduler.now_us()),
+            overrides=queue_book.overrides,
         )
         self._arguments = StoredArguments(spec, recovered.job_versions)
         self._jobs = LiveJobs(
@@ -129,6 +140,7 @@ class JobManager(ByHand):
         """Begin to run jobs, first of all those that were executing when the process ended."""
         self._record_suspended()
         self._actions.end_stopped(self._live.values())
+        self._queue_book.levels.begin()
         self._pruning.start()
         for executor in self._executors.values():
             executor.start()
@@ -323,6 +335,9 @@ class JobManager(ByHand):
         for executor in self._executors.values():
             if not executor.stop(max(0.0, deadline - monotonic())):
                 LOG.warning("jobs were still running after %s s; they run again after the next start", wait_s)
+        with self._lock:
+            levels = self._dispatcher.levels()
+        self._queue_book.levels.keep(levels)
 
     def runs_here(self) -> bool:
         """Return whether the caller runs in a thread of the job manager's, which closing would wait for."""

@@ -6,13 +6,45 @@ start. One that had nothing to start for a while begins where the others are, so
 
 import heapq
 from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, UnsetType
 
 from klerk.job_manager.gates import Gate
 from klerk.job_manager.lines import Line
-from klerk.job_options import Pool, QueueSettings
+from klerk.job_options import Pool, QueueSettings, Rate
 from klerk.jobs import JobRecord
 
-__all__ = ["Course", "Crew", "Lane", "Queue"]
+__all__ = ["NOTHING", "Course", "Crew", "Lane", "Queue", "QueueOverride"]
+
+
+class QueueOverride(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is in force for a queue in place of what is declared; what is unset is as declared.
+
+    Parameters:
+        paused: none of its jobs start.
+        concurrency, rate, weight: as in `QueueOptions`.
+    """
+
+    paused: bool = False
+    concurrency: int | UnsetType | None = UNSET
+    rate: str | UnsetType | None = UNSET
+    weight: int | UnsetType = UNSET
+
+    def over(self, declared: QueueSettings) -> QueueSettings:
+        """Return the settings in force of a queue."""
+        changed: dict[str, Any] = {}
+        if self.concurrency is not UNSET:
+            changed["concurrency"] = self.concurrency
+        if self.rate is not UNSET:
+            changed["rate"] = None if self.rate is None else Rate.parse(self.rate)
+        if self.weight is not UNSET:
+            changed["weight"] = self.weight
+        return msgspec.structs.replace(declared, **changed)
+
+
+NOTHING: Final = QueueOverride()
 
 
 class Queue:
@@ -20,20 +52,41 @@ class Queue:
 
     Parameters:
         name: of the queue.
-        settings: in force.
+        declared: its settings as they are declared.
+        override: what is in force in place of them.
         gate: its limits, which may be none; it counts the jobs that run.
 
     Attributes:
+        settings: in force.
         is_paused: none of its jobs start.
+        stride: how much of its share a start takes.
+        changed_at: the sequence of the transaction that set something last, while the app is open.
         lanes: its ready jobs, for each sort of worker.
     """
 
-    def __init__(self, name: str, settings: QueueSettings, gate: Gate) -> None:
+    def __init__(self, name: str, declared: QueueSettings, override: QueueOverride, gate: Gate) -> None:
         self.name = name
-        self.settings = settings
+        self.declared = declared
         self.gate = gate
-        self.is_paused = False
+        self.changed_at = 0
         self.lanes: list[Lane] = []
+        self.set(override)
+
+    def set(self, override: QueueOverride) -> None:
+        """Put settings in force in place of those that are declared."""
+        self.settings = override.over(self.declared)
+        self.is_paused = override.paused
+        self.stride = 1 / self.settings.weight
+
+    @property
+    def available(self) -> int:
+        """Its ready jobs."""
+        return sum(lane.size for lane in self.lanes)
+
+    @property
+    def waiting(self) -> int:
+        """Those of its ready jobs that a limit keeps from starting."""
+        return sum(lane.waiting for lane in self.lanes)
 
 
 class Lane(Line):
@@ -80,10 +133,16 @@ class Course:
     def first(self, live: Mapping[int, JobRecord]) -> Lane | None:
         """Return the lane whose first job starts first, with that job on top; None when none may start."""
         best: Lane | None = None
-        if not self.queue.is_paused and not self.queue.gate.is_shut:
-            for lane in self.lanes:
-                if lane.first(live) is not None and (best is None or lane.heap[0] < best.heap[0]):
-                    best = lane
+        if self.queue.is_paused or self.queue.gate.is_shut:
+            return None
+        for lane in self.lanes:
+            if not lane.heap:
+                continue
+            item = lane.heap[0][2]
+            # Mostly there is a job without limits of its own on top, and it is still there.
+            is_there = type(item) is JobRecord and live.get(item.id) is item
+            if (is_there or lane.first(live) is not None) and (best is None or lane.heap[0] < best.heap[0]):
+                best = lane
         return best
 
 
@@ -136,9 +195,12 @@ class Crew:
             lane = course.first(live)
             if lane is not None:
                 self._passed = passed
-                course.passed = passed + 1 / course.queue.settings.weight
+                course.passed = passed + course.queue.stride
                 heapq.heapreplace(running, (course.passed, number, course))
                 return lane
+            if len(running) == 1:
+                # It shares with nobody, so it may as well stay.
+                return None
             heapq.heappop(running)
             course.is_running = False
         return None
