@@ -71,6 +71,11 @@ class Rate(msgspec.Struct, frozen=True):
             raise ValueError(f"the rate {text!r} is not of the form '20/min' (units: s, min, h, day)")
         return Rate(int(count), timedelta(seconds=seconds))
 
+    def __str__(self) -> str:
+        seconds = int(self.period.total_seconds())
+        unit = {1: "s", 60: "min", 3600: "h", 86_400: "day"}.get(seconds, f"{seconds} s")
+        return f"{self.count}/{unit}"
+
 
 class Unique(msgspec.Struct, frozen=True, kw_only=True):
     """Which jobs of a kind count as the same, so that no second one is created: the first one stands for it.

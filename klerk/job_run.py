@@ -82,6 +82,7 @@ class JobRun:
         seen_us: when its function gave the last sign: every call of a method here is one.
         is_over: its end is being recorded.
         end: the record that says so.
+        stop: what the job becomes, unless its function succeeds, because somebody asked for that meanwhile.
     """
 
     def __init__(self, host: JobHost, record: JobRecord, job: Job[Any], now_us: Callable[[], int]) -> None:
@@ -93,6 +94,7 @@ class JobRun:
         self._cancelled = False
         self.is_over = False
         self.end: JobRecord | None = None
+        self.stop: JobState | None = None
         self._readers: list[Reader] = []
         self._snapshots: list[Snapshot] = []
         self.id = record.id
@@ -162,6 +164,7 @@ class JobRun:
             run_at_us=run_at_us,
             ended_us=ended_us,
             checkpoint=b"" if state is JobState.COMPLETED else self.newest.checkpoint,
+            stop="",
         )
         return self.end
 
@@ -173,6 +176,7 @@ class JobRun:
             done=self._done,
             total=self._total,
             started_us=self.started_us,
+            stop=self.stop or "",
         )
 
     def saved(self, checkpoint: bytes) -> JobRecord:

@@ -1,9 +1,12 @@
 """Attempts at jobs: calls their functions and records what became of them."""
 
 import logging
+import threading
 from asyncio import CancelledError
 from collections.abc import Callable
 from typing import Any
+
+import msgspec
 
 from klerk import limits
 from klerk._waiting import Submission
@@ -34,6 +37,7 @@ class Attempts:
 
     Attributes:
         is_closing: attempts that fail from now on were interrupted, and leave their jobs as they are.
+        ending: held while an attempt is declared over, and by whoever asks it to stop before that.
     """
 
     def __init__(self, spec: Spec, submit: Submit, scheduler: Scheduler, over: Callable[[int], None]) -> None:
@@ -44,6 +48,7 @@ class Attempts:
         self._completions = Completions(submit)
         self._starts = Starts(spec, submit, scheduler)
         self.is_closing = False
+        self.ending = threading.Lock()
 
     def run_plain(self, run: JobRun) -> None:
         """Run a job in the thread that calls this; never raises."""
@@ -154,9 +159,12 @@ class Attempts:
 
     def record(self, run: JobRun, verdict: Verdict, result: bytes = b"") -> Submission[Any] | None:
         """Record the end of an attempt; return the submission of a transaction of its own, if it has one."""
+        with self.ending:
+            run.is_over = True
+        if run.stop is not None and verdict.state is not JobState.COMPLETED:
+            verdict = msgspec.structs.replace(verdict, state=run.stop, delay=None)
         now_us = self._scheduler.now_us()
         run_at_us = 0 if verdict.delay is None else now_us + verdict.delay // verdict.delay.resolution
-        run.is_over = True
         try:
             record = run.ended(
                 state=verdict.state,

@@ -12,9 +12,13 @@ import msgspec
 from klerk import limits
 from klerk.app import Spec
 from klerk.commands import System
-from klerk.errors import ArgumentError, NotFound
+from klerk.errors import ArgumentError
+from klerk.job_manager.acting import ActionDesk, Actions
 from klerk.job_manager.arguments import StoredArguments
 from klerk.job_manager.attempts import Attempts
+from klerk.job_manager.books import Books
+from klerk.job_manager.by_hand import ByHand
+from klerk.job_manager.claims import Claims
 from klerk.job_manager.crashes import Crashes
 from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
@@ -22,8 +26,11 @@ from klerk.job_manager.gates import Gate
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.live_jobs import LiveJobs
 from klerk.job_manager.pruning import Pruning
+from klerk.job_manager.queue_book import QueueBook
+from klerk.job_manager.queue_control import QueueControl
 from klerk.job_manager.results import Results
 from klerk.job_manager.retention import Retention
+from klerk.job_manager.status import Explaining
 from klerk.job_manager.tally import ENDS, queue_of
 from klerk.job_manager.work import CreateJobs, RecordJobs, Submit
 from klerk.job_options import Pool
@@ -37,7 +44,7 @@ from klerk.workers import Executor, LoopExecutor, ThreadExecutor
 LOG = logging.getLogger("klerk")
 
 
-class JobManager:
+class JobManager(ByHand, QueueControl):
     """Dispatches jobs from memory as they become ready; nothing is polled.
 
     Parameters:
@@ -45,11 +52,14 @@ class JobManager:
         host: what running jobs may use.
         submit: records what became of them.
         scheduler: wakes jobs that wait for a time.
+        desk: lets actions on jobs take effect.
         store: reads the jobs that are not in memory.
         recovered: what the store held.
         retention: how long jobs are kept that have ended.
         threads: for plain functions.
         marks: where running jobs are marked, so that they are known should the process die; None: nowhere.
+        concurrency: jobs that run at once, of all sorts; None: as many as there are workers.
+        queue_book: what people set of queues, and how full the buckets of rates were when the last run ended.
 
     Attributes:
         store: every job, whether in memory or not.
@@ -62,17 +72,22 @@ class JobManager:
         submit: Submit,
         scheduler: Scheduler,
         *,
+        desk: ActionDesk,
         store: JobStore,
         recovered: Recovered,
         retention: Retention,
         threads: int,
         marks: MarkFile | None,
+        concurrency: int | None,
+        queue_book: QueueBook,
     ) -> None:
         self._spec = spec
         self._host = host
         self._submit = submit
         self._scheduler = scheduler
         self.store = store
+        self._desk = desk
+        self._queue_book = queue_book
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._running: dict[int, JobRun] = {}
@@ -81,8 +96,11 @@ class JobManager:
             spec,
             self._live,
             now_us=scheduler.now_us,
-            call_at=scheduler.at,
+            call_after=scheduler.after,
             wake=self._refilled,
+            concurrency=concurrency,
+            levels=queue_book.levels.read(scheduler.now_us()),
+            overrides=queue_book.overrides,
         )
         self._crashes = Crashes(spec, marks, recovered.jobs)
         self._arguments = StoredArguments(spec, recovered.job_versions)
@@ -93,13 +111,26 @@ class JobManager:
             recovered,
             scheduler,
             restored=self._restored,
-            ready=self._dispatcher.add,
+            ready=self._ready,
             wake=self._became_ready,
         )
         self._pruning = Pruning(retention, spec.jobs.values(), store, scheduler, self._jobs, self._lock)
         self._results = Results(spec.jobs, scheduler.now_us)
         self._attempts = Attempts(spec, submit, scheduler, self._crashes.end)
         self._cron = CronJobs(spec.jobs, recovered.cron_marks, scheduler, submit)
+        self._claims = Claims(self._lock, self._live, self._running, self._dispatcher, self._wake)
+        self._books = Books(spec, self._arguments, self._live, self._running, store, scheduler.now_us)
+        self._explaining = Explaining(
+            self._lock,
+            self._running,
+            self._claims.held,
+            self._dispatcher,
+            self._books.peek,
+            scheduler.now_us,
+        )
+        self._actions = Actions(
+            spec, self._books, self._claims, self._attempts.ending, desk, scheduler.now_us
+        )
         self._executors: dict[Pool, Executor] = {}
         pools = {job.pool for job in spec.jobs.values()} if threads else set()
         if "thread" in pools:
@@ -121,6 +152,8 @@ class JobManager:
         if changed:
             self._submit(RecordJobs(changed), System("recovery")).result()
         self._crashes.forget()
+        self._actions.end_stopped(self._live.values())
+        self._queue_book.levels.begin()
         self._pruning.start()
         for executor in self._executors.values():
             executor.start()
@@ -156,27 +189,33 @@ class JobManager:
 
     def note(self, records: list[JobRecord]) -> None:
         """Take over jobs that were created or changed by a published group, which were foreseen."""
-        jobs = self._jobs
+        jobs, claimed = self._jobs, self._claims.held
         with self._lock:
             for record in records:
                 known = jobs.withdraw(record)
                 run = self._running.get(record.id)
                 if run is not None and run.end is not record:
-                    # It saved something on its way, and runs on.
-                    jobs.keep_running(
-                        record if known is None else msgspec.structs.replace(record, state=known.state)
-                    )
+                    # It saved something on its way, or was asked to stop, and its end is still to come.
+                    jobs.keep_running(record if known is None else in_state(record, known.state))
                     continue
                 if run is not None:
                     del self._running[record.id]
                     self._crashes.end(record.id)
                     self._dispatcher.ended(run.record)
-                elif known is not None:
+                elif known is not None and known.state is JobState.AVAILABLE and record.id not in claimed:
                     self._dispatcher.left(known)
+                if record.id in claimed:
+                    self._claims.settle(record)
                 jobs.keep(record)
             jobs.noted()
             self._idle.notify_all()
+            self._claims.tell()
         self._wake()
+
+    def _ready(self, record: JobRecord) -> None:
+        """Let a job be given to a worker, unless somebody acts on it."""
+        if record.id not in self._claims.held:
+            self._dispatcher.add(record)
 
     def _became_ready(self) -> None:
         self._record_suspended()
@@ -255,21 +294,6 @@ class JobManager:
         with self._lock:
             return {state: self._jobs.tally.totals[state] for state in ENDS}
 
-    def get(self, job_id: int) -> JobRecord:
-        """Return a job, whether it is still to run or has ended.
-
-        Raises:
-            NotFound: there is none with this id, or it ended and is not kept any more.
-        """
-        with self._lock:
-            record = self._live.get(job_id)
-            if record is not None:
-                return self._shown(record)
-        record = self.store.get(job_id)
-        if record is None:
-            raise NotFound(f"there is no job {job_id}", hint="It never was, or is not kept any more.")
-        return record
-
     def live(self) -> tuple[JobRecord, ...]:
         """Return all jobs that have not ended, in the order of their creation.
 
@@ -338,6 +362,9 @@ class JobManager:
             if not executor.stop(max(0.0, deadline - monotonic())):
                 LOG.warning("jobs were still running after %s s; they run again after the next start", wait_s)
         self._crashes.close()
+        with self._lock:
+            levels = self._dispatcher.levels()
+        self._queue_book.levels.keep(levels)
 
     def runs_here(self) -> bool:
         """Return whether the caller runs in a thread of the job manager's, which closing would wait for."""
