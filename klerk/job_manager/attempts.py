@@ -133,7 +133,7 @@ class Attempts:
                 run_at_us=run_at_us,
                 ended_us=now_us if verdict.state in FINAL_STATES else 0,
             )
-            record = with_result(self._jobs[record.kind], record, result)
+            record = run.end = with_result(self._jobs[record.kind], record, result)
             if verdict is COMPLETED and not record.log:
                 self._completions.add(record)
                 return None
