@@ -142,21 +142,23 @@ class App(Design):
         finally:
             if line is not None:
                 line.finish()
-        if unsafe:
-            LOG.warning(
-                "'%s' is open for unsafe changes, which ask neither state machines nor rules", self.name
-            )
-        _OPEN.add(opened)
-        try:
-            opened.start()
-        except BaseException:
-            opened.close()
-            raise
-        return opened
+        return _started(opened, self.name, unsafe=unsafe)
 
 
 # Threads inside RocksDB at the end of the interpreter abort it, so what was left open is closed before.
 _OPEN: "weakref.WeakSet[Klerk]" = weakref.WeakSet()
+
+
+def _started(opened: Klerk, name: str, *, unsafe: bool) -> Klerk:
+    if unsafe:
+        LOG.warning("'%s' is open for unsafe changes, which ask neither state machines nor rules", name)
+    _OPEN.add(opened)
+    try:
+        opened.start()
+    except BaseException:
+        opened.close()
+        raise
+    return opened
 
 
 def _close_all() -> None:

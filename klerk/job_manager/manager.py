@@ -121,12 +121,7 @@ class JobManager(ByHand, QueueControl):
         self._claims = Claims(self._lock, self._live, self._running, self._dispatcher, self._wake)
         self._books = Books(spec, self._arguments, self._live, self._running, store, scheduler.now_us)
         self._explaining = Explaining(
-            self._lock,
-            self._running,
-            self._claims.held,
-            self._dispatcher,
-            self._books.peek,
-            scheduler.now_us,
+            self._lock, self._running, self._claims, self._dispatcher, self._books, scheduler.now_us
         )
         self._actions = Actions(
             spec, self._books, self._claims, self._attempts.ending, desk, scheduler.now_us
