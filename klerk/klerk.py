@@ -20,12 +20,16 @@ from klerk.audit.trail import Audit
 from klerk.authorization import ERASURE
 from klerk.changes.feeds import Hub
 from klerk.changes.subscriptions import Subscribable
-from klerk.commands import Actor, Command, Context, Result, System
+from klerk.commands import Actor, Context, Result, System
 from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
+from klerk.job_manager.access import JobAccess
+from klerk.job_manager.acting import OPERATOR, ActionDesk
 from klerk.job_manager.hosting import HostingJobs
+from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.manager import JobManager
-from klerk.jobs import JobRecord
+from klerk.job_manager.queue_book import QueueBook
+from klerk.job_manager.retention import Retention
 from klerk.keyed.blob_store import BlobStore
 from klerk.keyed.blobs import Blobs
 from klerk.keyed.expiring import Shelf
@@ -70,7 +74,9 @@ class Klerk(Submitting, Subscribable, HostingJobs):
         *,
         clock: Callable[[], datetime],
         job_threads: int,
+        job_concurrency: int | None,
         queue_length_max: int,
+        job_retention: Retention,
         token_ttl: timedelta,
         unsafe: bool,
     ) -> None:
@@ -96,7 +102,12 @@ class Klerk(Submitting, Subscribable, HostingJobs):
         store = BlobStore(self._side_writer, now_us, call_at)
         self.blobs = Blobs(store, self._program.blob_access, self._require_beside)
         self._engine = Engine(
-            storage, recovered, self._lock, queue_length_max=queue_length_max, published=self._published
+            storage,
+            recovered,
+            self._lock,
+            queue_length_max=queue_length_max,
+            foreseen=self._foreseen,
+            published=self._published,
         )
         self._push = self._engine.queue.push
         self._audit = self._sight.commit_log = Audit(spec, self._program, recovered.history, storage)
@@ -109,11 +120,14 @@ class Klerk(Submitting, Subscribable, HostingJobs):
             self,
             self._submit_as,
             self._scheduler,
-            records=recovered.jobs,
-            ended_jobs=recovered.ended_jobs,
-            cron_marks=recovered.cron_marks,
-            job_versions=recovered.job_versions,
+            desk=self._job_desk(),
+            store=JobStore(storage, self._engine.checkpointer, recovered.up_to_date),
+            recovered=recovered,
+            retention=job_retention,
             threads=job_threads,
+            marks=storage.marks,
+            concurrency=job_concurrency,
+            queue_book=QueueBook(storage, recovered.history, self._program.processor.sequence),
         )
         self.timers = Timers(
             self._scheduler,
@@ -206,14 +220,6 @@ class Klerk(Submitting, Subscribable, HostingJobs):
 
     # --- jobs and timers --------------------------------------------------------------------------
 
-    def handle_for_job(self, record: JobRecord, command: Command[M]) -> Result[M]:
-        """Handle a command on behalf of a running job."""
-        return self.handle(command, self._acting_as(record))
-
-    async def handle_for_coroutine(self, record: JobRecord, command: Command[M]) -> Result[M]:
-        """Handle a command on behalf of a running job that is a coroutine."""
-        return await self.aio.handle(command, self._acting_as(record))
-
     def _system_context(self, actor: Actor) -> Context:
         return self._spec.system_context(actor, self._clock())
 
@@ -228,6 +234,17 @@ class Klerk(Submitting, Subscribable, HostingJobs):
         submission: Submission[Any] = Submission(work, context)
         self._push(submission, False)
         return submission
+
+    def _job_desk(self) -> ActionDesk:
+        access = JobAccess(self._spec, self._program.resolve, self._sight.plain, self._lock)
+        return ActionDesk(access, self._act_on_jobs, self._audit.catalog.version)
+
+    def _act_on_jobs(self, work: InternalWork, context: Context | None) -> Any:
+        submission: Submission[Any] = Submission(
+            work, self._system_context(OPERATOR) if context is None else context
+        )
+        self._push(submission, True)
+        return submission.result()
 
     def _refuse_waiting(self, blocking: bool) -> None:
         """Refuse to wait for a command where its outcome would never come.
@@ -245,6 +262,10 @@ class Klerk(Submitting, Subscribable, HostingJobs):
                 "timers were waited for by a function that Klerk calls while it commits or fires timers",
                 hint="Wait in a thread of your own.",
             )
+
+    def _foreseen(self, group: Group) -> None:
+        if group.notices:
+            self.jobs.foresee([record for record, _ in group.notices])
 
     def _published(self, group: Group) -> None:
         """Tell everyone who waits for what a group did."""

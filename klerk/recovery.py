@@ -3,7 +3,7 @@
 import gc
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,9 +18,7 @@ from klerk.checkpointer import apply
 from klerk.codec import (
     APPLIED_KEY,
     CATALOG_KEY,
-    ENDED_JOB,
     GENESIS,
-    LIVE_JOB,
     VERIFIED_KEY,
     Types,
     check_payloads,
@@ -32,6 +30,8 @@ from klerk.codec import (
 )
 from klerk.cron_marks import open_marks
 from klerk.errors import Corrupted
+from klerk.job_manager.job_loading import load_jobs
+from klerk.job_manager.job_rows import JobRows, Moment
 from klerk.jobs import JobRecord
 from klerk.migration.migrating import Migrating, Progress
 from klerk.migration.schema import plan_of
@@ -48,7 +48,11 @@ class Recovered:
         program: with all models in its table.
         digest: of the newest log record's head.
         ended_jobs: completed, discarded and cancelled, since the store was made.
-        jobs: those that are still to run.
+        jobs: those that are ready, and the soonest of those that wait for a time.
+        later_jobs: where those begin that are left in the store, in the order of their times; None: there are
+            none.
+        rows: where jobs are stored, and how many there are.
+        up_to_date: gives a stored job as the design has it.
         history: up to date.
         job_versions: the parameters of each kind and version that jobs may be stored with.
         cron_marks: of each cron job, the newest time that was dealt with, in microseconds since 1970 UTC.
@@ -56,11 +60,14 @@ class Recovered:
 
     program: Program
     history: History
+    rows: JobRows
+    up_to_date: Callable[[JobRecord], JobRecord | None]
     digest: bytes = GENESIS
     ended_jobs: tuple[int, int, int] = (0, 0, 0)
     jobs: list[JobRecord] = field(default_factory=list)
     job_versions: dict[str, dict[int, Types]] = field(default_factory=dict)
     cron_marks: dict[str, int] = field(default_factory=dict)
+    later_jobs: Moment | None = None
 
 
 def recover(storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, progress: Progress) -> Recovered:
@@ -91,17 +98,25 @@ def prepare(
         As `recover`.
     """
     plan = plan_of(read_catalog(storage.get(Family.META, CATALOG_KEY)), spec)
-    recovered = Recovered(program=Program(spec, plan.catalog, clock, lock), history=History(storage))
-    recovered.job_versions = plan.catalog.job_versions
+    program, rows = Program(spec, plan.catalog, clock, lock), JobRows(storage)
+    migrating = Migrating(storage, program, plan, rows)
+    recovered = Recovered(
+        program=program,
+        history=History(storage),
+        rows=rows,
+        up_to_date=migrating.job_up_to_date,
+        job_versions=plan.catalog.job_versions,
+    )
     _read_head(storage, recovered)
     verify_log(storage, _marked(storage, VERIFIED_KEY), progress)
-    _apply_tail(storage, progress)
+    rows.take_over()
+    _apply_tail(storage, rows, progress)
     recovered.history.catch_up(progress)
     finish_erasures(storage, recovered.history, recovered.program.processor.sequence)
-    migrating = Migrating(storage, recovered.program, plan)
     with _without_collection():
         _load_models(storage, recovered.program, migrating if plan.is_migrating else None, progress)
-    _load_jobs(storage, recovered, migrating, progress)
+    newest_job = program.processor.next_job_id - 1
+    recovered.jobs, recovered.later_jobs = load_jobs(storage, rows, migrating, newest_job, progress)
     migrating.check()
     retiming = Retiming(storage, recovered.program, since=plan.known.rewritten)
     with _without_collection():
@@ -120,7 +135,7 @@ def _marked(storage: Storage, mark: bytes) -> int:
     return 0 if value is None else number_of(value)
 
 
-def _apply_tail(storage: Storage, progress: Progress) -> None:
+def _apply_tail(storage: Storage, rows: JobRows, progress: Progress) -> None:
     """Bring models, jobs and tokens up to the end of the log, which they may be behind after a crash."""
     applied = _marked(storage, APPLIED_KEY)
     images: dict[int, bytes | None] = {}
@@ -140,10 +155,10 @@ def _apply_tail(storage: Storage, progress: Progress) -> None:
         newest = head.first
         progress("applying the end of the log", head.last - applied, 0)
         if len(images) + len(jobs) + len(tokens) >= limits.CHECKPOINT_RECORDS_MAX:
-            apply(storage, images, jobs, tokens, newest)
+            apply(storage, rows, images, jobs, tokens, newest)
             images, jobs, tokens, newest = {}, {}, {}, 0
     if newest:
-        apply(storage, images, jobs, tokens, newest)
+        apply(storage, rows, images, jobs, tokens, newest)
 
 
 def _read_head(storage: Storage, recovered: Recovered) -> None:
@@ -258,15 +273,6 @@ def _load_models(storage: Storage, program: Program, migrating: Migrating | None
         progress(what, count, total)
 
     load_models(program.table, storage.scan(Family.MODELS), program.plan_of_code, tell, refused)
-
-
-def _load_jobs(storage: Storage, recovered: Recovered, migrating: Migrating, progress: Progress) -> None:
-    for count, (key, stored) in enumerate(storage.scan(Family.JOBS, LIVE_JOB, ENDED_JOB)):
-        record = migrating.up_to_date(read_job(number_of(key[1:]), stored))
-        if record is not None:
-            recovered.jobs.append(record)
-        if count % 4096 == 0:
-            progress("loading jobs", count, 0)
 
 
 def quiet(_what: str, _done: int, _total: int) -> None:

@@ -174,7 +174,7 @@ INSIDE = {
         "save_for_job",
         "save_for_coroutine",
     },
-    "jobs": {"start", "note", "close", "begin_closing", "runs_here"},
+    "jobs": {"start", "foresee", "note", "store", "close", "begin_closing", "runs_here"},
     "timers": {"start", "note", "close", "runs_here", "refuse_waiting"},
     "unsafe": {"work"},
     "kv": {"shelf", "access", "admit", "putting", "removing", "value", "found"},

@@ -2,37 +2,49 @@
 
 import logging
 import threading
-from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from time import monotonic
+from typing import Any
 
 import msgspec
 
 from klerk import limits
 from klerk.app import Spec
-from klerk.codec import Types
 from klerk.commands import System
-from klerk.errors import ArgumentError, NotFound
+from klerk.errors import ArgumentError
+from klerk.job_manager.acting import ActionDesk, Actions
 from klerk.job_manager.arguments import StoredArguments
-from klerk.job_manager.attempts import Attempts, Submit
+from klerk.job_manager.attempts import Attempts
+from klerk.job_manager.books import Books
+from klerk.job_manager.by_hand import ByHand
+from klerk.job_manager.claims import Claims
+from klerk.job_manager.crashes import Crashes
 from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
-from klerk.job_manager.due_jobs import DueJobs
 from klerk.job_manager.gates import Gate
-from klerk.job_manager.work import CreateJobs, RecordJobs
+from klerk.job_manager.job_store import JobStore
+from klerk.job_manager.live_jobs import LiveJobs
+from klerk.job_manager.pruning import Pruning
+from klerk.job_manager.queue_book import QueueBook
+from klerk.job_manager.queue_control import QueueControl
+from klerk.job_manager.results import Results
+from klerk.job_manager.retention import Retention
+from klerk.job_manager.status import Explaining
+from klerk.job_manager.tally import ENDS, queue_of
+from klerk.job_manager.work import CreateJobs, RecordJobs, Submit
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
-from klerk.jobs import FINAL_STATES, JobRecord, JobRequest, JobState
+from klerk.jobs import Job, JobRecord, JobRequest, JobState
+from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
+from klerk.storage.marks import MarkFile
 from klerk.workers import Executor, LoopExecutor, ThreadExecutor
 
 LOG = logging.getLogger("klerk")
 
-WAITING = (JobState.SCHEDULED, JobState.RETRYABLE)
 
-
-class JobManager:
+class JobManager(ByHand, QueueControl):
     """Dispatches jobs from memory as they become ready; nothing is polled.
 
     Parameters:
@@ -40,11 +52,17 @@ class JobManager:
         host: what running jobs may use.
         submit: records what became of them.
         scheduler: wakes jobs that wait for a time.
-        records: the jobs that the store held.
-        ended_jobs: completed, discarded and cancelled before, as the commit log's head has them.
-        cron_marks: of each cron job, the newest time that was dealt with.
-        job_versions: the parameters of each kind and version that jobs may be stored with.
+        desk: lets actions on jobs take effect.
+        store: reads the jobs that are not in memory.
+        recovered: what the store held.
+        retention: how long jobs are kept that have ended.
         threads: for plain functions.
+        marks: where running jobs are marked, so that they are known should the process die; None: nowhere.
+        concurrency: jobs that run at once, of all sorts; None: as many as there are workers.
+        queue_book: what people set of queues, and how full the buckets of rates were when the last run ended.
+
+    Attributes:
+        store: every job, whether in memory or not.
     """
 
     def __init__(
@@ -54,35 +72,65 @@ class JobManager:
         submit: Submit,
         scheduler: Scheduler,
         *,
-        records: list[JobRecord],
-        ended_jobs: tuple[int, int, int],
-        cron_marks: Mapping[str, int],
-        job_versions: Mapping[str, Mapping[int, Types]],
+        desk: ActionDesk,
+        store: JobStore,
+        recovered: Recovered,
+        retention: Retention,
         threads: int,
+        marks: MarkFile | None,
+        concurrency: int | None,
+        queue_book: QueueBook,
     ) -> None:
         self._spec = spec
         self._host = host
         self._submit = submit
         self._scheduler = scheduler
+        self.store = store
+        self._desk = desk
+        self._queue_book = queue_book
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
-        self._live: dict[int, JobRecord] = {}
         self._running: dict[int, JobRun] = {}
-        completed, discarded, cancelled = ended_jobs
-        self._tally = Counter(
-            {JobState.COMPLETED: completed, JobState.DISCARDED: discarded, JobState.CANCELLED: cancelled}
-        )
+        self._live: dict[int, JobRecord] = {}
         self._dispatcher = Dispatcher(
             spec,
             self._live,
             now_us=scheduler.now_us,
-            call_at=scheduler.at,
+            call_after=scheduler.after,
             wake=self._refilled,
+            concurrency=concurrency,
+            levels=queue_book.levels.read(scheduler.now_us()),
+            overrides=queue_book.overrides,
         )
-        self._due_jobs = DueJobs(scheduler, self._due)
-        self._attempts = Attempts(spec, submit, scheduler)
-        self._cron = CronJobs(spec.jobs, cron_marks, scheduler, submit)
-        self._arguments = StoredArguments(spec, job_versions)
+        self._crashes = Crashes(spec, marks, recovered.jobs)
+        self._arguments = StoredArguments(spec, recovered.job_versions)
+        self._jobs = LiveJobs(
+            self._live,
+            self._lock,
+            store,
+            recovered,
+            scheduler,
+            restored=self._restored,
+            ready=self._ready,
+            wake=self._became_ready,
+        )
+        self._pruning = Pruning(retention, spec.jobs.values(), store, scheduler, self._jobs, self._lock)
+        self._results = Results(spec.jobs, scheduler.now_us)
+        self._attempts = Attempts(spec, submit, scheduler, self._crashes.end)
+        self._cron = CronJobs(spec.jobs, recovered.cron_marks, scheduler, submit)
+        self._claims = Claims(self._lock, self._live, self._running, self._dispatcher, self._wake)
+        self._books = Books(spec, self._arguments, self._live, self._running, store, scheduler.now_us)
+        self._explaining = Explaining(
+            self._lock,
+            self._running,
+            self._claims.held,
+            self._dispatcher,
+            self._books.peek,
+            scheduler.now_us,
+        )
+        self._actions = Actions(
+            spec, self._books, self._claims, self._attempts.ending, desk, scheduler.now_us
+        )
         self._executors: dict[Pool, Executor] = {}
         pools = {job.pool for job in spec.jobs.values()} if threads else set()
         if "thread" in pools:
@@ -91,11 +139,22 @@ class JobManager:
             self._executors["loop"] = LoopExecutor(
                 limits.JOB_COROUTINES_MAX, self._take_coroutine, self._attempts.run_coroutine
             )
-        self.note([self._arguments.restored(record) for record in records])
+        self._jobs.take_over()
 
     def start(self) -> None:
-        """Begin to run jobs, first of all those that were executing when the process ended."""
+        """Begin to run jobs, first of all those that were executing when the process ended.
+
+        Raises:
+            StoreFailed: what became of those cannot be recorded.
+        """
         self._record_suspended()
+        changed = self._crashes.recorded(self._live, self._scheduler.now_us())
+        if changed:
+            self._submit(RecordJobs(changed), System("recovery")).result()
+        self._crashes.forget()
+        self._actions.end_stopped(self._live.values())
+        self._queue_book.levels.begin()
+        self._pruning.start()
         for executor in self._executors.values():
             executor.start()
             executor.wake()
@@ -113,50 +172,55 @@ class JobManager:
 
     # --- what is to be run ------------------------------------------------------------------------
 
+    def foresee(self, records: list[JobRecord]) -> None:
+        """Look up jobs beside memory that a group changes, before anything takes over what it changed."""
+        self._jobs.foresee(records)
+
+    def _restored(self, record: JobRecord) -> JobRecord:
+        """Return a job that was read from the store as it is kept in memory."""
+        if record.state is JobState.EXECUTING:
+            # It runs at most once and was started: it ends before anything starts.
+            return record
+        restored = self._arguments.restored(record)
+        if restored.state is JobState.SUSPENDED or not self._crashes.died_with(record):
+            return restored
+        # What the process died with waits until that is recorded.
+        return in_state(restored, JobState.EXECUTING)
+
     def note(self, records: list[JobRecord]) -> None:
-        """Take over jobs that were created or changed by a published group."""
+        """Take over jobs that were created or changed by a published group, which were foreseen."""
+        jobs, claimed = self._jobs, self._claims.held
         with self._lock:
             for record in records:
-                known = self._live.pop(record.id, None)
-                if known is not None:
-                    self._tally[known.state] -= 1
-                    run = self._running.get(record.id)
-                    if run is not None and run.end is record:
-                        del self._running[record.id]
-                        self._dispatcher.ended(run.record)
-                    elif run is not None:
-                        # It saved something on its way, and runs on.
-                        self._live[record.id] = record
-                        self._tally[record.state] += 1
-                        continue
-                    else:
-                        self._dispatcher.left(known)
-                if record.state not in FINAL_STATES:
-                    self._keep(record)
-                else:
-                    self._tally[record.state] += 1
+                known = jobs.withdraw(record)
+                run = self._running.get(record.id)
+                if run is not None and run.end is not record:
+                    # It saved something on its way, or was asked to stop, and its end is still to come.
+                    jobs.keep_running(record if known is None else in_state(record, known.state))
+                    continue
+                if run is not None:
+                    del self._running[record.id]
+                    self._crashes.end(record.id)
+                    self._dispatcher.ended(run.record)
+                elif known is not None and known.state is JobState.AVAILABLE and record.id not in claimed:
+                    self._dispatcher.left(known)
+                if record.id in claimed:
+                    self._claims.settle(record)
+                jobs.keep(record)
+            jobs.noted()
             self._idle.notify_all()
+            self._claims.tell()
         self._wake()
 
-    def _keep(self, record: JobRecord) -> None:
-        """Remember a job that has not ended, and put it where it waits: ready, or for its time."""
-        if record.state in WAITING and record.run_at_us <= self._scheduler.now_us():
-            record = msgspec.structs.replace(record, state=JobState.AVAILABLE)
-        self._live[record.id] = record
-        self._tally[record.state] += 1
-        if record.state is JobState.AVAILABLE:
+    def _ready(self, record: JobRecord) -> None:
+        """Let a job be given to a worker, unless somebody acts on it."""
+        if record.id not in self._claims.held:
             self._dispatcher.add(record)
-        elif record.state in WAITING:
-            self._due_jobs.add(record.run_at_us, record.id)
 
-    def _due(self) -> None:
-        """Let the jobs run whose time has come."""
+    def _became_ready(self) -> None:
+        self._record_suspended()
         with self._lock:
-            for job_id in self._due_jobs.take(self._scheduler.now_us()):
-                record = self._live.get(job_id)
-                if record is not None and record.state in WAITING:
-                    self._tally[record.state] -= 1
-                    self._keep(record)
+            self._idle.notify_all()
         self._wake()
 
     def _refilled(self, gate: Gate) -> None:
@@ -180,6 +244,7 @@ class JobManager:
             record = None if self._attempts.is_closing else self._dispatcher.take(pool, frozenset())
             if record is None:
                 return None
+            self._crashes.begin(record)
             run = self._running[record.id] = JobRun(
                 self._host, record, self._spec.jobs[record.kind], self._scheduler.now_us
             )
@@ -200,37 +265,69 @@ class JobManager:
         created: tuple[JobRecord, ...] = self._submit(CreateJobs(timed), System("schedule")).result()
         return created
 
-    def counts(self) -> Mapping[JobState, int]:
-        """Return how many jobs there are in each state, ended ones since the store was made."""
+    def counts(
+        self, *, kind: str | Job[...] | None = None, queue: str | None = None
+    ) -> Mapping[JobState, int]:
+        """Return how many jobs there are in each state: of the ended ones those that are kept.
+
+        Counts are kept up to date, and looking at them takes the same time however many jobs there are.
+
+        Parameters:
+            kind: of this kind only; None: all.
+            queue: in this queue only; None: all.
+        """
+        of_kind, declared = (kind.name if isinstance(kind, Job) else kind), self._spec.jobs
         with self._lock:
-            counts = {state: self._tally[state] for state in JobState}
-            counts[JobState.EXECUTING] = len(self._running)
-            counts[JobState.AVAILABLE] -= len(self._running)
+            counts = self._jobs.tally.by_state(of_kind, queue, declared)
+            for job_id, run in self._running.items():
+                record = run.record
+                if of_kind not in (None, record.kind):
+                    continue
+                if queue not in (None, queue_of(record.kind, record.queue, declared)):
+                    continue
+                counts[self._live[job_id].state] -= 1
+                counts[JobState.EXECUTING] += 1
             return counts
 
-    def get(self, job_id: int) -> JobRecord:
-        """Return a job that has not ended.
-
-        Raises:
-            NotFound: there is none with this id, or it ended.
-        """
+    def totals(self) -> Mapping[JobState, int]:
+        """Return how often jobs ended in each way since the store was made, whether or not they are kept."""
         with self._lock:
-            record = self._live.get(job_id)
-            if record is None:
-                raise NotFound(f"there is no job {job_id} that is still to run")
-            return self._shown(record)
+            return {state: self._jobs.tally.totals[state] for state in ENDS}
 
     def live(self) -> tuple[JobRecord, ...]:
-        """Return all jobs that have not ended, in the order of their creation."""
+        """Return all jobs that have not ended, in the order of their creation.
+
+        Those that wait for a far time are read from the store: to look at some, ask for them.
+        """
+        jobs = sorted(self._jobs.all().items())
         with self._lock:
-            return tuple(self._shown(record) for _, record in sorted(self._live.items()))
+            return tuple(self._shown(record) for _, record in jobs)
 
     def _shown(self, record: JobRecord) -> JobRecord:
         """Return a job as users see it: one that runs with what it has told so far."""
         run = self._running.get(record.id)
         if run is None:
             return record
-        return msgspec.structs.replace(run.shown_in(record), state=JobState.EXECUTING)
+        return in_state(run.shown_in(record), JobState.EXECUTING)
+
+    def result(self, job_id: int) -> Any:
+        """Return what a job's function returned, as the type that it says it returns.
+
+        Results are kept when the job is declared with ``keep_result``, for so long after it has ended, and no
+        longer than the job itself.
+
+        Raises:
+            NotFound: there is no such job, or it is not kept any more.
+            NoResult: it has not ended, or ended badly, or its result was not kept, or has expired.
+        """
+        return self._results.of(self.get(job_id))
+
+    def prune(self) -> int:
+        """Remove all ended jobs that are not kept any longer; return how many. It happens by itself, too.
+
+        They are removed from the jobs alone: the commit log keeps what it says of them.
+        """
+        return self._pruning.prune()
 
     def cancel_running(self, job_id: int) -> bool:
         """Ask a running job to stop; return whether it runs."""
@@ -253,7 +350,9 @@ class JobManager:
             return self._nothing_to_do()
 
     def _nothing_to_do(self) -> bool:
-        return self._tally[JobState.AVAILABLE] == 0
+        if self._jobs.tally.has(JobState.AVAILABLE):
+            return False
+        return not self._jobs.is_behind()
 
     def close(self, wait_s: float) -> None:
         """Start no more jobs and wait for those that run; the others run after the next start."""
@@ -262,6 +361,10 @@ class JobManager:
         for executor in self._executors.values():
             if not executor.stop(max(0.0, deadline - monotonic())):
                 LOG.warning("jobs were still running after %s s; they run again after the next start", wait_s)
+        self._crashes.close()
+        with self._lock:
+            levels = self._dispatcher.levels()
+        self._queue_book.levels.keep(levels)
 
     def runs_here(self) -> bool:
         """Return whether the caller runs in a thread of the job manager's, which closing would wait for."""
@@ -272,3 +375,8 @@ class JobManager:
         with self._lock:
             self._attempts.is_closing = True
             self._idle.notify_all()
+
+
+def in_state(record: JobRecord, state: JobState) -> JobRecord:
+    """Return a record in another state."""
+    return msgspec.structs.replace(record, state=state)
