@@ -82,6 +82,10 @@ JOB_CRASHES_MAX: Final = 3
 JOB_BACKOFF_BASE_S: Final = 1.0
 JOB_BACKOFF_MAX_S: Final = 3600.0
 
+# Jobs at once that were running when the process died before. It may die again, and then all that run are
+# blamed: with one at a time, those that only happened to be there are not blamed together with the guilty.
+JOB_SUSPECTS_MAX: Final = 1
+
 # Jobs of a queue, a kind or a key at once: far more than there are workers. Priorities and weights are only
 # compared, so their range has to be just wide enough to tell apart what people name.
 JOB_CONCURRENCY_MAX: Final = 100_000
