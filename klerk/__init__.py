@@ -26,6 +26,7 @@ from klerk.errors import (
     LimitExceeded,
     MigrationFailed,
     NewerStore,
+    NoResult,
     NotAStore,
     NotFound,
     NotPure,
@@ -42,6 +43,7 @@ from klerk.errors import (
     WrongStore,
 )
 from klerk.job_manager.queue_control import QueueStatus
+from klerk.job_manager.retention import Retention
 from klerk.job_manager.searching import JobFilter, JobPage, JobQuery
 from klerk.job_manager.status import JobReason, JobStatus
 from klerk.job_options import Backoff, JobOptions, QueueOptions, Unique
@@ -144,6 +146,7 @@ __all__ = [
     "MigrationFailed",
     "Model",
     "NewerStore",
+    "NoResult",
     "NotAStore",
     "NotFound",
     "NotPure",
@@ -161,6 +164,7 @@ __all__ = [
     "RefusedTimer",
     "Rejected",
     "Result",
+    "Retention",
     "Retry",
     "SchemaChanged",
     "Snapshot",

@@ -223,8 +223,20 @@ class AioJobs(AioByHand, AioQueueControl):
     def __init__(self, jobs: JobManager) -> None:
         self._jobs: JobManager = jobs
         self.counts = jobs.counts
-        self.live = jobs.live
+        self.totals = jobs.totals
         self.cancel_running = jobs.cancel_running
+
+    async def result(self, job_id: int) -> Any:
+        """See `JobManager.result`."""
+        return await asyncio.to_thread(self._jobs.result, job_id)
+
+    async def prune(self) -> int:
+        """See `JobManager.prune`."""
+        return await asyncio.to_thread(self._jobs.prune)
+
+    async def live(self) -> tuple[JobRecord, ...]:
+        """See `JobManager.live`."""
+        return await asyncio.to_thread(self._jobs.live)
 
     async def schedule(self, *requests: JobRequest, at: datetime | None = None) -> tuple[JobRecord, ...]:
         """See `JobManager.schedule`."""

@@ -8,6 +8,8 @@ in the store, always after what it stands for.
 
 import logging
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from klerk import limits
@@ -15,6 +17,7 @@ from klerk._core import Group
 from klerk._image import key_of, model_puts
 from klerk.audit.history import History
 from klerk.codec import APPLIED_KEY, token_puts
+from klerk.cron_marks import mark_puts
 from klerk.errors import StorageError
 from klerk.job_manager.job_rows import JobRows
 from klerk.jobs import JobRecord
@@ -47,7 +50,8 @@ def apply(
         storage.write(batch, [])
     rows.write(jobs.values())
     write_tokens(storage, tokens)
-    storage.write([(Family.META, APPLIED_KEY, key_of(newest))], [])
+    marks = mark_puts(storage, [record for record, _ in jobs.values()])
+    storage.write([*marks, (Family.META, APPLIED_KEY, key_of(newest))], [])
 
 
 def write_tokens(storage: Storage, tokens: dict[int, bytes | None]) -> None:
@@ -66,6 +70,9 @@ class Checkpointer:
         storage: where to.
         history: collects by itself what it needs of the groups, and is written at the same times.
         rows: stores the jobs.
+
+    Attributes:
+        tidy: called in this thread after it has written, and when it was nudged.
     """
 
     def __init__(self, storage: Storage, history: History, rows: JobRows) -> None:
@@ -82,6 +89,8 @@ class Checkpointer:
         self._tokens: dict[int, bytes | None] = {}
         self._newest = 0
         self._closed = False
+        self._nudged = False
+        self.tidy: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._run, name="klerk-checkpointer", daemon=True)
         self._thread.start()
 
@@ -102,18 +111,20 @@ class Checkpointer:
     def _run(self) -> None:
         while not self._closed:
             with self._changed:
-                self._changed.wait_for(lambda: self._newest or self._closed)
+                self._changed.wait_for(lambda: self._newest or self._nudged or self._closed)
                 # What comes within the next second is written together with it.
                 self._changed.wait_for(self._is_urgent, limits.CHECKPOINT_INTERVAL_S)
+                self._nudged = False
             try:
                 self.write()
+                self.tidy()
             except StorageError as error:
                 LOG.error("models and jobs are no longer written behind the log: %s", error)
                 return
 
     def _is_urgent(self) -> bool:
         collected = max(len(self._images) + len(self._jobs) + len(self._tokens), self._transactions)
-        return self._closed or collected >= limits.CHECKPOINT_RECORDS_MAX
+        return self._closed or self._nudged or collected >= limits.CHECKPOINT_RECORDS_MAX
 
     def write(self) -> None:
         """Write what was collected until now, and return when that is done."""
@@ -131,6 +142,24 @@ class Checkpointer:
                     self._jobs_in_writing = {}
                     self._job_moves += 1
                 self._history.write()
+
+    def nudge(self) -> None:
+        """Write, and tidy up, without waiting for more."""
+        with self._changed:
+            self._nudged = True
+            self._changed.notify()
+
+    @contextmanager
+    def rows_at_rest(self) -> Iterator[JobRows]:
+        """Let the caller change the rows of jobs, which nobody else does meanwhile."""
+        with self._writing:
+            with self._changed:
+                self._job_moves += 1
+            try:
+                yield self._rows
+            finally:
+                with self._changed:
+                    self._job_moves += 1
 
     def unwritten_job(self, job_id: int) -> tuple[JobRecord | None, int]:
         """Return a job that is not written yet, or is being written; and a number that changes whenever the

@@ -234,11 +234,12 @@ class EarlierClass(msgspec.Struct, frozen=True):
 
 
 class EarlierJob(msgspec.Struct, frozen=True):
-    """With which parameters the jobs of a kind were stored up to a schema version."""
+    """With which parameters the jobs of a kind were stored up to a schema version: those of which version."""
 
     kind: str
     until: int
     parameters: Types
+    version: int = 1
 
 
 class EarlierEvent(msgspec.Struct, frozen=True):
@@ -273,6 +274,8 @@ class Catalog(msgspec.Struct, frozen=True):
         fingerprint: of the design that opened the store last.
         event_parameters: the names of each event's parameters, by code; empty where they are not known.
         earlier_events: what they were before, oldest first. Some at the end may have been added since.
+        job_versions: the parameters of each job kind in each version of them that was declared so far, the
+            one in use last.
     """
 
     format: int
@@ -288,6 +291,7 @@ class Catalog(msgspec.Struct, frozen=True):
     fingerprint: str = ""
     event_parameters: tuple[tuple[str, ...], ...] = ()
     earlier_events: tuple[EarlierEvent, ...] = ()
+    job_versions: dict[str, dict[int, Types]] = {}
 
 
 def read_catalog(value: bytes | None) -> Catalog:

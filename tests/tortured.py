@@ -22,6 +22,7 @@ import klerk
 from klerk import App, Args, Context, JobRun, Migration, Model, Ref, Token, User
 from klerk.audit.commit_log import transactions
 from klerk.inspection import verified_store
+from klerk.job_manager.job_rows import PLACE
 from klerk.storage import Family
 
 THREADS = 4

@@ -30,6 +30,7 @@ from klerk.job_manager.decisions import (
     requested,
     require_works,
 )
+from klerk.job_manager.queue_book import QueueBook
 from klerk.job_manager.searching import Search
 from klerk.jobs import FINAL_STATES, JobRecord, JobState
 
@@ -39,7 +40,7 @@ class JobBooks(Protocol):
 
     def get(self, job_id: int) -> JobRecord: ...
     def peek(self, job_id: int) -> JobRecord | None: ...
-    def restored(self, record: JobRecord) -> JobRecord: ...
+    def typed(self, record: JobRecord) -> JobRecord: ...
     def pages(self, search: Search) -> Iterator[list[JobRecord]]: ...
 
 
@@ -62,6 +63,7 @@ class ActOnJobs(InternalWork):
             go on until they end, and keep what is asked of them.
         decide: says how.
         changed: gives what of a job was changed, for the log.
+        once: the kinds that run at most once.
     """
 
     def __init__(
@@ -70,11 +72,13 @@ class ActOnJobs(InternalWork):
         claims: list[Claim],
         decide: Decide,
         changed: Callable[[JobRecord], dict[str, Any]] | None,
+        once: frozenset[str],
     ) -> None:
         self.action = action
         self.claims = claims
         self.decide = decide
         self.changed = changed
+        self.once = once
 
     def perform(self, processor: Any) -> None:
         for claim in self.claims:
@@ -87,14 +91,16 @@ class ActOnJobs(InternalWork):
         processor.log_unchecked(JOB_ACTION, 0, (self.action, ids, changed))
 
     def _after(self, processor: Any, claim: Claim) -> JobRecord | None:
-        """Return a job as it is to be; None when what became of it is recorded already."""
+        """Return a job as it is to be; None when what became of it is recorded by itself."""
         run = claim.run
         if run is None:
             assert claim.record is not None
             return self.decide(processor, claim.record)
-        if run.is_recorded or run.stop is None:
+        if run.is_over or run.stop is None:
             return None
-        return msgspec.structs.replace(run.record, stop=run.stop)
+        # That it starts may be recorded at this moment; it must never seem as if it had not.
+        state = JobState.EXECUTING if run.record.kind in self.once else run.newest.state
+        return msgspec.structs.replace(run.newest, state=state, stop=run.stop)
 
     def __repr__(self) -> str:
         return f"{self.action} of {len(self.claims)} jobs"
@@ -122,11 +128,13 @@ class ActionDesk(msgspec.Struct, frozen=True):
         access: says who may do what.
         transact: handles a transaction and waits for it; on behalf of the application itself without context.
         schema: the version of the schema that jobs are stored with.
+        queue_book: what people set of queues.
     """
 
     access: JobAccess
     transact: Callable[[InternalWork, Context | None], Any]
     schema: int
+    queue_book: QueueBook
 
 
 class Actions:
@@ -151,6 +159,7 @@ class Actions:
         now_us: Callable[[], int],
     ) -> None:
         self._spec = spec
+        self._once = frozenset(name for name, job in spec.jobs.items() if job.settings.at_most_once)
         self._books = books
         self._claims = claims
         self._ending = ending
@@ -174,10 +183,12 @@ class Actions:
         change = checked_change(change)
         self._require(action, job_id, context)
         decide = self._decide(action, context, change)
-        over = [job_id]
+        plan = _Plan(partial(_insist, action), decide, change)
+        done, over = self._perform(action, [job_id], context, plan)
         while over:
-            _, over = self._perform(action, over, context, _Plan(partial(_insist, action), decide, change))
-        return self._books.get(job_id)
+            done, over = self._perform(action, over, context, plan)
+        after = done[0].after if done else None
+        return self._books.get(job_id) if after is None or after.stop else after
 
     def act_on_all(self, action: JobAction, search: Search, context: Context | None) -> int:
         """Do something to all jobs that are found, in transactions of a bounded size, and return to how many.
@@ -200,8 +211,8 @@ class Actions:
             # A job that fails at once might come up for ever.
             over = sorted(record.id for record in records if seen.add(record.id))
             while over:
-                count, over = self._perform(action, over, context, plan)
-                total += count
+                done, over = self._perform(action, over, context, plan)
+                total += len(done)
         return total
 
     def end_stopped(self, records: Iterable[JobRecord]) -> None:
@@ -227,11 +238,11 @@ class Actions:
 
     def _perform(
         self, action: JobAction, job_ids: list[int], context: Context | None, plan: "_Plan"
-    ) -> tuple[int, list[int]]:
+    ) -> tuple[list[Claim], list[int]]:
         """Do something to those of some jobs that are wanted, in one transaction.
 
         Returns:
-            To how many, and the ids of those whose attempts ended meanwhile: they are to be looked at again.
+            The claims of those, and the ids of those to be looked at again, whose attempts ended meanwhile.
         """
         with self._claims.of(job_ids) as claims:
             wanted = [claim for claim in claims if self._is_wanted(claim, plan.wants)]
@@ -240,7 +251,7 @@ class Actions:
             if chosen:
                 try:
                     changed = None if plan.change is NO_CHANGE else partial(self._changed, plan.change)
-                    self._transact(ActOnJobs(action, chosen, plan.decide, changed), context)
+                    self._transact(ActOnJobs(action, chosen, plan.decide, changed, self._once), context)
                 except BaseException:
                     for claim in chosen:
                         claim.take_back()
@@ -248,7 +259,8 @@ class Actions:
                 for claim in chosen:
                     if claim.run is not None:
                         claim.run.cancel()
-            return len(chosen), over
+                self._claims.await_ends(chosen)
+            return chosen, over
 
     def _is_wanted(self, claim: Claim, wants: Wants) -> bool:
         if claim.record is None:
@@ -290,7 +302,10 @@ class Actions:
         )
 
     def _can_run(self, action: JobAction, record: JobRecord) -> bool:
-        return action in STOPS_AS or self._books.restored(record).state is not JobState.SUSPENDED
+        try:
+            return action in STOPS_AS or bool(self._able(record))
+        except WrongState:
+            return False
 
     def _able(self, record: JobRecord) -> JobRecord:
         """Return a job with arguments of the declared types.
@@ -300,13 +315,14 @@ class Actions:
         """
         if record.state not in FINAL_STATES and record.state is not JobState.SUSPENDED:
             return record
-        restored = self._books.restored(record)
-        if restored.state is JobState.SUSPENDED:
+        try:
+            typed = self._books.typed(record)
+        except ValueError as error:
             raise WrongState(
-                f"job {record.id} ({record.kind}) cannot run: {restored.error}",
+                f"job {record.id} ({record.kind}) cannot run: {error}",
                 hint="Give it arguments that fit, if its kind is still declared; or discard it.",
-            )
-        return msgspec.structs.replace(restored, schema=self._schema)
+            ) from error
+        return msgspec.structs.replace(typed, schema=self._schema)
 
     def _with_arguments(self, processor: Any, record: JobRecord, change: Change) -> JobRecord:
         """Return a job with the arguments that it is to have, checked as in a request."""
@@ -317,7 +333,7 @@ class Actions:
             raise WrongState(
                 f"there is no job '{record.kind}' in this app, so job {record.id} cannot be edited"
             )
-        request = processor.checked_request(requested(job, self._books.restored(record), change.arguments))
+        request = processor.checked_request(requested(job, record, change.arguments))
         return msgspec.structs.replace(
             record,
             arguments=request.values,

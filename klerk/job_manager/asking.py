@@ -1,12 +1,13 @@
 """What people ask about jobs: the part of `Klerk.jobs` that shows them, for threads and for asyncio."""
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Unpack
 
 from klerk.app import Spec
 from klerk.job_manager.books import Books
-from klerk.job_manager.searching import JobFilter, JobPage, JobQuery, job_search
+from klerk.job_manager.searching import JobFilter, JobPage, JobQuery, Search, job_search
 from klerk.job_manager.status import Explaining, JobStatus
 from klerk.jobs import JobRecord
 from klerk.values import Ref
@@ -53,15 +54,18 @@ class Asking:
         Raises:
             ArgumentError: something in the filter cannot be meant, or the cursor is none of this search.
         """
-        return self._books.page(job_search(self._spec, which))
+        return self._books.page(self._search(which))
 
     def find(self, **which: Unpack[JobFilter]) -> JobRecord | None:
         """Return the first job that `query` finds, however far it has to look; None when there is none."""
-        search = job_search(self._spec, {**which, "limit": 1})
+        search = self._search({**which, "limit": 1})
         for records in self._books.pages(search):
             if records:
                 return records[0]
         return None
+
+    def _search(self, which: Mapping[str, Any]) -> Search:
+        return job_search(self._spec.jobs, self._spec.job_parameters, which)
 
     def models(self, job: JobRecord | int) -> tuple[Ref[Any], ...]:
         """Return the references among a job's arguments, inside of tuples and structs, too.

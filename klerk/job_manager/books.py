@@ -8,14 +8,16 @@ import msgspec
 from klerk import limits
 from klerk.app import Spec
 from klerk.errors import NotFound
-from klerk.job_manager.job_rows import DUE, ENDED, READY, Moment
+from klerk.job_manager.arguments import StoredArguments
+from klerk.job_manager.job_rows import DUE, READY, Moment
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.searching import UNENDED, JobPage, JobPlace, Search, references
 from klerk.job_run import JobRun
 from klerk.jobs import FINAL_STATES, JobRecord, JobState
 from klerk.values import Ref
 
-_PLACES = (READY, DUE, ENDED)
+_ENDED = b""
+_PLACES = (READY, DUE, _ENDED)
 _AT_HAND = (JobState.AVAILABLE, JobState.EXECUTING)
 
 
@@ -24,6 +26,7 @@ class Books:
 
     Parameters:
         spec: the declared jobs.
+        arguments: knows which ones they take.
         live: the records of all jobs in memory that have not ended.
         running: their attempts.
         store: reads the others.
@@ -33,12 +36,14 @@ class Books:
     def __init__(
         self,
         spec: Spec,
+        arguments: StoredArguments,
         live: Mapping[int, JobRecord],
         running: Mapping[int, JobRun],
         store: JobStore,
         now_us: Callable[[], int],
     ) -> None:
         self._types = spec.job_parameters
+        self._arguments = arguments
         self._live = live
         self._running = running
         self._store = store
@@ -62,7 +67,7 @@ class Books:
         record = self._at_hand(job_id)
         if record is None:
             record = self._store.get(job_id)
-            return None if record is None else self._typed(record)
+            return None if record is None else self._shown(record)
         return record
 
     def _at_hand(self, job_id: int) -> JobRecord | None:
@@ -71,37 +76,22 @@ class Books:
         run = self._running.get(job_id)
         if record is None or run is None:
             return record
-        return msgspec.structs.replace(
-            record,
-            state=JobState.EXECUTING,
-            done=int(run.done),
-            total=int(run.total),
-            log=run.log_lines,
-            stop=run.stop or "",
-        )
+        return msgspec.structs.replace(run.shown_in(record), state=JobState.EXECUTING)
 
-    def _typed(self, record: JobRecord) -> JobRecord:
+    def _shown(self, record: JobRecord) -> JobRecord:
         """Return a stored job with arguments of the declared types, or as it is when they do not fit."""
-        restored = self.restored(record)
-        return record if restored.state is JobState.SUSPENDED else restored
-
-    def restored(self, record: JobRecord) -> JobRecord:
-        """Return a job with arguments of the declared types; suspended and why, when they do not fit."""
-        types = self._types.get(record.kind)
         try:
-            if types is None:
-                raise ValueError(f"there is no job '{record.kind}' in this app")
-            if len(types) != len(record.arguments):
-                raise ValueError(
-                    f"it was stored with {len(record.arguments)} arguments and takes {len(types)}"
-                )
-            arguments = tuple(
-                msgspec.convert(value, field.plain)
-                for value, field in zip(record.arguments, types.values(), strict=True)
-            )
-        except ValueError as error:
-            return msgspec.structs.replace(record, state=JobState.SUSPENDED, error=str(error))
-        return msgspec.structs.replace(record, arguments=arguments)
+            return self.typed(record)
+        except ValueError:
+            return record
+
+    def typed(self, record: JobRecord) -> JobRecord:
+        """Return a job with arguments of the declared types.
+
+        Raises:
+            ValueError: they do not fit, or there is no job of its kind.
+        """
+        return self._arguments.typed(record)
 
     def models(self, record: JobRecord) -> tuple[Ref[Any], ...]:
         """Return the references among a job's arguments."""
@@ -149,10 +139,11 @@ class Books:
 
     def _all(self, search: Search, after: JobPlace | None) -> Iterator[tuple[JobPlace, JobRecord | None]]:
         now_us = self._now_us()
+        ends = None if search.states is None else FINAL_STATES & search.states
         for part, prefix in enumerate(_PLACES):
             if after is not None and part < after.part:
                 continue
-            if not search.may_be(FINAL_STATES if prefix == ENDED else UNENDED):
+            if not search.may_be(FINAL_STATES if prefix == _ENDED else UNENDED):
                 continue
             start = (after.time_us, after.id) if after is not None and after.part == part else None
             until_us = None
@@ -161,7 +152,7 @@ class Books:
                 until_us = now_us
                 if search.newest_first and start is None:
                     start = (now_us + 1, 0)
-            for moment, stored in self._store.rows(prefix, start, reverse=search.newest_first):
+            for moment, stored in self._store.rows(ends, prefix, start, reverse=search.newest_first):
                 if until_us is not None and moment[0] > until_us:
                     break
                 yield JobPlace(part, *moment), self._now(prefix, moment, stored)
@@ -170,11 +161,11 @@ class Books:
         """Return a job that stood in a place as it is now; None when it is on its way to a later one."""
         record = self._at_hand(stored.id)
         if record is not None:
-            return None if prefix == ENDED else record
+            return None if prefix == _ENDED else record
         if prefix == READY:
             record = self._store.get(stored.id)
-            return None if record is None or record.ended_us else self._typed(record)
-        return self._typed(stored)
+            return None if record is None or record.ended_us else self._shown(record)
+        return self._shown(stored)
 
 
 def _page(found: list[tuple[JobPlace, JobRecord]], after: str | None) -> JobPage:

@@ -11,7 +11,7 @@ from klerk.commands import Context
 from klerk.job_manager.acting import Actions
 from klerk.job_manager.asking import AioAsking, Asking
 from klerk.job_manager.decisions import NO_CHANGE, RETRIED_ALL, WORKS_IN, Change
-from klerk.job_manager.searching import JobFilter, job_search
+from klerk.job_manager.searching import JobFilter
 from klerk.jobs import JobRecord, JobRequest
 from klerk.limits import JOB_ACTION_JOBS_MAX
 
@@ -136,7 +136,7 @@ class ByHand(Asking):
         wanted: dict[str, Any] = {**which, "limit": JOB_ACTION_JOBS_MAX}
         if wanted.get("state") is None:
             wanted["state"] = RETRIED_ALL if action == "retry" else WORKS_IN[action]
-        return self._actions.act_on_all(action, job_search(self._spec, wanted), context)
+        return self._actions.act_on_all(action, self._search(wanted), context)
 
 
 class AioByHand(AioAsking):

@@ -112,6 +112,19 @@ class Claims:
         finally:
             self._release(claims)
 
+    def await_ends(self, claims: list[Claim]) -> None:
+        """Wait until the ends of attempts are published that were over when the action came to them.
+
+        The action is not in the records of their jobs: it takes effect with those ends.
+        """
+        deadline = monotonic() + limits.JOB_ACTION_WAIT_S
+        with self._changed:
+            for claim in claims:
+                if claim.run is None or claim.after is not None:
+                    continue
+                while self._running.get(claim.id) is claim.run and self._wait(deadline - monotonic()):
+                    pass
+
     def _take(self, job_id: int) -> Claim:
         deadline = monotonic() + limits.JOB_ACTION_WAIT_S
         with self._changed:

@@ -180,9 +180,10 @@ def edited(record: JobRecord, change: Change, now_us: int) -> JobRecord:
     """Return a job with other options. One that was suspended and has new arguments is so no longer."""
     run_at_us = record.run_at_us if change.run_at is None else microseconds(change.run_at)
     state = record.state
-    if state is not JobState.SUSPENDED or change.arguments is not None:
-        waits = JobState.RETRYABLE if state is JobState.RETRYABLE else JobState.SCHEDULED
-        state = waits if run_at_us > now_us else JobState.AVAILABLE
+    is_mended = state is JobState.SUSPENDED and change.arguments is not None
+    if is_mended or (state is JobState.AVAILABLE and run_at_us > now_us):
+        # The job manager lets it run at once if there is nothing to wait for.
+        state = JobState.SCHEDULED
     return msgspec.structs.replace(
         record,
         state=state,

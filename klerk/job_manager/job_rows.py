@@ -22,19 +22,24 @@ from klerk.storage.contract import Delete, Family, Put, Storage
 
 READY: Final = b"a"
 DUE: Final = b"d"
-ENDED: Final = b"e"
+ENDED: Final = {JobState.COMPLETED: b"e", JobState.CANCELLED: b"f", JobState.DISCARDED: b"g"}
 PLACE: Final = b"i"
+RESULT: Final = b"r"
 FORMER: Final = b"z"
-"""What the keys in the family of jobs begin with: a ready job and its id; a time, and the id of the job that
-waits for it; the time of an end, and the id of the job that ended; the id of a job in one of these two
-places. Ended jobs once stood under the last one."""
+"""What the keys in the family of jobs begin with. Ready jobs: their id. Jobs that wait for a time, and ended
+ones by their state: the time, and the id. The place of a job that is none of the ready ones: its id. Results:
+until when they are kept, and the id. Ended jobs once stood under the last one, by their id."""
 
-COUNTS_KEY: Final = b"job counts"
+COUNT: Final = b"jobs "
+"""What the keys of counts begin with, in the family of meta data; the sort of jobs follows."""
 
 WAITING: Final = frozenset({JobState.SCHEDULED, JobState.RETRYABLE})
 
 Sort = tuple[str, str, str]
 """State, kind, and queue when other than declared: what jobs are counted by."""
+
+Row = tuple[bytes, int, int]
+"""What a row stands under: prefix, time and id."""
 
 Moment = tuple[int, int]
 """Microseconds since 1970 UTC, and the id of a job: where it stands in an order of time."""
@@ -48,6 +53,7 @@ class Place(msgspec.Struct, frozen=True, array_like=True, gc=False):
     state: str
     kind: str
     queue: str
+    result_until_us: int = 0
 
     @property
     def sort(self) -> Sort:
@@ -56,7 +62,7 @@ class Place(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 _decode_place = msgspec.msgpack.Decoder(Place).decode
-_decode_counts = msgspec.msgpack.Decoder(tuple[tuple[str, str, str, int], ...]).decode
+_decode_sort = msgspec.msgpack.Decoder(Sort).decode
 
 
 def due_of(record: JobRecord) -> Moment | None:
@@ -69,12 +75,13 @@ def due_of(record: JobRecord) -> Moment | None:
 def place_of(record: JobRecord) -> Place | None:
     """Return where the row of a job belongs; None: among the ready ones."""
     if record.ended_us:
-        prefix, time_us = ENDED, record.ended_us
+        prefix, time_us = ENDED[record.state], record.ended_us
     elif due_of(record) is not None:
         prefix, time_us = DUE, record.run_at_us
     else:
         return None
-    return Place(prefix, time_us, record.state, record.kind, record.queue)
+    until_us = record.result_until_us if record.result else 0
+    return Place(prefix, time_us, record.state, record.kind, record.queue, until_us)
 
 
 def sort_of(record: JobRecord) -> Sort:
@@ -116,24 +123,32 @@ def scan_rows(
     """Iterate over the jobs of a place, in its order.
 
     Parameters:
-        prefix: `READY`, `DUE` or `ENDED`.
+        prefix: `READY`, `DUE`, or one of `ENDED`.
         start: the first one, included; None: from the beginning. Only for places that are ordered by time.
         stop: the end, excluded; None: to the end.
         reverse: from the end down to the start.
     """
-    first = prefix if start is None else prefix + key_of(start[0]) + key_of(start[1])
-    end = bytes((prefix[0] + 1,)) if stop is None else prefix + key_of(stop[0]) + key_of(stop[1])
+    first = prefix if start is None else _key(prefix, start)
+    end = bytes((prefix[0] + 1,)) if stop is None else _key(prefix, stop)
     for key, stored in storage.scan(Family.JOBS, first, end, reverse=reverse):
         yield read_job(number_of(key[-8:]), stored)
 
 
+def scan_moments(storage: Storage, prefix: bytes, start: Moment = (0, 0)) -> Iterator[Moment]:
+    """Iterate over the times and ids in a place that is ordered by time, from a start on."""
+    for key, _ in storage.scan(Family.JOBS, _key(prefix, start), bytes((prefix[0] + 1,))):
+        yield number_of(key[1:9]), number_of(key[9:])
+
+
+def _key(prefix: bytes, moment: Moment) -> bytes:
+    return prefix + key_of(moment[0]) + key_of(moment[1])
+
+
 def stored_counts(storage: Storage) -> Counter[Sort]:
     """Return how many jobs of each sort stand in the places that are ordered by time."""
-    stored = storage.get(Family.META, COUNTS_KEY)
-    if stored is None:
-        return Counter()
+    rows = storage.scan(Family.META, COUNT, COUNT + b"\xff")
     try:
-        return Counter({(state, kind, queue): n for state, kind, queue, n in _decode_counts(stored)})
+        return Counter({_decode_sort(key[len(COUNT) :]): number_of(count) for key, count in rows})
     except msgspec.DecodeError as error:
         raise Corrupted(f"the counts of jobs cannot be read: {error}") from error
 
@@ -157,6 +172,7 @@ class JobRows:
         self._ready = IdSet()
         self._puts: list[Put] = []
         self._deletes: list[Delete] = []
+        self._recounted: set[Sort] = set()
 
     def settle(self, newest: int, ready: Iterable[int]) -> None:
         """Take for granted which jobs are stored.
@@ -194,6 +210,19 @@ class JobRows:
             self._write_if_full()
         self._write()
 
+    def prune(self, rows: Iterable[Row]) -> Counter[Sort]:
+        """Delete jobs that are still where they were found; return how many of each sort."""
+        pruned: Counter[Sort] = Counter()
+        for prefix, time_us, job_id in rows:
+            name = key_of(job_id)
+            place = _place(self._storage, name)
+            if place is not None and (place.prefix, place.time_us) == (prefix, time_us):
+                pruned[place.sort] += 1
+                self._take_away(job_id, name)
+                self._write_if_full()
+        self._write()
+        return pruned
+
     def _put(self, record: JobRecord, encoded: bytes) -> None:
         job_id, family = record.id, int(Family.JOBS)
         name = key_of(job_id)
@@ -204,9 +233,11 @@ class JobRows:
             self._ready.add(job_id)
             self._puts.append((family, READY + name, encoded))
             return
-        self.counts[place.sort] += 1
+        self._count(place.sort, 1)
         self._puts.append((family, PLACE + name, encode(place)))
         self._puts.append((family, _row_key(place, name), encoded))
+        if place.result_until_us:
+            self._puts.append((family, RESULT + key_of(place.result_until_us) + name, b""))
 
     def _take_away(self, job_id: int, name: bytes) -> None:
         """Delete what is stored of a job."""
@@ -218,9 +249,15 @@ class JobRows:
             return
         place = _place(self._storage, name)
         if place is not None:
-            self.counts[place.sort] -= 1
+            self._count(place.sort, -1)
             self._deletes.append((family, PLACE + name))
             self._deletes.append((family, _row_key(place, name)))
+            if place.result_until_us:
+                self._deletes.append((family, RESULT + key_of(place.result_until_us) + name))
+
+    def _count(self, sort: Sort, change: int) -> None:
+        self.counts[sort] += change
+        self._recounted.add(sort)
 
     def _write_if_full(self) -> None:
         if len(self._puts) + len(self._deletes) >= limits.CHECKPOINT_BATCH_RECORDS:
@@ -229,7 +266,12 @@ class JobRows:
     def _write(self) -> None:
         if not self._puts and not self._deletes:
             return
-        counts = [(*sort, count) for sort, count in self.counts.items() if count]
-        self._puts.append((int(Family.META), COUNTS_KEY, encode(counts)))
+        for sort in self._recounted:
+            key = COUNT + encode(sort)
+            if self.counts[sort]:
+                self._puts.append((int(Family.META), key, key_of(self.counts[sort])))
+            else:
+                del self.counts[sort]
+                self._deletes.append((int(Family.META), key))
         self._storage.write(self._puts, self._deletes)
-        self._puts, self._deletes = [], []
+        self._puts, self._deletes, self._recounted = [], [], set()

@@ -2,40 +2,42 @@
 
 import logging
 import threading
-from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from time import monotonic
+from typing import Any
 
 import msgspec
 
-from klerk import limits
 from klerk.app import Spec
 from klerk.commands import System
 from klerk.errors import ArgumentError
 from klerk.job_manager.acting import ActionDesk, Actions
+from klerk.job_manager.arguments import StoredArguments
 from klerk.job_manager.attempts import Attempts, Submit
 from klerk.job_manager.books import Books
 from klerk.job_manager.by_hand import ByHand
 from klerk.job_manager.claims import Claims
+from klerk.job_manager.crew import Workers, executors_of
 from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
-from klerk.job_manager.due_jobs import DueJobs
 from klerk.job_manager.gates import Gate
 from klerk.job_manager.job_store import JobStore
-from klerk.job_manager.queue_book import QueueBook
+from klerk.job_manager.live_jobs import LiveJobs
+from klerk.job_manager.pruning import Pruning
 from klerk.job_manager.queue_control import QueueControl
+from klerk.job_manager.results import Results
+from klerk.job_manager.retention import Retention
 from klerk.job_manager.status import Explaining
-from klerk.job_manager.work import CreateJobs
+from klerk.job_manager.tally import ENDS, queue_of
+from klerk.job_manager.work import CreateJobs, RecordJobs
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
-from klerk.jobs import FINAL_STATES, JobRecord, JobRequest, JobState
+from klerk.jobs import Job, JobRecord, JobRequest, JobState
+from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
-from klerk.workers import Executor, LoopExecutor, ThreadExecutor
 
 LOG = logging.getLogger("klerk")
-
-WAITING = (JobState.SCHEDULED, JobState.RETRYABLE)
 
 
 class JobManager(ByHand, QueueControl):
@@ -48,11 +50,12 @@ class JobManager(ByHand, QueueControl):
         scheduler: wakes jobs that wait for a time.
         desk: lets actions on jobs take effect.
         store: reads the jobs that are not in memory.
-        records: the jobs that the store held.
-        ended_jobs: completed, discarded and cancelled before, as the commit log's head has them.
-        threads: for plain functions.
-        concurrency: jobs that run at once, of all sorts; None: as many as there are workers.
-        queue_book: what people set of queues, and how full the buckets of rates were when the last run ended.
+        recovered: what the store held.
+        retention: how long jobs are kept that have ended.
+        workers: who runs them.
+
+    Attributes:
+        store: every job, whether in memory or not.
     """
 
     def __init__(
@@ -64,11 +67,9 @@ class JobManager(ByHand, QueueControl):
         *,
         desk: ActionDesk,
         store: JobStore,
-        records: list[JobRecord],
-        ended_jobs: tuple[int, int, int],
-        threads: int,
-        concurrency: int | None,
-        queue_book: QueueBook,
+        recovered: Recovered,
+        retention: Retention,
+        workers: Workers,
     ) -> None:
         self._spec = spec
         self._host = host
@@ -76,128 +77,111 @@ class JobManager(ByHand, QueueControl):
         self._scheduler = scheduler
         self.store = store
         self._desk = desk
-        self._queue_book = queue_book
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
-        self._live: dict[int, JobRecord] = {}
         self._running: dict[int, JobRun] = {}
-        completed, discarded, cancelled = ended_jobs
-        self._tally = Counter(
-            {JobState.COMPLETED: completed, JobState.DISCARDED: discarded, JobState.CANCELLED: cancelled}
-        )
+        self._live: dict[int, JobRecord] = {}
         self._dispatcher = Dispatcher(
             spec,
             self._live,
             now_us=scheduler.now_us,
             call_after=scheduler.after,
             wake=self._refilled,
-            concurrency=concurrency,
-            levels=queue_book.levels.read(scheduler.now_us()),
-            overrides=queue_book.overrides,
+            concurrency=workers.concurrency,
+            levels=desk.queue_book.levels.read(scheduler.now_us()),
+            overrides=desk.queue_book.overrides,
         )
-        self._due_jobs = DueJobs(scheduler, self._due)
+        self._arguments = StoredArguments(spec, recovered.job_versions)
+        self._jobs = LiveJobs(
+            self._live,
+            self._lock,
+            store,
+            recovered,
+            scheduler,
+            restored=self._arguments.restored,
+            ready=self._ready,
+            wake=self._became_ready,
+        )
+        self._pruning = Pruning(retention, spec.jobs.values(), store, scheduler, self._jobs, self._lock)
+        self._results = Results(spec.jobs, scheduler.now_us)
         self._attempts = Attempts(spec, submit, scheduler)
-        self._cron = CronJobs(
-            [job for job in spec.jobs.values() if job.settings.cron is not None], scheduler, submit
-        )
+        self._cron = CronJobs(spec.jobs, recovered.cron_marks, scheduler, submit)
         self._claims = Claims(self._lock, self._live, self._running, self._dispatcher, self._wake)
-        self._books = Books(spec, self._live, self._running, store, scheduler.now_us)
+        self._books = Books(spec, self._arguments, self._live, self._running, store, scheduler.now_us)
         self._explaining = Explaining(
-            spec, self._lock, self._running, self._claims.held, self._dispatcher, scheduler.now_us
+            self._lock,
+            self._running,
+            self._claims.held,
+            self._dispatcher,
+            self._books.peek,
+            scheduler.now_us,
         )
         self._actions = Actions(
             spec, self._books, self._claims, self._attempts.ending, desk, scheduler.now_us
         )
-        self._executors: dict[Pool, Executor] = {}
-        pools = {job.pool for job in spec.jobs.values()} if threads else set()
-        if "thread" in pools:
-            self._executors["thread"] = ThreadExecutor(threads, self._take_plain, self._attempts.run_plain)
-        if "loop" in pools:
-            self._executors["loop"] = LoopExecutor(
-                limits.JOB_COROUTINES_MAX, self._take_coroutine, self._attempts.run_coroutine
-            )
-        self.note([self._restored(record) for record in records])
+        self._executors = executors_of(spec, workers, self._take, self._attempts)
+        self._jobs.take_over()
 
     def start(self) -> None:
         """Begin to run jobs, first of all those that were executing when the process ended."""
+        self._record_suspended()
         self._actions.end_stopped(self._live.values())
-        self._queue_book.levels.begin()
+        self._desk.queue_book.levels.begin()
+        self._pruning.start()
         for executor in self._executors.values():
             executor.start()
             executor.wake()
         if self._executors:
             self._cron.start()
 
+    def _record_suspended(self) -> None:
+        """Make visible in the store, too, which jobs cannot run."""
+        self._arguments.tell()
+        for batch in self._arguments.take_suspended():
+            try:
+                self._submit(RecordJobs(batch), System("jobs that cannot run"))
+            except Exception as error:
+                LOG.error("that jobs are suspended is not recorded: %s", error)
+
     # --- what is to be run ------------------------------------------------------------------------
 
-    def _restored(self, record: JobRecord) -> JobRecord:
-        """Return a job that was read from the store with arguments of the declared types, or suspended."""
-        types = self._spec.job_parameters.get(record.kind)
-        try:
-            if types is None:
-                raise ValueError(f"there is no job '{record.kind}' in this app")
-            if len(types) != len(record.arguments):
-                raise ValueError(
-                    f"it was stored with {len(record.arguments)} arguments and takes {len(types)}"
-                )
-            arguments = tuple(
-                msgspec.convert(value, field.plain)
-                for value, field in zip(record.arguments, types.values(), strict=True)
-            )
-        except ValueError as error:
-            LOG.error("job %d (%s) is suspended: %s", record.id, record.kind, error)
-            return msgspec.structs.replace(record, state=JobState.SUSPENDED, error=str(error))
-        return msgspec.structs.replace(record, arguments=arguments)
+    def foresee(self, records: list[JobRecord]) -> None:
+        """Look up jobs beside memory that a group changes, before anything takes over what it changed."""
+        self._jobs.foresee(records)
 
     def note(self, records: list[JobRecord]) -> None:
-        """Take over jobs that were created or changed by a published group."""
-        claimed = self._claims.held
+        """Take over jobs that were created or changed by a published group, which were foreseen."""
+        jobs, claimed = self._jobs, self._claims.held
         with self._lock:
             for record in records:
-                known = self._live.pop(record.id, None)
-                if known is not None:
-                    self._tally[known.state] -= 1
-                    run = self._running.get(record.id)
-                    if run is not None and run.is_over:
-                        del self._running[record.id]
-                        self._dispatcher.ended(run.record)
-                    elif run is not None:
-                        # It saved something on its way, and runs on.
-                        self._live[record.id] = record
-                        self._tally[record.state] += 1
-                        continue
-                    elif known.state is JobState.AVAILABLE and record.id not in claimed:
-                        self._dispatcher.left(known)
+                known = jobs.withdraw(record)
+                run = self._running.get(record.id)
+                if run is not None and run.end is not record:
+                    # It saved something on its way, or was asked to stop, and its end is still to come.
+                    jobs.keep_running(record)
+                    continue
+                if run is not None:
+                    del self._running[record.id]
+                    self._dispatcher.ended(run.record)
+                elif known is not None and known.state is JobState.AVAILABLE and record.id not in claimed:
+                    self._dispatcher.left(known)
                 if record.id in claimed:
                     self._claims.settle(record)
-                if record.state not in FINAL_STATES:
-                    self._keep(record)
-                else:
-                    self._tally[record.state] += 1
+                jobs.keep(record)
+            jobs.noted()
             self._idle.notify_all()
             self._claims.tell()
         self._wake()
 
-    def _keep(self, record: JobRecord) -> None:
-        """Remember a job that has not ended, and put it where it waits: ready, or for its time."""
-        if record.state in WAITING and record.run_at_us <= self._scheduler.now_us():
-            record = msgspec.structs.replace(record, state=JobState.AVAILABLE)
-        self._live[record.id] = record
-        self._tally[record.state] += 1
-        if record.state is JobState.AVAILABLE:
-            if record.id not in self._claims.held:
-                self._dispatcher.add(record)
-        elif record.state in WAITING:
-            self._due_jobs.add(record.run_at_us, record.id)
+    def _ready(self, record: JobRecord) -> None:
+        """Let a job be given to a worker, unless somebody acts on it."""
+        if record.id not in self._claims.held:
+            self._dispatcher.add(record)
 
-    def _due(self) -> None:
-        """Let the jobs run whose time has come."""
+    def _became_ready(self) -> None:
+        self._record_suspended()
         with self._lock:
-            for job_id in self._due_jobs.take(self._scheduler.now_us()):
-                record = self._live.get(job_id)
-                if record is not None and record.state in WAITING:
-                    self._tally[record.state] -= 1
-                    self._keep(record)
+            self._idle.notify_all()
         self._wake()
 
     def _refilled(self, gate: Gate) -> None:
@@ -209,19 +193,15 @@ class JobManager(ByHand, QueueControl):
         for executor in self._executors.values():
             executor.wake()
 
-    def _take_plain(self) -> JobRun | None:
-        return self._take("thread")
-
-    def _take_coroutine(self) -> JobRun | None:
-        return self._take("loop")
-
     def _take(self, pool: Pool) -> JobRun | None:
         """Return the next job of a pool, as it is given to its function."""
         with self._lock:
             record = None if self._attempts.is_closing else self._dispatcher.take(pool, frozenset())
             if record is None:
                 return None
-            run = self._running[record.id] = JobRun(self._host, record)
+            run = self._running[record.id] = JobRun(
+                self._host, record, self._spec.jobs[record.kind], self._scheduler.now_us
+            )
             return run
 
     # --- what users see ---------------------------------------------------------------------------
@@ -239,18 +219,69 @@ class JobManager(ByHand, QueueControl):
         created: tuple[JobRecord, ...] = self._submit(CreateJobs(timed), System("schedule")).result()
         return created
 
-    def counts(self) -> Mapping[JobState, int]:
-        """Return how many jobs there are in each state, ended ones since the store was made."""
+    def counts(
+        self, *, kind: str | Job[...] | None = None, queue: str | None = None
+    ) -> Mapping[JobState, int]:
+        """Return how many jobs there are in each state: of the ended ones those that are kept.
+
+        Counts are kept up to date, and looking at them takes the same time however many jobs there are.
+
+        Parameters:
+            kind: of this kind only; None: all.
+            queue: in this queue only; None: all.
+        """
+        of_kind, declared = (kind.name if isinstance(kind, Job) else kind), self._spec.jobs
         with self._lock:
-            counts = {state: self._tally[state] for state in JobState}
-            counts[JobState.EXECUTING] = len(self._running)
-            counts[JobState.AVAILABLE] -= len(self._running)
+            counts = self._jobs.tally.by_state(of_kind, queue, declared)
+            for job_id, run in self._running.items():
+                record = run.record
+                if of_kind not in (None, record.kind):
+                    continue
+                if queue not in (None, queue_of(record.kind, record.queue, declared)):
+                    continue
+                counts[self._live[job_id].state] -= 1
+                counts[JobState.EXECUTING] += 1
             return counts
 
-    def live(self) -> tuple[JobRecord, ...]:
-        """Return all jobs that have not ended, in the order of their creation."""
+    def totals(self) -> Mapping[JobState, int]:
+        """Return how often jobs ended in each way since the store was made, whether or not they are kept."""
         with self._lock:
-            return tuple(record for _, record in sorted(self._live.items()))
+            return {state: self._jobs.tally.totals[state] for state in ENDS}
+
+    def live(self) -> tuple[JobRecord, ...]:
+        """Return all jobs that have not ended, in the order of their creation.
+
+        Those that wait for a far time are read from the store: to look at some, ask for them.
+        """
+        jobs = sorted(self._jobs.all().items())
+        with self._lock:
+            return tuple(self._shown(record) for _, record in jobs)
+
+    def _shown(self, record: JobRecord) -> JobRecord:
+        """Return a job as users see it: one that runs with what it has told so far."""
+        run = self._running.get(record.id)
+        if run is None:
+            return record
+        return msgspec.structs.replace(run.shown_in(record), state=JobState.EXECUTING)
+
+    def result(self, job_id: int) -> Any:
+        """Return what a job's function returned, as the type that it says it returns.
+
+        Results are kept when the job is declared with ``keep_result``, for so long after it has ended, and no
+        longer than the job itself.
+
+        Raises:
+            NotFound: there is no such job, or it is not kept any more.
+            NoResult: it has not ended, or ended badly, or its result was not kept, or has expired.
+        """
+        return self._results.of(self.get(job_id))
+
+    def prune(self) -> int:
+        """Remove all ended jobs that are not kept any longer; return how many. It happens by itself, too.
+
+        They are removed from the jobs alone: the commit log keeps what it says of them.
+        """
+        return self._pruning.prune()
 
     def cancel_running(self, job_id: int) -> bool:
         """Ask a running job to stop; return whether it runs."""
@@ -273,7 +304,9 @@ class JobManager(ByHand, QueueControl):
             return self._nothing_to_do()
 
     def _nothing_to_do(self) -> bool:
-        return self._tally[JobState.AVAILABLE] == 0
+        if self._jobs.tally.has(JobState.AVAILABLE):
+            return False
+        return not self._jobs.is_behind()
 
     def close(self, wait_s: float) -> None:
         """Start no more jobs and wait for those that run; the others run after the next start."""
@@ -284,7 +317,7 @@ class JobManager(ByHand, QueueControl):
                 LOG.warning("jobs were still running after %s s; they run again after the next start", wait_s)
         with self._lock:
             levels = self._dispatcher.levels()
-        self._queue_book.levels.keep(levels)
+        self._desk.queue_book.levels.keep(levels)
 
     def runs_here(self) -> bool:
         """Return whether the caller runs in a thread of the job manager's, which closing would wait for."""

@@ -10,7 +10,6 @@ import msgspec
 from klerk import limits
 from klerk._dispatch import microseconds
 from klerk._image import key_of
-from klerk.app import Spec
 from klerk.audit.search import id_of
 from klerk.codec import encode, number_of
 from klerk.errors import ArgumentError
@@ -20,6 +19,9 @@ from klerk.opaque import opaque_bytes, opaque_text
 from klerk.values import Model, Ref
 
 _CHECK_BYTES: Final = 12
+
+Types = Mapping[str, Mapping[str, FieldType]]
+"""The types of the parameters of jobs: by kind, then by name."""
 
 
 class JobFilter(TypedDict, total=False):
@@ -126,7 +128,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
     limit: int
     after: str | None
     queue_of_kind: Mapping[str, str]
-    types: Mapping[str, Mapping[str, FieldType]]
+    types: Types
 
     def may_be(self, states: Iterable[JobState]) -> bool:
         """Return whether jobs in one of some states are wanted."""
@@ -188,10 +190,12 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
         return sha256(body + encode(asked)).digest()[:_CHECK_BYTES]
 
 
-def job_search(spec: Spec, which: Mapping[str, Any]) -> Search:
+def job_search(jobs: Mapping[str, Job[Any]], types: Types, which: Mapping[str, Any]) -> Search:
     """Check a filter.
 
     Parameters:
+        jobs: the declared ones.
+        types: of their parameters.
         which: see `JobQuery`.
 
     Raises:
@@ -208,7 +212,7 @@ def job_search(spec: Spec, which: Mapping[str, Any]) -> Search:
     error = _text("error", given.get("error"))
     return Search(
         states=_states(given.get("state")),
-        kinds=_kinds(spec, given.get("kind"), _text("tag", given.get("tag"))),
+        kinds=_kinds(jobs, given.get("kind"), _text("tag", given.get("tag"))),
         queues=_names("queue", given.get("queue")),
         key=_text("key", given.get("key")),
         error=None if error is None else error.lower(),
@@ -220,8 +224,8 @@ def job_search(spec: Spec, which: Mapping[str, Any]) -> Search:
         newest_first=order,
         limit=_limit(given.get("limit", limits.JOB_QUERY)),
         after=_text("after", after),
-        queue_of_kind={name: job.settings.queue for name, job in spec.jobs.items()},
-        types=spec.job_parameters,
+        queue_of_kind={name: job.settings.queue for name, job in jobs.items()},
+        types=types,
     )
 
 
@@ -229,7 +233,7 @@ _NAMES: Final = tuple(JobQuery.__annotations__)
 UNENDED: Final = frozenset(JobState) - FINAL_STATES
 
 
-def references(types: Mapping[str, Mapping[str, FieldType]], record: JobRecord) -> tuple[Ref[Any], ...]:
+def references(types: Types, record: JobRecord) -> tuple[Ref[Any], ...]:
     """Return the references among a job's arguments, in their order, each once.
 
     Parameters:
@@ -264,7 +268,7 @@ def _states(given: Any) -> frozenset[JobState] | None:
     return frozenset(map(JobState, names))
 
 
-def _kinds(spec: Spec, given: Any, tag: str | None) -> frozenset[str] | None:
+def _kinds(jobs: Mapping[str, Job[Any]], given: Any, tag: str | None) -> frozenset[str] | None:
     if isinstance(given, Job):
         given = given.name
     elif isinstance(given, Collection) and not isinstance(given, str):
@@ -272,7 +276,7 @@ def _kinds(spec: Spec, given: Any, tag: str | None) -> frozenset[str] | None:
     names = _names("kind", given)
     if tag is None:
         return names
-    tagged = frozenset(name for name, job in spec.jobs.items() if tag in job.settings.tags)
+    tagged = frozenset(name for name, job in jobs.items() if tag in job.settings.tags)
     return tagged if names is None else tagged & names
 
 

@@ -8,7 +8,6 @@ from typing import Final
 import msgspec
 
 from klerk._dispatch import moment_of
-from klerk.app import Spec
 from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.gates import Obstacle
 from klerk.job_run import JobRun
@@ -16,6 +15,10 @@ from klerk.jobs import FINAL_STATES, JobRecord, JobState
 
 _PASSING: Final = ("worker_busy", "concurrency", "rate")
 """Obstacles that matter to a job only once it is ready: until then they come and go."""
+
+
+_NAMED_MAX: Final = 5
+"""How many jobs a reason names."""
 
 
 class JobReason(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,36 +66,32 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
         return f"job {self.job.id} ({self.job.kind}) is {self.job.state}: {said}"
 
 
-Waiting = Callable[[JobRecord], tuple[JobReason, ...]]
-"""Gives why a job waits for others; called with the job manager's lock held."""
-
-
 class Explaining:
     """Says why jobs are as they are.
 
     Parameters:
-        spec: the declared jobs.
         lock: of the job manager.
         running: the attempts.
         claimed: the jobs that belong to actions, by id.
         dispatcher: has the ready jobs.
+        find: returns any job, or None.
         now_us: gives the time, in microseconds.
     """
 
     def __init__(
         self,
-        spec: Spec,
         lock: threading.Lock,
         running: Mapping[int, JobRun],
         claimed: Mapping[int, object],
         dispatcher: Dispatcher,
+        find: Callable[[int], JobRecord | None],
         now_us: Callable[[], int],
     ) -> None:
-        self._jobs = spec.jobs
         self._lock = lock
         self._running = running
         self._claimed = claimed
         self._dispatcher = dispatcher
+        self._find = find
         self._now_us = now_us
 
     def status(self, record: JobRecord) -> JobStatus:
@@ -130,13 +129,32 @@ class Explaining:
             )
             text = f"{why} {_moment(record.run_at_us)}, {_duration(wait_us)} from now"
             reasons.append(JobReason(code="time", text=text, wait=timedelta(microseconds=wait_us)))
+        if record.state is JobState.SCHEDULED:
+            reasons += self._others(record, has_time=bool(reasons))
         if record.id in self._claimed:
             reasons.append(JobReason(code="claimed", text="it is being changed by hand at this moment"))
-        if record.kind not in self._jobs:
-            text = f"there is no job '{record.kind}' in this app"
-            reasons.append(JobReason(code="suspended", text=text))
-        else:
-            reasons += self._obstacles(record, ready=not reasons)
+        reasons += self._obstacles(record, ready=not reasons)
+        if record.crashes:
+            times = "once" if record.crashes == 1 else f"{record.crashes} times"
+            text = f"the process died {times} while it ran, so it runs alone among such jobs"
+            reasons.append(JobReason(code="suspect", text=text))
+        return reasons
+
+    def _others(self, record: JobRecord, *, has_time: bool) -> list[JobReason]:
+        """Return which jobs it waits for: those that it follows, or the members of its batch."""
+        waits = [
+            f"{followed.id} ({followed.kind}, {followed.state})"
+            for followed in map(self._find, record.follows)
+            if followed is not None and followed.state not in FINAL_STATES
+        ]
+        reasons = []
+        if waits:
+            more = f" and {len(waits) - _NAMED_MAX} more" if len(waits) > _NAMED_MAX else ""
+            text = f"it waits for the end of job {', '.join(waits[:_NAMED_MAX])}{more}"
+            reasons.append(JobReason(code="dependency", text=text))
+        if record.role and not has_time:
+            text = f"it waits until all members of batch {record.batch} have ended"
+            reasons.append(JobReason(code="batch", text=text))
         return reasons
 
     def _obstacles(self, record: JobRecord, *, ready: bool) -> list[JobReason]:
