@@ -25,6 +25,7 @@ from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
 from klerk.job_manager.access import JobAccess
 from klerk.job_manager.acting import OPERATOR, ActionDesk
+from klerk.job_manager.crew import Workers
 from klerk.job_manager.hosting import HostingJobs
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.manager import JobManager
@@ -73,8 +74,7 @@ class Klerk(Submitting, Subscribable, HostingJobs):
         lock: ReadWriteLock,
         *,
         clock: Callable[[], datetime],
-        job_threads: int,
-        job_concurrency: int | None,
+        workers: Workers,
         queue_length_max: int,
         job_retention: Retention,
         token_ttl: timedelta,
@@ -122,10 +122,8 @@ class Klerk(Submitting, Subscribable, HostingJobs):
             store=JobStore(storage, checkpointer, recovered.up_to_date),
             recovered=recovered,
             retention=job_retention,
-            threads=job_threads,
+            workers=workers,
             marks=storage.marks,
-            concurrency=job_concurrency,
-            queue_book=QueueBook(storage, history, self._program.processor.sequence),
         )
         self.timers = Timers(
             self._scheduler,
@@ -235,7 +233,8 @@ class Klerk(Submitting, Subscribable, HostingJobs):
 
     def _job_desk(self) -> ActionDesk:
         access = JobAccess(self._spec, self._program.resolve, self._sight.plain, self._lock)
-        return ActionDesk(access, self._act_on_jobs, self._audit.catalog.version)
+        book = QueueBook(self._storage, self._audit.history, self._program.processor.sequence)
+        return ActionDesk(access, self._act_on_jobs, self._audit.catalog.version, book)
 
     def _act_on_jobs(self, work: InternalWork, context: Context | None) -> Any:
         submission: Submission[Any] = Submission(

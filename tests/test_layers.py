@@ -181,6 +181,7 @@ LAYERS = [
     "job_manager/crashes",
     "job_manager/starts",
     "job_manager/attempts",
+    "job_manager/crew",
     "job_manager/access",
     "job_manager/claims",
     "job_manager/decisions",
