@@ -179,6 +179,27 @@ def test_at_most_so_many_are_kept_whatever_their_end() -> None:
         assert sum(ended(k)) == 0
 
 
+def test_what_expires_is_not_counted_among_what_is_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nothing is written, and so nothing pruned, before the time has come.
+    monkeypatch.setattr("klerk.limits.CHECKPOINT_INTERVAL_S", 1_000)
+    office = Office()
+    with office.open(retention=Retention(completed=DAY, cancelled=None, discarded=None, count_max=19)) as k:
+        office.run(k, *[office.end("discarded") for _ in range(3)])
+        office.run(k, *[office.end("completed") for _ in range(5)])
+        office.clock.advance(timedelta(hours=23))
+        office.run(k, *[office.end("completed") for _ in range(10)])
+        assert (k.jobs.prune(), ended(k)) == (0, (15, 3, 0))
+        office.run(k, *[office.end("cancelled") for _ in range(4)])
+        office.clock.advance(timedelta(hours=1))
+        k.jobs.prune()
+        assert ended(k) == (10, 3, 4)
+        assert Counter(record.state for record in k.jobs.store.ended()) == {
+            JobState.COMPLETED: 10,
+            JobState.DISCARDED: 3,
+            JobState.CANCELLED: 4,
+        }
+
+
 def test_many_are_pruned_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("klerk.limits.JOBS_PRUNED_AT_ONCE", 50)
     monkeypatch.setattr("klerk.limits.CHECKPOINT_BATCH_RECORDS", 7)
