@@ -17,6 +17,7 @@ from klerk._core import Group
 from klerk._image import key_of, model_puts
 from klerk.audit.history import History
 from klerk.codec import APPLIED_KEY, token_puts
+from klerk.cron_marks import mark_puts
 from klerk.errors import StorageError
 from klerk.job_manager.job_rows import JobRows
 from klerk.jobs import JobRecord
@@ -49,7 +50,8 @@ def apply(
         storage.write(batch, [])
     rows.write(jobs.values())
     write_tokens(storage, tokens)
-    storage.write([(Family.META, APPLIED_KEY, key_of(newest))], [])
+    marks = mark_puts(storage, [record for record, _ in jobs.values()])
+    storage.write([*marks, (Family.META, APPLIED_KEY, key_of(newest))], [])
 
 
 def write_tokens(storage: Storage, tokens: dict[int, bytes | None]) -> None:

@@ -66,13 +66,14 @@ class JobCreation:
             state=JobState.SCHEDULED if run_at_us > now_us else JobState.AVAILABLE,
             run_at_us=run_at_us,
             created_us=now_us,
-            cause=processor.sequence + 1,
+            cause=0 if request.tick_us else processor.sequence + 1,
             schema=self._schema,
             queue=request.queue or "",
             priority=request.priority,
             attempts_max=request.max_attempts or 0,
             version=settings.version,
-            key="" if settings.key is None else _key_of(job, request.values),
+            tick_us=request.tick_us,
+            key="" if settings.key is None else key_of(job, request.values),
         )
 
 
@@ -83,7 +84,7 @@ def _no_request(given: object) -> ArgumentError:
     )
 
 
-def _key_of(job: Any, values: tuple[Any, ...]) -> str:
+def key_of(job: Any, values: tuple[Any, ...]) -> str:
     """Return the key by which a job's key limits count."""
     try:
         key = job.settings.key(*values)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from klerk import limits
+from klerk._dispatch import microseconds
 from klerk._image import key_of, load_models
 from klerk._waiting import ReadWriteLock
 from klerk.app import Spec
@@ -19,6 +20,7 @@ from klerk.codec import (
     CATALOG_KEY,
     GENESIS,
     VERIFIED_KEY,
+    Types,
     check_payloads,
     number_of,
     read_catalog,
@@ -26,6 +28,7 @@ from klerk.codec import (
     read_payload,
     read_record,
 )
+from klerk.cron_marks import open_marks
 from klerk.errors import Corrupted
 from klerk.job_manager.job_loading import load_jobs
 from klerk.job_manager.job_rows import JobRows, Moment
@@ -51,6 +54,8 @@ class Recovered:
         rows: where jobs are stored, and how many there are.
         up_to_date: gives a stored job as the design has it.
         history: up to date.
+        job_versions: the parameters of each kind and version that jobs may be stored with.
+        cron_marks: of each cron job, the newest time that was dealt with, in microseconds since 1970 UTC.
     """
 
     program: Program
@@ -60,6 +65,8 @@ class Recovered:
     digest: bytes = GENESIS
     ended_jobs: tuple[int, int, int] = (0, 0, 0)
     jobs: list[JobRecord] = field(default_factory=list)
+    job_versions: dict[str, dict[int, Types]] = field(default_factory=dict)
+    cron_marks: dict[str, int] = field(default_factory=dict)
     later_jobs: Moment | None = None
 
 
@@ -76,6 +83,8 @@ def recover(storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, pro
     # Written last: a design that cannot be opened leaves the store to the one that can.
     migrating.commit(clock, progress)
     retiming.write(progress)
+    next_job_id = recovered.program.processor.next_job_id
+    recovered.cron_marks = open_marks(storage, spec.jobs, microseconds(clock()), next_job_id)
     storage.write([(Family.META, VERIFIED_KEY, key_of(_newest(storage)))], [])
     return recovered
 
@@ -92,7 +101,11 @@ def prepare(
     program, rows = Program(spec, plan.catalog, clock, lock), JobRows(storage)
     migrating = Migrating(storage, program, plan, rows)
     recovered = Recovered(
-        program=program, history=History(storage), rows=rows, up_to_date=migrating.job_up_to_date
+        program=program,
+        history=History(storage),
+        rows=rows,
+        up_to_date=migrating.job_up_to_date,
+        job_versions=plan.catalog.job_versions,
     )
     _read_head(storage, recovered)
     verify_log(storage, _marked(storage, VERIFIED_KEY), progress)

@@ -12,29 +12,39 @@ import msgspec
 from klerk import limits
 from klerk.app import Spec
 from klerk.commands import System
-from klerk.errors import ArgumentError, NotFound
-from klerk.job_manager.attempts import Attempts, Submit
+from klerk.errors import ArgumentError
+from klerk.job_manager.acting import ActionDesk, Actions
+from klerk.job_manager.arguments import StoredArguments
+from klerk.job_manager.attempts import Attempts
+from klerk.job_manager.books import Books
+from klerk.job_manager.by_hand import ByHand
+from klerk.job_manager.claims import Claims
+from klerk.job_manager.crashes import Crashes
 from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.gates import Gate
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.live_jobs import LiveJobs
 from klerk.job_manager.pruning import Pruning
+from klerk.job_manager.queue_book import QueueBook
+from klerk.job_manager.queue_control import QueueControl
 from klerk.job_manager.results import Results
 from klerk.job_manager.retention import Retention
+from klerk.job_manager.status import Explaining
 from klerk.job_manager.tally import ENDS, queue_of
-from klerk.job_manager.work import CreateJobs
+from klerk.job_manager.work import CreateJobs, RecordJobs, Submit
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
+from klerk.storage.marks import MarkFile
 from klerk.workers import Executor, LoopExecutor, ThreadExecutor
 
 LOG = logging.getLogger("klerk")
 
 
-class JobManager:
+class JobManager(ByHand, QueueControl):
     """Dispatches jobs from memory as they become ready; nothing is polled.
 
     Parameters:
@@ -42,10 +52,14 @@ class JobManager:
         host: what running jobs may use.
         submit: records what became of them.
         scheduler: wakes jobs that wait for a time.
+        desk: lets actions on jobs take effect.
         store: reads the jobs that are not in memory.
         recovered: what the store held.
         retention: how long jobs are kept that have ended.
         threads: for plain functions.
+        marks: where running jobs are marked, so that they are known should the process die; None: nowhere.
+        concurrency: jobs that run at once, of all sorts; None: as many as there are workers.
+        queue_book: what people set of queues, and how full the buckets of rates were when the last run ended.
 
     Attributes:
         store: every job, whether in memory or not.
@@ -58,16 +72,22 @@ class JobManager:
         submit: Submit,
         scheduler: Scheduler,
         *,
+        desk: ActionDesk,
         store: JobStore,
         recovered: Recovered,
         retention: Retention,
         threads: int,
+        marks: MarkFile | None,
+        concurrency: int | None,
+        queue_book: QueueBook,
     ) -> None:
         self._spec = spec
         self._host = host
         self._submit = submit
         self._scheduler = scheduler
         self.store = store
+        self._desk = desk
+        self._queue_book = queue_book
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._running: dict[int, JobRun] = {}
@@ -76,9 +96,14 @@ class JobManager:
             spec,
             self._live,
             now_us=scheduler.now_us,
-            call_at=scheduler.at,
+            call_after=scheduler.after,
             wake=self._refilled,
+            concurrency=concurrency,
+            levels=queue_book.levels.read(scheduler.now_us()),
+            overrides=queue_book.overrides,
         )
+        self._crashes = Crashes(spec, marks, recovered.jobs)
+        self._arguments = StoredArguments(spec, recovered.job_versions)
         self._jobs = LiveJobs(
             self._live,
             self._lock,
@@ -86,14 +111,20 @@ class JobManager:
             recovered,
             scheduler,
             restored=self._restored,
-            ready=self._dispatcher.add,
+            ready=self._ready,
             wake=self._became_ready,
         )
         self._pruning = Pruning(retention, spec.jobs.values(), store, scheduler, self._jobs, self._lock)
         self._results = Results(spec.jobs, scheduler.now_us)
-        self._attempts = Attempts(spec, submit, scheduler)
-        self._cron = CronJobs(
-            [job for job in spec.jobs.values() if job.settings.cron is not None], scheduler, submit
+        self._attempts = Attempts(spec, submit, scheduler, self._crashes.end)
+        self._cron = CronJobs(spec.jobs, recovered.cron_marks, scheduler, submit)
+        self._claims = Claims(self._lock, self._live, self._running, self._dispatcher, self._wake)
+        self._books = Books(spec, self._arguments, self._live, self._running, store, scheduler.now_us)
+        self._explaining = Explaining(
+            self._lock, self._running, self._claims, self._dispatcher, self._books, scheduler.now_us
+        )
+        self._actions = Actions(
+            spec, self._books, self._claims, self._attempts.ending, desk, scheduler.now_us
         )
         self._executors: dict[Pool, Executor] = {}
         pools = {job.pool for job in spec.jobs.values()} if threads else set()
@@ -106,7 +137,18 @@ class JobManager:
         self._jobs.take_over()
 
     def start(self) -> None:
-        """Begin to run jobs, first of all those that were executing when the process ended."""
+        """Begin to run jobs, first of all those that were executing when the process ended.
+
+        Raises:
+            StoreFailed: what became of those cannot be recorded.
+        """
+        self._record_suspended()
+        changed = self._crashes.recorded(self._live, self._scheduler.now_us())
+        if changed:
+            self._submit(RecordJobs(changed), System("recovery")).result()
+        self._crashes.forget()
+        self._actions.end_stopped(self._live.values())
+        self._queue_book.levels.begin()
         self._pruning.start()
         for executor in self._executors.values():
             executor.start()
@@ -114,53 +156,64 @@ class JobManager:
         if self._executors:
             self._cron.start()
 
-    # --- what is to be run ------------------------------------------------------------------------
+    def _record_suspended(self) -> None:
+        """Make visible in the store, too, which jobs cannot run."""
+        self._arguments.tell()
+        for batch in self._arguments.take_suspended():
+            try:
+                self._submit(RecordJobs(batch), System("jobs that cannot run"))
+            except Exception as error:
+                LOG.error("that jobs are suspended is not recorded: %s", error)
 
-    def _restored(self, record: JobRecord) -> JobRecord:
-        """Return a job that was read from the store with arguments of the declared types, or suspended."""
-        types = self._spec.job_parameters.get(record.kind)
-        try:
-            if types is None:
-                raise ValueError(f"there is no job '{record.kind}' in this app")
-            if len(types) != len(record.arguments):
-                raise ValueError(
-                    f"it was stored with {len(record.arguments)} arguments and takes {len(types)}"
-                )
-            arguments = tuple(
-                msgspec.convert(value, field.plain)
-                for value, field in zip(record.arguments, types.values(), strict=True)
-            )
-        except ValueError as error:
-            LOG.error("job %d (%s) is suspended: %s", record.id, record.kind, error)
-            return msgspec.structs.replace(record, state=JobState.SUSPENDED, error=str(error))
-        return msgspec.structs.replace(record, arguments=arguments)
+    # --- what is to be run ------------------------------------------------------------------------
 
     def foresee(self, records: list[JobRecord]) -> None:
         """Look up jobs beside memory that a group changes, before anything takes over what it changed."""
         self._jobs.foresee(records)
 
+    def _restored(self, record: JobRecord) -> JobRecord:
+        """Return a job that was read from the store as it is kept in memory."""
+        if record.state is JobState.EXECUTING:
+            # It runs at most once and was started: it ends before anything starts.
+            return record
+        restored = self._arguments.restored(record)
+        if restored.state is JobState.SUSPENDED or not self._crashes.died_with(record):
+            return restored
+        # What the process died with waits until that is recorded.
+        return in_state(restored, JobState.EXECUTING)
+
     def note(self, records: list[JobRecord]) -> None:
         """Take over jobs that were created or changed by a published group, which were foreseen."""
-        jobs = self._jobs
+        jobs, claimed = self._jobs, self._claims.held
         with self._lock:
             for record in records:
                 known = jobs.withdraw(record)
                 run = self._running.get(record.id)
-                if run is not None and not run.is_over:
-                    # It saved something on its way, and runs on.
-                    jobs.keep_running(record)
+                if run is not None and run.end is not record:
+                    # It saved something on its way, or was asked to stop, and its end is still to come.
+                    jobs.keep_running(record if known is None else in_state(record, known.state))
                     continue
                 if run is not None:
                     del self._running[record.id]
+                    self._crashes.end(record.id)
                     self._dispatcher.ended(run.record)
-                elif known is not None:
+                elif known is not None and known.state is JobState.AVAILABLE and record.id not in claimed:
                     self._dispatcher.left(known)
+                if record.id in claimed:
+                    self._claims.settle(record)
                 jobs.keep(record)
             jobs.noted()
             self._idle.notify_all()
+            self._claims.tell()
         self._wake()
 
+    def _ready(self, record: JobRecord) -> None:
+        """Let a job be given to a worker, unless somebody acts on it."""
+        if record.id not in self._claims.held:
+            self._dispatcher.add(record)
+
     def _became_ready(self) -> None:
+        self._record_suspended()
         with self._lock:
             self._idle.notify_all()
         self._wake()
@@ -186,7 +239,10 @@ class JobManager:
             record = None if self._attempts.is_closing else self._dispatcher.take(pool, frozenset())
             if record is None:
                 return None
-            run = self._running[record.id] = JobRun(self._host, record)
+            self._crashes.begin(record)
+            run = self._running[record.id] = JobRun(
+                self._host, record, self._spec.jobs[record.kind], self._scheduler.now_us
+            )
             return run
 
     # --- what users see ---------------------------------------------------------------------------
@@ -233,28 +289,21 @@ class JobManager:
         with self._lock:
             return {state: self._jobs.tally.totals[state] for state in ENDS}
 
-    def get(self, job_id: int) -> JobRecord:
-        """Return a job, whether it is still to run or has ended.
-
-        Raises:
-            NotFound: there is none with this id, or it ended and is not kept any more.
-        """
-        with self._lock:
-            record = self._live.get(job_id)
-            executing = job_id in self._running
-        if record is None:
-            record = self.store.get(job_id)
-            if record is None:
-                raise NotFound(f"there is no job {job_id}", hint="It never was, or is not kept any more.")
-            return record
-        return msgspec.structs.replace(record, state=JobState.EXECUTING) if executing else record
-
     def live(self) -> tuple[JobRecord, ...]:
         """Return all jobs that have not ended, in the order of their creation.
 
         Those that wait for a far time are read from the store: to look at some, ask for them.
         """
-        return tuple(record for _, record in sorted(self._jobs.all().items()))
+        jobs = sorted(self._jobs.all().items())
+        with self._lock:
+            return tuple(self._shown(record) for _, record in jobs)
+
+    def _shown(self, record: JobRecord) -> JobRecord:
+        """Return a job as users see it: one that runs with what it has told so far."""
+        run = self._running.get(record.id)
+        if run is None:
+            return record
+        return in_state(run.shown_in(record), JobState.EXECUTING)
 
     def result(self, job_id: int) -> Any:
         """Return what a job's function returned, as the type that it says it returns.
@@ -307,6 +356,10 @@ class JobManager:
         for executor in self._executors.values():
             if not executor.stop(max(0.0, deadline - monotonic())):
                 LOG.warning("jobs were still running after %s s; they run again after the next start", wait_s)
+        self._crashes.close()
+        with self._lock:
+            levels = self._dispatcher.levels()
+        self._queue_book.levels.keep(levels)
 
     def runs_here(self) -> bool:
         """Return whether the caller runs in a thread of the job manager's, which closing would wait for."""
@@ -317,3 +370,8 @@ class JobManager:
         with self._lock:
             self._attempts.is_closing = True
             self._idle.notify_all()
+
+
+def in_state(record: JobRecord, state: JobState) -> JobRecord:
+    """Return a record in another state."""
+    return msgspec.structs.replace(record, state=state)
