@@ -41,6 +41,7 @@ from klerk.reading.reader import Reader
 from klerk.reading.snapshots import Snapshot, Snapshots
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
+from klerk.signals import Signals
 from klerk.storage import Family, Storage
 from klerk.submitting import Submitting
 from klerk.timers.timers import Timers
@@ -63,6 +64,7 @@ class Klerk(Submitting, Subscribable, HostingJobs):
         kv: key-values.
         blobs: files of any size.
         aio: the asyncio face of this object.
+        signals: those that end a program, see `wait_for_signal`.
         unsafe: changes that ask neither state machines nor rules, when the app was opened with them.
     """
 
@@ -133,6 +135,7 @@ class Klerk(Submitting, Subscribable, HostingJobs):
             submit=self._submit_in,
             refuse_waiting=self._refuse_waiting,
         )
+        self.signals = Signals(self.jobs.patience.hurry)
         self.aio = AioKlerk(self._engine.queue, self.read, self._snapshots, self._tokens, self, self._hub)
 
     def start(self) -> None:
@@ -284,6 +287,23 @@ class Klerk(Submitting, Subscribable, HostingJobs):
         """Return the size of the store on disk, in bytes."""
         return self._storage.size_bytes()
 
+    def wait_for_signal(self, *signals: int) -> None:
+        """Wait until the process is sent a signal, so that this is a whole worker program::
+
+            with app.open("./shop.klerk") as k:
+                k.wait_for_signal()
+
+        A second signal, while closing waits for running jobs, ends that wait at once.
+
+        Parameters:
+            signals: of the module `signal`; left out, SIGTERM and SIGINT.
+
+        Raises:
+            ArgumentError: this is not the main thread, or a signal cannot be waited for.
+        """
+        self._require_open()
+        self.signals.wait(signals)
+
     def checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Copy the store, while it is in use, into a new directory that can be opened by itself."""
         self._require_open()
@@ -291,6 +311,9 @@ class Klerk(Submitting, Subscribable, HostingJobs):
 
     def close(self) -> None:
         """Finish the commands that were taken, wait a bounded time for running jobs, and close the store.
+
+        Jobs that still run after `close_wait` of `App.open` are asked to stop, and those in processes are
+        killed when they do not. What was interrupted costs no attempt and runs again after the next start.
 
         Raises:
             ReadLockHeld: this thread holds the read lock, for which publishing those commands would wait.
@@ -312,7 +335,7 @@ class Klerk(Submitting, Subscribable, HostingJobs):
             self._scheduler.close()
             self.timers.close()
             # Running jobs may read and handle commands until they have ended.
-            self.jobs.close(limits.CLOSE_WAIT_S)
+            self.jobs.close()
             self._closed = True
             self._engine.close()
             self._hub.close()
@@ -320,6 +343,7 @@ class Klerk(Submitting, Subscribable, HostingJobs):
             # Whoever still streams a blob is refused with its next chunk.
             self._side_writer.close()
             self._storage.close()
+            self.signals.give_back()
 
     def _is_own_thread(self) -> bool:
         """Return whether the caller runs in a thread that closing would wait for."""

@@ -1,6 +1,7 @@
 """The workers of an opened app: one executor for each sort that its jobs need."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 
 import msgspec
@@ -10,7 +11,7 @@ from klerk.app import Spec
 from klerk.job_manager.attempts import Attempts
 from klerk.job_options import Pool
 from klerk.job_run import JobRun
-from klerk.workers import Executor, LoopExecutor, ThreadExecutor
+from klerk.workers import Executor, LoopExecutor, ProcessExecutor, ThreadExecutor
 
 Take = Callable[[Pool], JobRun | None]
 
@@ -20,21 +21,32 @@ class Workers(msgspec.Struct, frozen=True, kw_only=True):
 
     Parameters:
         threads: for plain functions; 0: no job runs at all.
+        processes: at most, for the jobs that run in processes.
         concurrency: jobs that run at once, of all sorts; None: as many as there are workers.
+        tags: what all workers have.
+        close_wait: how long closing lets jobs go on before it asks them to stop.
     """
 
     threads: int
-    concurrency: int | None = None
+    processes: int
+    concurrency: int | None
+    tags: frozenset[str]
+    close_wait: timedelta
 
 
-def executors_of(spec: Spec, workers: Workers, take: Take, attempts: Attempts) -> dict[Pool, Executor]:
+def executors_of(
+    spec: Spec, workers: Workers, take: Take, attempts: Attempts
+) -> dict[Pool, Executor[JobRun]]:
     """Return the executors that the jobs of a design need, none of them started."""
-    executors: dict[Pool, Executor] = {}
+    executors: dict[Pool, Executor[JobRun]] = {}
     pools = {job.pool for job in spec.jobs.values()} if workers.threads else set()
     if "thread" in pools:
-        executors["thread"] = ThreadExecutor(workers.threads, partial(take, "thread"), attempts.run_plain)
+        take_plain = partial(take, "thread")
+        executors["thread"] = ThreadExecutor(workers.threads, take_plain, attempts.run_plain)
     if "loop" in pools:
-        executors["loop"] = LoopExecutor(
-            limits.JOB_COROUTINES_MAX, partial(take, "loop"), attempts.run_coroutine
-        )
+        take_coroutine = partial(take, "loop")
+        executors["loop"] = LoopExecutor(limits.JOB_COROUTINES_MAX, take_coroutine, attempts.run_coroutine)
+    if "process" in pools:
+        take_other = partial(take, "process")
+        executors["process"] = ProcessExecutor(workers.processes, take_other, attempts.run_in_process)
     return executors

@@ -4,7 +4,6 @@ import logging
 import threading
 from collections.abc import Mapping
 from datetime import datetime
-from time import monotonic
 from typing import Any
 
 import msgspec
@@ -31,6 +30,7 @@ from klerk.job_manager.results import Results
 from klerk.job_manager.retention import Retention
 from klerk.job_manager.status import Explaining
 from klerk.job_manager.tally import ENDS, queue_of
+from klerk.job_manager.watchdog import Watchdog
 from klerk.job_manager.work import CreateJobs, RecordJobs, Submit
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
@@ -38,6 +38,7 @@ from klerk.jobs import Job, JobRecord, JobRequest, JobState
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
 from klerk.storage.marks import MarkFile
+from klerk.workers import Patience, stop
 
 LOG = logging.getLogger("klerk")
 
@@ -59,6 +60,7 @@ class JobManager(ByHand, QueueControl):
 
     Attributes:
         store: every job, whether in memory or not.
+        patience: with which closing waits for running jobs.
     """
 
     def __init__(
@@ -116,10 +118,20 @@ class JobManager(ByHand, QueueControl):
         self._explaining = Explaining(
             self._lock, self._running, self._claims, self._dispatcher, self._books, scheduler.now_us
         )
-        self._actions = Actions(
-            spec, self._books, self._claims, self._attempts.ending, desk, scheduler.now_us
-        )
+        self._tags = workers.tags
+        self._close_wait_s = workers.close_wait.total_seconds()
         self._executors = executors_of(spec, workers, self._take, self._attempts)
+        self._watchdog = Watchdog(spec.jobs, self._executors, scheduler, self._runs)
+        self._actions = Actions(
+            spec,
+            self._books,
+            self._claims,
+            self._attempts.ending,
+            desk,
+            self._watchdog.stop,
+            scheduler.now_us,
+        )
+        self.patience = Patience()
         self._jobs.take_over()
 
     def start(self) -> None:
@@ -216,14 +228,20 @@ class JobManager(ByHand, QueueControl):
     def _take(self, pool: Pool) -> JobRun | None:
         """Return the next job of a pool, as it is given to its function."""
         with self._lock:
-            record = None if self._attempts.is_closing else self._dispatcher.take(pool, frozenset())
+            record = None if self._attempts.is_closing else self._dispatcher.take(pool, self._tags)
             if record is None:
                 return None
             self._crashes.begin(record)
             run = self._running[record.id] = JobRun(
                 self._host, record, self._spec.jobs[record.kind], self._scheduler.now_us
             )
+            if record.kind in self._watchdog.watched:
+                self._watchdog.begin(run)
             return run
+
+    def _runs(self) -> tuple[JobRun, ...]:
+        with self._lock:
+            return tuple(self._running.values())
 
     # --- what users see ---------------------------------------------------------------------------
 
@@ -305,11 +323,19 @@ class JobManager(ByHand, QueueControl):
         return self._pruning.prune()
 
     def cancel_running(self, job_id: int) -> bool:
-        """Ask a running job to stop; return whether it runs."""
+        """Ask a running job to stop; return whether it runs.
+
+        A plain function is asked when it calls its `JobRun`, a coroutine where it awaits something; a process
+        is killed some seconds later. The job ends as cancelled, unless it comes to its end all the same.
+        """
         run = self._running.get(job_id)
         if run is not None:
-            run.cancel()
+            self._watchdog.stop(run)
         return run is not None
+
+    def unstoppable(self) -> tuple[int, ...]:
+        """Return the ids of running jobs that were asked to stop some seconds ago, and go on."""
+        return self._watchdog.unstoppable()
 
     def wait_until_idle(self, timeout: float | None = None) -> bool:
         """Wait until no job is available, executing or waiting for its rate; those for later do not count.
@@ -329,17 +355,27 @@ class JobManager(ByHand, QueueControl):
             return False
         return not self._jobs.is_behind()
 
-    def close(self, wait_s: float) -> None:
-        """Start no more jobs and wait for those that run; the others run after the next start."""
+    def close(self) -> None:
+        """Start no more jobs and wait for those that run, then ask them to stop, then force them.
+
+        A job that was interrupted runs again after the next start, and so does one that cannot be.
+        """
         self.begin_closing()
-        deadline = monotonic() + wait_s
-        for executor in self._executors.values():
-            if not executor.stop(max(0.0, deadline - monotonic())):
-                LOG.warning("jobs were still running after %s s; they run again after the next start", wait_s)
+        executors = list(self._executors.values())
+        for run in stop(executors, self._close_wait_s, self.patience, self._begin_interrupting):
+            LOG.warning(
+                "job %d (%s) does not stop and is left running; it runs again after the next start",
+                run.id,
+                run.record.kind,
+            )
+        self._begin_interrupting()
         self._crashes.close()
         with self._lock:
             levels = self._dispatcher.levels()
         self._desk.queue_book.levels.keep(levels)
+
+    def _begin_interrupting(self) -> None:
+        self._attempts.is_interrupting = True
 
     def runs_here(self) -> bool:
         """Return whether the caller runs in a thread of the job manager's, which closing would wait for."""

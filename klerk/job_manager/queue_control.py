@@ -18,6 +18,7 @@ from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.queue_book import ChangeQueue
 from klerk.job_manager.shares import QueueOverride
 from klerk.job_options import Pool, Rate
+from klerk.job_run import JobRun
 from klerk.workers import Executor
 
 __all__ = ["AioQueueControl", "QueueControl", "QueueStatus"]
@@ -57,7 +58,7 @@ class QueueControl:
     _lock: threading.Lock
     _dispatcher: Dispatcher
     _desk: ActionDesk
-    _executors: dict[Pool, Executor]
+    _executors: dict[Pool, Executor[JobRun]]
 
     def _wake(self) -> None:
         raise NotImplementedError
