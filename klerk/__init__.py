@@ -44,7 +44,10 @@ from klerk.errors import (
     WrongState,
     WrongStore,
 )
+from klerk.job_manager.queue_control import QueueStatus
 from klerk.job_manager.retention import Retention
+from klerk.job_manager.searching import JobFilter, JobPage, JobQuery
+from klerk.job_manager.status import JobReason, JobStatus
 from klerk.job_options import Backoff, JobOptions, QueueOptions, Unique
 from klerk.job_outcomes import Cancel, Discard, Retry, Snooze
 from klerk.job_run import Completion, JobRun
@@ -120,11 +123,16 @@ __all__ = [
     "JobCancelled",
     "JobCrashed",
     "JobError",
+    "JobFilter",
     "JobOptions",
+    "JobPage",
+    "JobQuery",
+    "JobReason",
     "JobRecord",
     "JobRequest",
     "JobRun",
     "JobState",
+    "JobStatus",
     "JobTimeout",
     "KeyPage",
     "KeyValue",
@@ -151,6 +159,7 @@ __all__ = [
     "Problem",
     "QueueFull",
     "QueueOptions",
+    "QueueStatus",
     "ReadLockHeld",
     "Readable",
     "Reader",

@@ -14,7 +14,9 @@ from klerk.audit.erasure import Erasure
 from klerk.changes.feeds import Hub
 from klerk.changes.subscriptions import AioSubscribable
 from klerk.commands import Command, Context, Result
+from klerk.job_manager.by_hand import AioByHand
 from klerk.job_manager.manager import JobManager
+from klerk.job_manager.queue_control import AioQueueControl
 from klerk.jobs import JobRecord, JobRequest
 from klerk.keyed.aio_blobs import AioBlobs
 from klerk.keyed.blobs import Blobs
@@ -221,19 +223,15 @@ class AioKlerk(AioSubscribable):
         return submission
 
 
-class AioJobs:
+class AioJobs(AioByHand, AioQueueControl):
     """The asyncio face of the job manager; what does not wait is the same."""
 
     def __init__(self, jobs: JobManager) -> None:
-        self._jobs = jobs
+        self._jobs: JobManager = jobs
         self.counts = jobs.counts
         self.totals = jobs.totals
         self.cancel_running = jobs.cancel_running
         self.unstoppable = jobs.unstoppable
-
-    async def get(self, job_id: int) -> JobRecord:
-        """See `JobManager.get`."""
-        return await asyncio.to_thread(self._jobs.get, job_id)
 
     async def result(self, job_id: int) -> Any:
         """See `JobManager.result`."""

@@ -20,15 +20,17 @@ from klerk.audit.trail import Audit
 from klerk.authorization import ERASURE
 from klerk.changes.feeds import Hub
 from klerk.changes.subscriptions import Subscribable
-from klerk.commands import Actor, Command, Context, Result, System
+from klerk.commands import Actor, Context, Result, System
 from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
+from klerk.job_manager.access import JobAccess
+from klerk.job_manager.acting import OPERATOR, ActionDesk
 from klerk.job_manager.crew import Workers
 from klerk.job_manager.hosting import HostingJobs
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.manager import JobManager
+from klerk.job_manager.queue_book import QueueBook
 from klerk.job_manager.retention import Retention
-from klerk.jobs import JobRecord
 from klerk.keyed.blob_store import BlobStore
 from klerk.keyed.blobs import Blobs
 from klerk.keyed.expiring import Shelf
@@ -96,10 +98,9 @@ class Klerk(Submitting, Subscribable, HostingJobs):
         self._tokens = TokenUses(storage, self._program, clock, token_ttl)
         self.unsafe = Unsafe(self._run_unsafe, plan_of, is_on=unsafe)
         self._side_writer = SideWriter(storage)
-        now_us, call_at = self._scheduler.now_us, self._scheduler.at
-        shelf = Shelf(Family.KV, self._side_writer, now_us, call_at)
+        timing = self._scheduler.now_us, self._scheduler.at
+        shelf, store = Shelf(Family.KV, self._side_writer, *timing), BlobStore(self._side_writer, *timing)
         self.kv = KeyValues(shelf, self._program.kv_access, self._require_beside)
-        store = BlobStore(self._side_writer, now_us, call_at)
         self.blobs = Blobs(store, self._program.blob_access, self._require_beside)
         self._engine = Engine(
             storage,
@@ -111,19 +112,20 @@ class Klerk(Submitting, Subscribable, HostingJobs):
         )
         self._push = self._engine.queue.push
         self._audit = self._sight.commit_log = Audit(spec, self._program, recovered.history, storage)
-        self._eraser = Eraser(
-            storage, recovered.history, self._program.table, self._engine.checkpointer.write
-        )
+        history, checkpointer = recovered.history, self._engine.checkpointer
+        self._eraser = Eraser(storage, history, self._program.table, checkpointer.write)
         self._hub = Hub(self._program, storage, self._lock, self._engine.queue)
         self.jobs = JobManager(
             spec,
             self,
             self._submit_as,
             self._scheduler,
-            store=JobStore(storage, self._engine.checkpointer, recovered.up_to_date),
+            desk=self._job_desk(),
+            store=JobStore(storage, checkpointer, recovered.up_to_date),
             recovered=recovered,
             retention=job_retention,
             workers=workers,
+            marks=storage.marks,
         )
         self.timers = Timers(
             self._scheduler,
@@ -217,14 +219,6 @@ class Klerk(Submitting, Subscribable, HostingJobs):
 
     # --- jobs and timers --------------------------------------------------------------------------
 
-    def handle_for_job(self, record: JobRecord, command: Command[M]) -> Result[M]:
-        """Handle a command on behalf of a running job."""
-        return self.handle(command, self._acting_as(record))
-
-    async def handle_for_coroutine(self, record: JobRecord, command: Command[M]) -> Result[M]:
-        """Handle a command on behalf of a running job that is a coroutine."""
-        return await self.aio.handle(command, self._acting_as(record))
-
     def _system_context(self, actor: Actor) -> Context:
         return self._spec.system_context(actor, self._clock())
 
@@ -239,6 +233,18 @@ class Klerk(Submitting, Subscribable, HostingJobs):
         submission: Submission[Any] = Submission(work, context)
         self._push(submission, False)
         return submission
+
+    def _job_desk(self) -> ActionDesk:
+        access = JobAccess(self._spec, self._program.resolve, self._sight.plain, self._lock)
+        book = QueueBook(self._storage, self._audit.history, self._program.processor.sequence)
+        return ActionDesk(access, self._act_on_jobs, self._audit.catalog.version, book)
+
+    def _act_on_jobs(self, work: InternalWork, context: Context | None) -> Any:
+        submission: Submission[Any] = Submission(
+            work, self._system_context(OPERATOR) if context is None else context
+        )
+        self._push(submission, True)
+        return submission.result()
 
     def _refuse_waiting(self, blocking: bool) -> None:
         """Refuse to wait for a command where its outcome would never come.

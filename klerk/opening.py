@@ -56,6 +56,10 @@ def _check_options(
         problem = f"job_threads must be 0 to {limits.JOB_THREADS_MAX}, is {workers.threads}"
     elif not 0 <= workers.processes <= limits.JOB_PROCESSES_MAX:
         problem = f"job_processes must be 0 to {limits.JOB_PROCESSES_MAX}, is {workers.processes}"
+    elif workers.concurrency is not None and (
+        type(workers.concurrency) is not int or not 1 <= workers.concurrency <= limits.JOB_CONCURRENCY_MAX
+    ):
+        problem = f"job_concurrency must be 1 to {limits.JOB_CONCURRENCY_MAX}, is {workers.concurrency!r}"
     elif not isinstance(job_retention, Retention) or job_retention.problem():
         wrong = job_retention.problem() if isinstance(job_retention, Retention) else f"is {job_retention!r}"
         problem = f"job_retention must be a klerk.Retention or None: {wrong}"
@@ -67,7 +71,13 @@ def _check_options(
         raise ConfigError("K017", f"{problem}.", where=str(here()))
 
 
-def _workers(threads: int, processes: int | None, tags: Collection[str], close_wait: timedelta) -> Workers:
+def _workers(
+    threads: int,
+    processes: int | None,
+    concurrency: int | None,
+    tags: Collection[str],
+    close_wait: timedelta,
+) -> Workers:
     """Return who is to run jobs.
 
     Raises:
@@ -87,7 +97,13 @@ def _workers(threads: int, processes: int | None, tags: Collection[str], close_w
         raise ConfigError("K017", f"{problem}.", where=str(here()))
     if processes is None:
         processes = min(limits.JOB_PROCESSES, os.cpu_count() or 1)
-    return Workers(threads=threads, processes=processes, tags=frozenset(tags), close_wait=close_wait)
+    return Workers(
+        threads=threads,
+        processes=processes,
+        concurrency=concurrency,
+        tags=frozenset(tags),
+        close_wait=close_wait,
+    )
 
 
 def _refuse_worker_process() -> None:
@@ -120,6 +136,7 @@ class App(Design):
         clock: Callable[[], datetime] | None = None,
         job_threads: int = limits.JOB_THREADS,
         job_processes: int | None = None,
+        job_concurrency: int | None = None,
         worker_tags: Collection[str] = (),
         close_wait: timedelta = timedelta(seconds=limits.CLOSE_WAIT_S),
         job_retention: Retention | None = DEFAULT,
@@ -137,6 +154,7 @@ class App(Design):
             job_threads: threads for plain job functions; 0 runs no jobs.
             job_processes: processes, at most, for jobs that run in them, each started when there is a job for
                 it; None: one for each processor, up to `limits.JOB_PROCESSES`.
+            job_concurrency: jobs that run at once, of all sorts; None: as many as there are workers.
             worker_tags: what all workers here have: jobs that ask for other tags wait.
             close_wait: how long `Klerk.close` lets running jobs go on before it asks them to stop.
             job_retention: how long jobs are kept that have ended; None: for ever.
@@ -156,7 +174,7 @@ class App(Design):
         # Everything that can be wrong with the design is found before a store is touched.
         lock = ReadWriteLock()
         Program(spec, extended(read_catalog(None), spec), utc_now, lock)
-        workers = _workers(job_threads, job_processes, worker_tags, close_wait)
+        workers = _workers(job_threads, job_processes, job_concurrency, worker_tags, close_wait)
         _check_options(path, durability, workers, job_retention, queue_length_max, token_ttl)
         storage: Storage = MemoryStorage()
         if path is not None and durability != "memory":
@@ -178,17 +196,7 @@ class App(Design):
         except BaseException:
             storage.close()
             raise
-        return self._started(opened, unsafe=unsafe)
-
-    def _started(self, opened: Klerk, *, unsafe: bool) -> Klerk:
-        """Return an app that was opened and begins to work."""
-        if unsafe:
-            LOG.warning(
-                "'%s' is open for unsafe changes, which ask neither state machines nor rules", self.name
-            )
-        _OPEN.add(opened)
-        opened.start()
-        return opened
+        return _started(opened, self.name, unsafe=unsafe)
 
     def _complete(self) -> Spec:
         """Return the checked design, of which every job can run where it is to run.
@@ -221,6 +229,18 @@ def _recovered(
 
 # Threads inside RocksDB at the end of the interpreter abort it, so what was left open is closed before.
 _OPEN: "weakref.WeakSet[Klerk]" = weakref.WeakSet()
+
+
+def _started(opened: Klerk, name: str, *, unsafe: bool) -> Klerk:
+    if unsafe:
+        LOG.warning("'%s' is open for unsafe changes, which ask neither state machines nor rules", name)
+    _OPEN.add(opened)
+    try:
+        opened.start()
+    except BaseException:
+        opened.close()
+        raise
+    return opened
 
 
 def _close_all() -> None:

@@ -22,12 +22,14 @@ class Workers(msgspec.Struct, frozen=True, kw_only=True):
     Parameters:
         threads: for plain functions; 0: no job runs at all.
         processes: at most, for the jobs that run in processes.
-        tags: what all of them have.
+        concurrency: jobs that run at once, of all sorts; None: as many as there are workers.
+        tags: what all workers have.
         close_wait: how long closing lets jobs go on before it asks them to stop.
     """
 
     threads: int
     processes: int
+    concurrency: int | None
     tags: frozenset[str]
     close_wait: timedelta
 

@@ -10,9 +10,14 @@ import msgspec
 
 from klerk.app import Spec
 from klerk.commands import System
-from klerk.errors import ArgumentError, NotFound
+from klerk.errors import ArgumentError
+from klerk.job_manager.acting import ActionDesk, Actions
 from klerk.job_manager.arguments import StoredArguments
-from klerk.job_manager.attempts import Attempts, Submit
+from klerk.job_manager.attempts import Attempts
+from klerk.job_manager.books import Books
+from klerk.job_manager.by_hand import ByHand
+from klerk.job_manager.claims import Claims
+from klerk.job_manager.crashes import Crashes
 from klerk.job_manager.crew import Workers, executors_of
 from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
@@ -20,22 +25,25 @@ from klerk.job_manager.gates import Gate
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.live_jobs import LiveJobs
 from klerk.job_manager.pruning import Pruning
+from klerk.job_manager.queue_control import QueueControl
 from klerk.job_manager.results import Results
 from klerk.job_manager.retention import Retention
+from klerk.job_manager.status import Explaining
 from klerk.job_manager.tally import ENDS, queue_of
 from klerk.job_manager.watchdog import Watchdog
-from klerk.job_manager.work import CreateJobs, RecordJobs
+from klerk.job_manager.work import CreateJobs, RecordJobs, Submit
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
+from klerk.storage.marks import MarkFile
 from klerk.workers import Patience, stop
 
 LOG = logging.getLogger("klerk")
 
 
-class JobManager:
+class JobManager(ByHand, QueueControl):
     """Dispatches jobs from memory as they become ready; nothing is polled.
 
     Parameters:
@@ -43,10 +51,12 @@ class JobManager:
         host: what running jobs may use.
         submit: records what became of them.
         scheduler: wakes jobs that wait for a time.
+        desk: lets actions on jobs take effect.
         store: reads the jobs that are not in memory.
         recovered: what the store held.
         retention: how long jobs are kept that have ended.
         workers: who runs them.
+        marks: where running jobs are marked, so that they are known should the process die; None: nowhere.
 
     Attributes:
         store: every job, whether in memory or not.
@@ -60,16 +70,19 @@ class JobManager:
         submit: Submit,
         scheduler: Scheduler,
         *,
+        desk: ActionDesk,
         store: JobStore,
         recovered: Recovered,
         retention: Retention,
         workers: Workers,
+        marks: MarkFile | None,
     ) -> None:
         self._spec = spec
         self._host = host
         self._submit = submit
         self._scheduler = scheduler
         self.store = store
+        self._desk = desk
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._running: dict[int, JobRun] = {}
@@ -78,9 +91,13 @@ class JobManager:
             spec,
             self._live,
             now_us=scheduler.now_us,
-            call_at=scheduler.at,
+            call_after=scheduler.after,
             wake=self._refilled,
+            concurrency=workers.concurrency,
+            levels=desk.queue_book.levels.read(scheduler.now_us()),
+            overrides=desk.queue_book.overrides,
         )
+        self._crashes = Crashes(spec, marks, recovered.jobs)
         self._arguments = StoredArguments(spec, recovered.job_versions)
         self._jobs = LiveJobs(
             self._live,
@@ -88,24 +105,48 @@ class JobManager:
             store,
             recovered,
             scheduler,
-            restored=self._arguments.restored,
-            ready=self._dispatcher.add,
+            restored=self._restored,
+            ready=self._ready,
             wake=self._became_ready,
         )
         self._pruning = Pruning(retention, spec.jobs.values(), store, scheduler, self._jobs, self._lock)
         self._results = Results(spec.jobs, scheduler.now_us)
-        self._attempts = Attempts(spec, submit, scheduler)
+        self._attempts = Attempts(spec, submit, scheduler, self._crashes.end)
         self._cron = CronJobs(spec.jobs, recovered.cron_marks, scheduler, submit)
+        self._claims = Claims(self._lock, self._live, self._running, self._dispatcher, self._wake)
+        self._books = Books(spec, self._arguments, self._live, self._running, store, scheduler.now_us)
+        self._explaining = Explaining(
+            self._lock, self._running, self._claims, self._dispatcher, self._books, scheduler.now_us
+        )
         self._tags = workers.tags
         self._close_wait_s = workers.close_wait.total_seconds()
         self._executors = executors_of(spec, workers, self._take, self._attempts)
         self._watchdog = Watchdog(spec.jobs, self._executors, scheduler, self._runs)
+        self._actions = Actions(
+            spec,
+            self._books,
+            self._claims,
+            self._attempts.ending,
+            desk,
+            self._watchdog.stop,
+            scheduler.now_us,
+        )
         self.patience = Patience()
         self._jobs.take_over()
 
     def start(self) -> None:
-        """Begin to run jobs, first of all those that were executing when the process ended."""
+        """Begin to run jobs, first of all those that were executing when the process ended.
+
+        Raises:
+            StoreFailed: what became of those cannot be recorded.
+        """
         self._record_suspended()
+        changed = self._crashes.recorded(self._live, self._scheduler.now_us())
+        if changed:
+            self._submit(RecordJobs(changed), System("recovery")).result()
+        self._crashes.forget()
+        self._actions.end_stopped(self._live.values())
+        self._desk.queue_book.levels.begin()
         self._pruning.start()
         for executor in self._executors.values():
             executor.start()
@@ -128,26 +169,46 @@ class JobManager:
         """Look up jobs beside memory that a group changes, before anything takes over what it changed."""
         self._jobs.foresee(records)
 
+    def _restored(self, record: JobRecord) -> JobRecord:
+        """Return a job that was read from the store as it is kept in memory."""
+        if record.state is JobState.EXECUTING:
+            # It runs at most once and was started: it ends before anything starts.
+            return record
+        restored = self._arguments.restored(record)
+        if restored.state is JobState.SUSPENDED or not self._crashes.died_with(record):
+            return restored
+        # What the process died with waits until that is recorded.
+        return in_state(restored, JobState.EXECUTING)
+
     def note(self, records: list[JobRecord]) -> None:
         """Take over jobs that were created or changed by a published group, which were foreseen."""
-        jobs = self._jobs
+        jobs, claimed = self._jobs, self._claims.held
         with self._lock:
             for record in records:
                 known = jobs.withdraw(record)
                 run = self._running.get(record.id)
                 if run is not None and run.end is not record:
-                    # It saved something on its way, and runs on.
-                    jobs.keep_running(record)
+                    # It saved something on its way, or was asked to stop, and its end is still to come.
+                    jobs.keep_running(record if known is None else in_state(record, known.state))
                     continue
                 if run is not None:
                     del self._running[record.id]
+                    self._crashes.end(record.id)
                     self._dispatcher.ended(run.record)
-                elif known is not None:
+                elif known is not None and known.state is JobState.AVAILABLE and record.id not in claimed:
                     self._dispatcher.left(known)
+                if record.id in claimed:
+                    self._claims.settle(record)
                 jobs.keep(record)
             jobs.noted()
             self._idle.notify_all()
+            self._claims.tell()
         self._wake()
+
+    def _ready(self, record: JobRecord) -> None:
+        """Let a job be given to a worker, unless somebody acts on it."""
+        if record.id not in self._claims.held:
+            self._dispatcher.add(record)
 
     def _became_ready(self) -> None:
         self._record_suspended()
@@ -170,6 +231,7 @@ class JobManager:
             record = None if self._attempts.is_closing else self._dispatcher.take(pool, self._tags)
             if record is None:
                 return None
+            self._crashes.begin(record)
             run = self._running[record.id] = JobRun(
                 self._host, record, self._spec.jobs[record.kind], self._scheduler.now_us
             )
@@ -225,21 +287,6 @@ class JobManager:
         with self._lock:
             return {state: self._jobs.tally.totals[state] for state in ENDS}
 
-    def get(self, job_id: int) -> JobRecord:
-        """Return a job, whether it is still to run or has ended.
-
-        Raises:
-            NotFound: there is none with this id, or it ended and is not kept any more.
-        """
-        with self._lock:
-            record = self._live.get(job_id)
-            if record is not None:
-                return self._shown(record)
-        record = self.store.get(job_id)
-        if record is None:
-            raise NotFound(f"there is no job {job_id}", hint="It never was, or is not kept any more.")
-        return record
-
     def live(self) -> tuple[JobRecord, ...]:
         """Return all jobs that have not ended, in the order of their creation.
 
@@ -254,7 +301,7 @@ class JobManager:
         run = self._running.get(record.id)
         if run is None:
             return record
-        return msgspec.structs.replace(run.shown_in(record), state=JobState.EXECUTING)
+        return in_state(run.shown_in(record), JobState.EXECUTING)
 
     def result(self, job_id: int) -> Any:
         """Return what a job's function returned, as the type that it says it returns.
@@ -322,6 +369,10 @@ class JobManager:
                 run.record.kind,
             )
         self._begin_interrupting()
+        self._crashes.close()
+        with self._lock:
+            levels = self._dispatcher.levels()
+        self._desk.queue_book.levels.keep(levels)
 
     def _begin_interrupting(self) -> None:
         self._attempts.is_interrupting = True
@@ -335,3 +386,8 @@ class JobManager:
         with self._lock:
             self._attempts.is_closing = True
             self._idle.notify_all()
+
+
+def in_state(record: JobRecord, state: JobState) -> JobRecord:
+    """Return a record in another state."""
+    return msgspec.structs.replace(record, state=state)

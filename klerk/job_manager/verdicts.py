@@ -66,6 +66,8 @@ def of_error(job: Job[Any], attempt: int, attempts_max: int, error: BaseExceptio
     if not isinstance(error, JobOutcome):
         outcome = _outcome_of(job.settings.on_error, type(error)) or error
     text = text_of(error)
+    if job.settings.at_most_once and isinstance(outcome, Snooze | Retry):
+        return Verdict(state=JobState.DISCARDED, error=f"it runs at most once: {text}")
     if isinstance(outcome, Snooze):
         return Verdict(state=JobState.SCHEDULED, error=text, delay=outcome.after, counts=False)
     if isinstance(outcome, Cancel | JobCancelled):

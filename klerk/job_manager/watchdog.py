@@ -98,6 +98,8 @@ class Watchdog:
 
     def stop(self, run: JobRun) -> None:
         """Ask a running job to stop, and force it, if possible, when it does not within some seconds."""
+        # Also where its worker has not begun yet.
+        run.cancel()
         self._executor(run).cancel(run)
         asked_us = self._scheduler.now_us()
         grace_us = round(limits.JOB_STOP_GRACE_S * 1e6)
