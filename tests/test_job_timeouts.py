@@ -116,6 +116,7 @@ def test_what_cannot_be_stopped_is_told_about_once_and_goes_on(
         return k.jobs.unstoppable() == (job_id,)
 
     eventually(is_noticed)
+    assert "stuck" in [reason.code for reason in k.jobs.why(job_id).reasons]
     CLOCK.advance(timedelta(seconds=60))
     time.sleep(0.05)
     (told,) = caplog.messages

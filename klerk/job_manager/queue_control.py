@@ -160,12 +160,15 @@ class QueueControl:
         if not isinstance(name, str) or name not in known:
             raise NotFound(f"there is no queue {name!r}", hint=f"There are: {', '.join(known)}.")
 
-    def scale_workers(self, *, threads: int | None = None, coroutines: int | None = None) -> None:
+    def scale_workers(
+        self, *, threads: int | None = None, coroutines: int | None = None, processes: int | None = None
+    ) -> None:
         """Run more or fewer jobs at once, until the app is closed; those that run go on.
 
         Parameters:
             threads: for plain functions; None: as many as there are.
             coroutines: at once on the jobs' event loop; None: as it is.
+            processes: at most, for the jobs that run in them; None: as it is.
 
         Raises:
             ArgumentError: a number that cannot be meant, or nothing runs jobs of that sort here.
@@ -173,6 +176,7 @@ class QueueControl:
         wanted: list[tuple[Pool, str, int | None, int]] = [
             ("thread", "threads", threads, limits.JOB_THREADS_MAX),
             ("loop", "coroutines", coroutines, limits.JOB_COROUTINES_LIMIT),
+            ("process", "processes", processes, limits.JOB_PROCESSES_MAX),
         ]
         for pool, what, count, highest in wanted:
             if count is None:
@@ -250,6 +254,8 @@ class AioQueueControl:
         scale = partial(self._jobs.scale, queue, context, concurrency=concurrency, rate=rate, weight=weight)
         await asyncio.to_thread(scale)
 
-    def scale_workers(self, *, threads: int | None = None, coroutines: int | None = None) -> None:
+    def scale_workers(
+        self, *, threads: int | None = None, coroutines: int | None = None, processes: int | None = None
+    ) -> None:
         """See `QueueControl.scale_workers`."""
-        self._jobs.scale_workers(threads=threads, coroutines=coroutines)
+        self._jobs.scale_workers(threads=threads, coroutines=coroutines, processes=processes)

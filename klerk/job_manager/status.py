@@ -29,7 +29,8 @@ class JobReason(msgspec.Struct, frozen=True, kw_only=True):
     Parameters:
         code: stable: ``"time"``, ``"dependency"``, ``"batch"``, ``"paused"``, ``"concurrency"``, ``"rate"``,
             ``"no_worker"``, ``"missing_tag"``, ``"worker_busy"``, ``"claimed"``, ``"suspended"``,
-            ``"suspect"``, ``"running"``, ``"stopping"`` or ``"ended"``.
+            ``"suspect"``, ``"running"``, ``"stopping"``, ``"stuck"`` or
+            ``"ended"``.
         text: a sentence for people.
         wait: how long it is until that is over; None: it depends on other jobs, or on somebody.
     """
@@ -120,6 +121,9 @@ class Explaining:
             fate = f" and will be {record.stop}" if record.stop else ""
             text = f"it was asked to stop{fate}; its function has not looked, or is about to end"
             reasons.append(JobReason(code="stopping", text=text))
+        if run is not None and run.goes_on:
+            text = "it was asked to stop some time ago, nothing can force it, and it keeps its worker"
+            reasons.append(JobReason(code="stuck", text=text))
         return reasons
 
     def _waiting_reasons(self, record: JobRecord) -> list[JobReason]:
