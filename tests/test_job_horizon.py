@@ -664,3 +664,37 @@ def test_kills_lose_no_waiting_job_and_start_none_before_its_time(tmp_path: Path
     assert all(at_us >= due_us - 1 for _, due_us, at_us in starts)
     (completed,) = [words[1:] for words in lines(ledger) if words[0] == "completed"]
     assert completed == [str(len({id for id, _, _ in starts}))] * 2
+
+
+POISONED = """
+import os, sys, time
+from datetime import UTC, datetime, timedelta
+from klerk import App, JobRun, JobState, limits
+limits.JOBS_AT_HAND_MAX, limits.JOBS_PAGE = 8, 3
+app = App("poisoned")
+
+@app.job()
+def wait(job: JobRun) -> None:
+    time.sleep(0.02)
+
+@app.job(priority=100, max_crashes=2)
+def die(job: JobRun) -> None:
+    os._exit(7)
+
+with app.open(sys.argv[1], durability="process", job_threads=1) as k:
+    if k.sequence == 0:
+        soon = datetime.now(UTC) + timedelta(seconds=0.3)
+        k.jobs.schedule(*[wait().at(soon) for _ in range(40)], die().at(soon + timedelta(milliseconds=1)))
+    while k.jobs.counts()[JobState.DISCARDED] == 0:
+        time.sleep(0.01)
+    assert k.jobs.get(41).crashes == 2, k.jobs.get(41)
+"""
+
+
+def test_what_the_process_died_with_is_blamed_though_others_come_first(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", POISONED, str(tmp_path / "store")]
+    ends = [
+        subprocess.run(command, env=python_environment(), timeout=30, check=False).returncode
+        for _ in range(3)
+    ]
+    assert ends == [7, 7, 0]

@@ -1,7 +1,7 @@
 """What became of the jobs that were running when the process died: tried again, given up, or unknown."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -121,6 +121,23 @@ class Crashes:
             error=f"{OUTCOME_UNKNOWN}: the process ended after it was started, and it runs at most once",
             ended_us=now_us,
         )
+
+
+def with_marked(
+    records: list[JobRecord], marks: MarkFile | None, find: Callable[[int], JobRecord | None]
+) -> list[JobRecord]:
+    """Return the jobs that the store held for memory, and those that were running although others come first.
+
+    Parameters:
+        records: the ready jobs, and the soonest of those that wait for a time.
+        marks: that the last run left; None: there are none.
+        find: reads any job.
+    """
+    if marks is None or not marks.found:
+        return records
+    known = {record.id for record in records}
+    beside = [find(mark & _ID_MASK) for mark in marks.found if mark & _ID_MASK not in known]
+    return records + [record for record in beside if record is not None and not record.ended_us]
 
 
 def _mark_of(record: JobRecord) -> int:
