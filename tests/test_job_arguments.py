@@ -489,3 +489,37 @@ def test_a_renamed_model_is_the_same_parameter(store: Path) -> None:
     with app.open(store, clock=Clock(), job_threads=1) as k:
         idle(k)
     assert ran == [(1, 150)]
+
+
+# --- beside memory ------------------------------------------------------------------------------------
+
+
+def test_suspended_jobs_that_wait_for_far_times(
+    store: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those on disk alone are told about when they are met, once, and what becomes of them is theirs."""
+    monkeypatch.setattr("klerk.limits.JOBS_AT_HAND_MAX", 2)
+    first = First()
+    with opened(first, store) as k:
+        k.jobs.schedule(*(first.pay(1, each).after(timedelta(days=each)) for each in range(1, 6)))
+    broken, clock = Second(unfit), Clock()
+    with opened(broken, store, clock, 1) as k:
+        for _ in range(3):
+            assert {each.state for each in k.jobs.live()} == {JobState.SUSPENDED}
+        k.jobs.cancel(8)
+        clock.advance(timedelta(days=6))
+        eventually(lambda: k.jobs.counts()[JobState.SUSPENDED] == 7)
+        k.handle(broken.enter("Bob"), TESTER)
+        assert k.jobs.get(8).state is JobState.CANCELLED
+        assert len(k.jobs.live()) == 7
+    told = [each.getMessage() for each in caplog.records if "are suspended" in each.getMessage()]
+    assert sum(int(each.split()[0]) for each in told) == 8
+    with opened(Second(), store) as k:
+        assert k.jobs.get(8).state is JobState.CANCELLED
+        assert {each.state for each in k.jobs.live()} <= {JobState.AVAILABLE, JobState.SCHEDULED}
+        assert len(k.jobs.live()) == 7
+    mended = Second()
+    with opened(mended, store, clock, 1) as k:
+        eventually(lambda: len(mended.ran) == 7)
+        idle(k)
+        assert k.jobs.counts()[JobState.COMPLETED] == 7

@@ -265,6 +265,22 @@ def test_a_state_survives_a_kill(tmp_path: Path) -> None:
     assert found == [{"number": 3}]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_job_that_runs_at_most_once_may_save(tmp_path: Path) -> None:
+    """That it started is durable: storing what it saved does not take that back."""
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED.replace("@app.job()", "@app.job(at_most_once=True)"), encoding="utf-8")
+    result = run_python(str(script), str(tmp_path / "store"), cwd=tmp_path)
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    works = Works("plain", lambda job, save: None, at_most_once=True)
+    with works.app.open(tmp_path / "store") as k:
+        idle(k)
+        record = k.jobs.get(1)
+        assert (record.state, record.log[-1]) == (JobState.DISCARDED, "did 3")
+        assert msgspec.msgpack.decode(record.checkpoint) == {"number": 3}
+    assert works.runs == []
+
+
 @BOTH
 def test_a_job_that_saves_runs_once(kind: str) -> None:
     """Saving stores the job anew while it runs: nobody may take it for ready, or for ended."""

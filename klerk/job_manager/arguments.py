@@ -41,8 +41,9 @@ class StoredArguments:
         self._versions = versions
         # Those that were suspended here, or for another reason than before.
         self._changed: list[JobRecord] = []
-        self._counts: dict[str, int] = {}
-        self._first: dict[str, JobRecord] = {}
+        # Those of each kind that were not told about yet, and the ids of all that were met.
+        self._untold: dict[str, list[JobRecord]] = {}
+        self._met: set[int] = set()
 
     def restored(self, record: JobRecord) -> JobRecord:
         """Return a stored job with arguments that its function takes; or suspended, with those it has."""
@@ -70,8 +71,9 @@ class StoredArguments:
         suspended = msgspec.structs.replace(record, state=JobState.SUSPENDED, error=error)
         if suspended != record:
             self._changed.append(suspended)
-        self._counts[record.kind] = self._counts.get(record.kind, 0) + 1
-        self._first.setdefault(record.kind, suspended)
+        if record.id not in self._met:
+            self._met.add(record.id)
+            self._untold.setdefault(record.kind, []).append(suspended)
         return suspended
 
     def take_suspended(self) -> list[list[JobRecord]]:
@@ -82,15 +84,15 @@ class StoredArguments:
         return [changed[i : i + size] for i in range(0, len(changed), size)]
 
     def tell(self) -> None:
-        """Log how many jobs of each kind cannot run, and why the first of them cannot."""
-        for kind, count in self._counts.items():
-            first = self._first[kind]
+        """Log how many jobs of each kind cannot run, and why the first of them cannot; each job once."""
+        untold, self._untold = self._untold, {}
+        for kind, records in untold.items():
             LOG.error(
                 "%d jobs of kind %s are suspended until their arguments fit it; the first is job %d: %s",
-                count,
+                len(records),
                 kind,
-                first.id,
-                first.error,
+                records[0].id,
+                records[0].error,
             )
 
     def _arguments(self, record: JobRecord) -> tuple[Any, ...]:

@@ -31,7 +31,7 @@ from klerk.job_manager.retention import Retention
 from klerk.job_manager.status import Explaining
 from klerk.job_manager.tally import ENDS, queue_of
 from klerk.job_manager.watchdog import Watchdog
-from klerk.job_manager.work import CreateJobs, RecordJobs, Submit
+from klerk.job_manager.work import CreateJobs, RecordJobs, RecordSuspended, Submit
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
@@ -160,9 +160,12 @@ class JobManager(ByHand, QueueControl):
         self._arguments.tell()
         for batch in self._arguments.take_suspended():
             try:
-                self._submit(RecordJobs(batch), System("jobs that cannot run"))
+                self._submit(RecordSuspended(batch, self._is_current), System("jobs that cannot run"))
             except Exception as error:
                 LOG.error("that jobs are suspended is not recorded: %s", error)
+
+    def _is_current(self, record: JobRecord) -> bool:
+        return self._live.get(record.id) is record and record.id not in self._claims.held
 
     # --- what is to be run ------------------------------------------------------------------------
 

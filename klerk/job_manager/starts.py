@@ -40,13 +40,14 @@ class Starts:
             run.record, state=JobState.EXECUTING, started_us=self._scheduler.now_us()
         )
         submission = self._submit(RecordJob(started), by_manager(started))
-        run.record = started
+        # A checkpoint builds on it, and must not make it seem as if the job had not started.
+        run.record = run.newest = started
         return submission
 
     def take_back(self, run: JobRun) -> None:
         """Record that a job was not called after all, and is to be started another time."""
         run.is_over = True
-        waiting = msgspec.structs.replace(run.record, state=JobState.AVAILABLE, started_us=0)
+        waiting = run.end = msgspec.structs.replace(run.record, state=JobState.AVAILABLE, started_us=0)
         try:
             self._submit(RecordJob(waiting), by_manager(waiting))
         except Exception as refusal:

@@ -1,6 +1,6 @@
 """The transactions that the job manager submits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from klerk._core import InternalWork
@@ -61,6 +61,25 @@ class RecordJobs(InternalWork):
     def perform(self, processor: Any) -> None:
         for record in self.records:
             processor.put_job(record, encode(record))
+
+
+class RecordSuspended(InternalWork):
+    """The transaction that records which jobs cannot run.
+
+    Parameters:
+        records: of them.
+        is_current: says whether a job is still as it was found.
+    """
+
+    def __init__(self, records: Sequence[JobRecord], is_current: Callable[[JobRecord], bool]) -> None:
+        self.records = records
+        self.is_current = is_current
+
+    def perform(self, processor: Any) -> None:
+        for record in self.records:
+            # Somebody may have acted on it meanwhile, or it was only looked at, and is not in memory.
+            if self.is_current(record):
+                processor.put_job(record, encode(record))
 
 
 class SaveJob(InternalWork):
