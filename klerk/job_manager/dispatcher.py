@@ -338,10 +338,6 @@ class Dispatcher:
 
     # --- what people ask --------------------------------------------------------------------------
 
-    def queue_of(self, record: JobRecord) -> Queue:
-        """Return the queue of a job that was added."""
-        return self.queues[record.queue or self._kinds[record.kind].job.settings.queue]
-
     def levels(self) -> Levels:
         """Return how full the buckets of rates are, for the next run."""
         gates: list[tuple[Where, Gate]] = [
@@ -354,10 +350,6 @@ class Dispatcher:
         # One that is full would be so without being named, too: it took longer than filling takes.
         known = [(where, level) for where, level in levels if level.part < level.whole]
         return levels_of([*known, *self._levels.items()], self._other_level, self._now_us())
-
-    def priority_of(self, record: JobRecord) -> int:
-        """Return a job's own priority, or that of its kind."""
-        return self._kinds[record.kind].priority if record.priority is None else record.priority
 
     def blocked_by(self, record: JobRecord) -> tuple[Obstacle, ...]:
         """Return all that keeps a job from starting, if it were ready; when nothing does, what it waits for.
