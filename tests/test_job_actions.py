@@ -35,6 +35,8 @@ from klerk import (
     User,
     WrongState,
 )
+from klerk.__main__ import main
+from klerk.showing.describe import describe
 
 FAR = datetime(2100, 1, 1, tzinfo=UTC)
 OPERATOR = Context(System("anyone"))
@@ -301,7 +303,7 @@ def test_a_running_job_is_asked_to_stop(works: Works, action: str, how: str) -> 
 
 
 def test_a_running_coroutine_is_cancelled_from_asyncio(works: Works) -> None:
-    async def main(k: klerk.Klerk) -> None:
+    async def ask(k: klerk.Klerk) -> None:
         (job,) = await k.aio.jobs.schedule(works.sing())
         while (await k.aio.jobs.get(job.id)).state is not JobState.EXECUTING:
             await asyncio.sleep(0.002)
@@ -310,7 +312,7 @@ def test_a_running_coroutine_is_cancelled_from_asyncio(works: Works) -> None:
         assert (await k.aio.jobs.get(job.id)).state is JobState.CANCELLED
 
     with works.app.open() as k:
-        asyncio.run(main(k))
+        asyncio.run(ask(k))
 
 
 def test_a_job_cancels_itself_and_another(works: Works) -> None:
@@ -605,7 +607,7 @@ def test_running_and_waiting_jobs_are_cancelled_together(works: Works) -> None:
 
 
 def test_bulk_from_asyncio_and_wrong_filters(works: Works) -> None:
-    async def main(k: klerk.Klerk) -> None:
+    async def ask(k: klerk.Klerk) -> None:
         await k.aio.jobs.schedule(*[works.work("done") for _ in range(3)], at=FAR)
         assert await k.aio.jobs.run_all_now() == 3
         assert await k.aio.jobs.cancel_all(kind="work") == 3
@@ -623,7 +625,7 @@ def test_bulk_from_asyncio_and_wrong_filters(works: Works) -> None:
             await k.aio.jobs.cancel_all(state="over")
 
     with works.app.open(job_threads=0) as k:
-        asyncio.run(main(k))
+        asyncio.run(ask(k))
 
 
 def test_far_jobs_are_acted_on_in_the_store(
@@ -722,10 +724,23 @@ def test_the_log_tells_what_was_done_and_hides_new_arguments(
         assert k.log(TESTER, sequence=job.cause).entries[0].jobs == (job.id,)
         with pytest.raises(ArgumentError, match="'sequence'"):
             k.log(TESTER, sequence="1")  # type: ignore[arg-type]
-    from klerk.__main__ import main
-
     assert main(["log", str(tmp_path / "s"), "--event", "job action"]) == 0
     told = capsys.readouterr().out
     assert "system operator" in told
     assert "job action: cancel of 1" in told
     assert "job action: edit of 1 with arguments=" in told
+
+
+def test_a_design_is_described_with_its_rules_about_jobs(works: Works) -> None:
+    @works.app.allow.jobs(works.work, works.sing, action="retry")
+    def operators(a: Args) -> bool:
+        """Operators may."""
+        return True
+
+    @works.app.deny.jobs()
+    def nobody(a: Args) -> bool:
+        return False
+
+    told = [" ".join(line.split()) for line in describe(works.app.freeze()).splitlines()]
+    assert "jobs work, sing retry if operators" in told
+    assert "jobs all every action not if nobody" in told
