@@ -18,6 +18,7 @@ P = ParamSpec("P")
 
 __all__ = [
     "FINAL_STATES",
+    "OUTCOME_UNKNOWN",
     "Job",
     "JobRecord",
     "JobRequest",
@@ -45,6 +46,9 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_DELAY: Final = timedelta(days=limits.JOB_DELAY_DAYS_MAX)
 
 FINAL_STATES: Final = frozenset({JobState.COMPLETED, JobState.DISCARDED, JobState.CANCELLED})
+
+OUTCOME_UNKNOWN: Final = "outcome unknown"
+"""How the error of a job begins that runs at most once, was started, and was not seen to end."""
 
 
 class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -140,6 +144,11 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def ended_at(self) -> datetime | None:
         """When it came to a final state, in UTC; None: it has not."""
         return moment_of(self.ended_us)
+
+    @property
+    def outcome_unknown(self) -> bool:
+        """Whether it runs at most once and was started, and nobody knows what it did: the process ended."""
+        return self.state is JobState.DISCARDED and self.error.startswith(OUTCOME_UNKNOWN)
 
 
 class Parameter(msgspec.Struct, frozen=True):

@@ -20,7 +20,7 @@ from klerk.audit.trail import Audit
 from klerk.authorization import ERASURE
 from klerk.changes.feeds import Hub
 from klerk.changes.subscriptions import Subscribable
-from klerk.commands import Actor, Command, Context, Result, System
+from klerk.commands import Actor, Context, Result, System
 from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
 from klerk.job_manager.access import JobAccess
@@ -30,7 +30,6 @@ from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.manager import JobManager
 from klerk.job_manager.queue_book import QueueBook
 from klerk.job_manager.retention import Retention
-from klerk.jobs import JobRecord
 from klerk.keyed.blob_store import BlobStore
 from klerk.keyed.blobs import Blobs
 from klerk.keyed.expiring import Shelf
@@ -124,6 +123,7 @@ class Klerk(Submitting, Subscribable, HostingJobs):
             recovered=recovered,
             retention=job_retention,
             threads=job_threads,
+            marks=storage.marks,
             concurrency=job_concurrency,
             queue_book=QueueBook(storage, history, self._program.processor.sequence),
         )
@@ -217,14 +217,6 @@ class Klerk(Submitting, Subscribable, HostingJobs):
         return Erasure(sequence=sequence, transactions=work.transactions)
 
     # --- jobs and timers --------------------------------------------------------------------------
-
-    def handle_for_job(self, record: JobRecord, command: Command[M]) -> Result[M]:
-        """Handle a command on behalf of a running job."""
-        return self.handle(command, self._acting_as(record))
-
-    async def handle_for_coroutine(self, record: JobRecord, command: Command[M]) -> Result[M]:
-        """Handle a command on behalf of a running job that is a coroutine."""
-        return await self.aio.handle(command, self._acting_as(record))
 
     def _system_context(self, actor: Actor) -> Context:
         return self._spec.system_context(actor, self._clock())

@@ -85,6 +85,21 @@ JOB_BACKOFF_MAX_S: Final = 3600.0
 # Completions that one transaction records: 1,000 small records take a few milliseconds to write.
 JOB_COMPLETIONS_AT_ONCE: Final = 1_000
 
+# Running jobs that are marked, so that they are known should the process die: more than the threads and
+# coroutines that there are at most, and with the head of the file one page of memory.
+JOBS_MARKED_MAX: Final = 509
+
+# Jobs at once that were running when the process died before. It may die again, and then all that run are
+# blamed: with one at a time, those that only happened to be there are not blamed together with the guilty.
+JOB_SUSPECTS_MAX: Final = 1
+
+# Tokens of ended jobs that are dropped with one group of commands: about 5 ms of work, for the few jobs that
+# handle so many.
+JOB_TOKENS_DROPPED_AT_ONCE: Final = 10_000
+
+# Characters of the name of a step of a job: room for what it is about, as in "invoice 2024-05 of 4711".
+JOB_STEP_LENGTH_MAX: Final = 500
+
 # Jobs of a queue, a kind or a key at once: far more than there are workers. Priorities and weights are only
 # compared, so their range has to be just wide enough to tell apart what people name.
 JOB_CONCURRENCY_MAX: Final = 100_000

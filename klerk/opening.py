@@ -153,7 +153,11 @@ def _started(opened: Klerk, name: str, *, unsafe: bool) -> Klerk:
     if unsafe:
         LOG.warning("'%s' is open for unsafe changes, which ask neither state machines nor rules", name)
     _OPEN.add(opened)
-    opened.start()
+    try:
+        opened.start()
+    except BaseException:
+        opened.close()
+        raise
     return opened
 
 

@@ -82,6 +82,7 @@ class Dispatcher:
         self._call_after = call_after
         self._wake = wake
         self._all = Gate("this Klerk", concurrency, None)
+        self._suspects = Gate("one job at a time that the process died with", limits.JOB_SUSPECTS_MAX, None)
         self._serial = 0
         self._levels, self._other_level = dict(levels.known), levels.others
         self._crews: dict[tuple[Pool, frozenset[str]], Crew] = {}
@@ -125,7 +126,7 @@ class Dispatcher:
         priority = kind.priority if record.priority is None else record.priority
         order = record.id - (priority << _ID_BITS) if priority else record.id
         self._serial += 1
-        if kind.is_limited:
+        if kind.is_limited or record.crashes:
             line: Line = lane
             gates = self._gates_to_pass(kind, record)
             for gate in gates:
@@ -213,7 +214,7 @@ class Dispatcher:
         gate.running -= 1
         if gate.is_shut:
             self._look_at(gate)
-        if kind.is_limited:
+        if kind.is_limited or record.crashes:
             for gate in self._gates_of(kind, record):
                 self._leave(gate)
 
@@ -282,7 +283,9 @@ class Dispatcher:
 
     def _gates_of(self, kind: _Kind, record: JobRecord) -> list[Gate]:
         """Return the gates of a job's kind and key that there are, as `_gates_to_pass` does."""
-        gates = [] if kind.gate is None else [kind.gate]
+        gates = [self._suspects] if record.crashes else []
+        if kind.gate is not None:
+            gates.append(kind.gate)
         if kind.is_keyed and record.key:
             gate = self.key_gates.get((record.kind, record.key))
             if gate is not None:
@@ -290,7 +293,7 @@ class Dispatcher:
         return gates
 
     def _gates_to_pass(self, kind: _Kind, record: JobRecord) -> list[Gate]:
-        """Return the gates of a job's kind and key, outermost first; that of the key is made."""
+        """Return the gates of a job besides its queue's, outermost first; that of its key is made."""
         if kind.is_keyed and record.key and (record.kind, record.key) not in self.key_gates:
             self._new_key_gate(kind, (record.kind, record.key))
         return self._gates_of(kind, record)

@@ -15,10 +15,11 @@ from klerk.commands import System
 from klerk.errors import ArgumentError
 from klerk.job_manager.acting import ActionDesk, Actions
 from klerk.job_manager.arguments import StoredArguments
-from klerk.job_manager.attempts import Attempts, Submit
+from klerk.job_manager.attempts import Attempts
 from klerk.job_manager.books import Books
 from klerk.job_manager.by_hand import ByHand
 from klerk.job_manager.claims import Claims
+from klerk.job_manager.crashes import Crashes
 from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.gates import Gate
@@ -31,12 +32,13 @@ from klerk.job_manager.results import Results
 from klerk.job_manager.retention import Retention
 from klerk.job_manager.status import Explaining
 from klerk.job_manager.tally import ENDS, queue_of
-from klerk.job_manager.work import CreateJobs, RecordJobs
+from klerk.job_manager.work import CreateJobs, RecordJobs, Submit
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
+from klerk.storage.marks import MarkFile
 from klerk.workers import Executor, LoopExecutor, ThreadExecutor
 
 LOG = logging.getLogger("klerk")
@@ -55,6 +57,7 @@ class JobManager(ByHand, QueueControl):
         recovered: what the store held.
         retention: how long jobs are kept that have ended.
         threads: for plain functions.
+        marks: where running jobs are marked, so that they are known should the process die; None: nowhere.
         concurrency: jobs that run at once, of all sorts; None: as many as there are workers.
         queue_book: what people set of queues, and how full the buckets of rates were when the last run ended.
 
@@ -74,6 +77,7 @@ class JobManager(ByHand, QueueControl):
         recovered: Recovered,
         retention: Retention,
         threads: int,
+        marks: MarkFile | None,
         concurrency: int | None,
         queue_book: QueueBook,
     ) -> None:
@@ -98,6 +102,7 @@ class JobManager(ByHand, QueueControl):
             levels=queue_book.levels.read(scheduler.now_us()),
             overrides=queue_book.overrides,
         )
+        self._crashes = Crashes(spec, marks, recovered.jobs)
         self._arguments = StoredArguments(spec, recovered.job_versions)
         self._jobs = LiveJobs(
             self._live,
@@ -105,13 +110,13 @@ class JobManager(ByHand, QueueControl):
             store,
             recovered,
             scheduler,
-            restored=self._arguments.restored,
+            restored=self._restored,
             ready=self._ready,
             wake=self._became_ready,
         )
         self._pruning = Pruning(retention, spec.jobs.values(), store, scheduler, self._jobs, self._lock)
         self._results = Results(spec.jobs, scheduler.now_us)
-        self._attempts = Attempts(spec, submit, scheduler)
+        self._attempts = Attempts(spec, submit, scheduler, self._crashes.end)
         self._cron = CronJobs(spec.jobs, recovered.cron_marks, scheduler, submit)
         self._claims = Claims(self._lock, self._live, self._running, self._dispatcher, self._wake)
         self._books = Books(spec, self._arguments, self._live, self._running, store, scheduler.now_us)
@@ -132,8 +137,16 @@ class JobManager(ByHand, QueueControl):
         self._jobs.take_over()
 
     def start(self) -> None:
-        """Begin to run jobs, first of all those that were executing when the process ended."""
+        """Begin to run jobs, first of all those that were executing when the process ended.
+
+        Raises:
+            StoreFailed: what became of those cannot be recorded.
+        """
         self._record_suspended()
+        changed = self._crashes.recorded(self._live, self._scheduler.now_us())
+        if changed:
+            self._submit(RecordJobs(changed), System("recovery")).result()
+        self._crashes.forget()
         self._actions.end_stopped(self._live.values())
         self._queue_book.levels.begin()
         self._pruning.start()
@@ -158,6 +171,17 @@ class JobManager(ByHand, QueueControl):
         """Look up jobs beside memory that a group changes, before anything takes over what it changed."""
         self._jobs.foresee(records)
 
+    def _restored(self, record: JobRecord) -> JobRecord:
+        """Return a job that was read from the store as it is kept in memory."""
+        if record.state is JobState.EXECUTING:
+            # It runs at most once and was started: it ends before anything starts.
+            return record
+        restored = self._arguments.restored(record)
+        if restored.state is JobState.SUSPENDED or not self._crashes.died_with(record):
+            return restored
+        # What the process died with waits until that is recorded.
+        return in_state(restored, JobState.EXECUTING)
+
     def note(self, records: list[JobRecord]) -> None:
         """Take over jobs that were created or changed by a published group, which were foreseen."""
         jobs, claimed = self._jobs, self._claims.held
@@ -167,10 +191,11 @@ class JobManager(ByHand, QueueControl):
                 run = self._running.get(record.id)
                 if run is not None and run.end is not record:
                     # It saved something on its way, or was asked to stop, and its end is still to come.
-                    jobs.keep_running(record)
+                    jobs.keep_running(record if known is None else in_state(record, known.state))
                     continue
                 if run is not None:
                     del self._running[record.id]
+                    self._crashes.end(record.id)
                     self._dispatcher.ended(run.record)
                 elif known is not None and known.state is JobState.AVAILABLE and record.id not in claimed:
                     self._dispatcher.left(known)
@@ -214,6 +239,7 @@ class JobManager(ByHand, QueueControl):
             record = None if self._attempts.is_closing else self._dispatcher.take(pool, frozenset())
             if record is None:
                 return None
+            self._crashes.begin(record)
             run = self._running[record.id] = JobRun(
                 self._host, record, self._spec.jobs[record.kind], self._scheduler.now_us
             )
@@ -277,7 +303,7 @@ class JobManager(ByHand, QueueControl):
         run = self._running.get(record.id)
         if run is None:
             return record
-        return msgspec.structs.replace(run.shown_in(record), state=JobState.EXECUTING)
+        return in_state(run.shown_in(record), JobState.EXECUTING)
 
     def result(self, job_id: int) -> Any:
         """Return what a job's function returned, as the type that it says it returns.
@@ -330,6 +356,7 @@ class JobManager(ByHand, QueueControl):
         for executor in self._executors.values():
             if not executor.stop(max(0.0, deadline - monotonic())):
                 LOG.warning("jobs were still running after %s s; they run again after the next start", wait_s)
+        self._crashes.close()
         with self._lock:
             levels = self._dispatcher.levels()
         self._queue_book.levels.keep(levels)
@@ -343,3 +370,8 @@ class JobManager(ByHand, QueueControl):
         with self._lock:
             self._attempts.is_closing = True
             self._idle.notify_all()
+
+
+def in_state(record: JobRecord, state: JobState) -> JobRecord:
+    """Return a record in another state."""
+    return msgspec.structs.replace(record, state=state)
