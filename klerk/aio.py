@@ -23,6 +23,7 @@ from klerk.keyed.blobs import Blobs
 from klerk.keyed.keyvalue import AioKeyValues, KeyValues
 from klerk.reading.reader import Reader
 from klerk.reading.snapshots import OpeningSnapshot, Snapshots
+from klerk.signals import Signals
 from klerk.submitting import Commands, one, several
 from klerk.timers.timers import Timers
 from klerk.timers.work import DueTimer, RefusedTimer
@@ -42,6 +43,7 @@ class Blocking(Protocol):
     unsafe: Unsafe
     kv: KeyValues
     blobs: Blobs
+    signals: Signals
 
     def token(self, *models: Model) -> Token: ...
     def parse_token(self, text: str) -> Token: ...
@@ -202,6 +204,10 @@ class AioKlerk(AioSubscribable):
         """See `Klerk.storage_bytes`."""
         return await asyncio.to_thread(self._blocking.storage_bytes)
 
+    async def wait_for_signal(self, *signals: int) -> None:
+        """See `Klerk.wait_for_signal`; for a task of the main thread's event loop."""
+        await self._blocking.signals.wait_soon(signals)
+
     async def checkpoint(self, path: str | os.PathLike[str]) -> None:
         """See `Klerk.checkpoint`."""
         await asyncio.to_thread(self._blocking.checkpoint, path)
@@ -225,6 +231,7 @@ class AioJobs(AioByHand, AioQueueControl):
         self.counts = jobs.counts
         self.totals = jobs.totals
         self.cancel_running = jobs.cancel_running
+        self.unstoppable = jobs.unstoppable
 
     async def result(self, job_id: int) -> Any:
         """See `JobManager.result`."""

@@ -82,6 +82,9 @@ class Design:
 
     Parameters:
         name: kept in the store, which refuses to be opened by an app of another name.
+
+    Attributes:
+        is_complete: what is made of views from now on is not kept, although the app is not opened here.
     """
 
     def __init__(self, name: str) -> None:
@@ -98,6 +101,7 @@ class Design:
         self.migrations: list[Migration] = []
         self._context_provider: ContextProvider = Context
         self._spec: Spec | None = None
+        self.is_complete = False
 
     def machine(self, model_class: type[M]) -> Machine[M]:
         """Give a model class its state machine.
@@ -140,6 +144,7 @@ class Design:
             job: Job[P] = job_checks.declared_job(function, options, place)
             if job.name in self.jobs:
                 raise ConfigError("K004", f"there are two jobs named '{job.name}'.", where=str(place))
+            job.design = self
             self.jobs[job.name] = job
             return job
 
@@ -222,7 +227,7 @@ class Design:
             yield partial(self._parameters, f"job {job}", job.parameters, job.function, job.place)
 
     def _is_frozen(self) -> bool:
-        return self._spec is not None
+        return self._spec is not None or self.is_complete
 
     def _require_unopened(self) -> None:
         if self._spec is not None:

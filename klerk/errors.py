@@ -320,6 +320,18 @@ class JobCancelled(JobError):
     code = "job_cancelled"
 
 
+class JobTimeout(JobError, TimeoutError):
+    """An attempt took longer than its job's timeout, or gave no sign for longer than its heartbeat."""
+
+    code = "job_timeout"
+
+
+class JobCrashed(JobError):
+    """The worker process that ran the job died: it was killed, ran out of memory, or ended itself."""
+
+    code = "job_crashed"
+
+
 class NoResult(JobError, LookupError):
     """A job has no result to show; the code says why: ``result_pending`` (it has not ended),
     ``result_failed`` (it was discarded or cancelled), ``result_not_kept`` or ``result_expired``."""

@@ -122,8 +122,12 @@ class JobOptions(TypedDict, total=False):
             ``"once"`` (one job for all of them), or ``"all"`` (one for each, the newest
             `limits.JOBS_MISSED_MAX`).
         executor: where it runs; left out, coroutine functions run on the loop and others as their queue says.
-        timeout: an attempt that takes longer has failed. In a process it is killed; elsewhere it is asked to
-            stop, which it does at its next call of a `JobRun` method, or await.
+            A process imports the function by its module and name. Arguments, what it returns or raises, and
+            what it reads cross by pickle; its `JobRun` asks this process for all else.
+        timeout: an attempt that takes longer has failed with `JobTimeout`. In a process it is killed. A
+            coroutine is interrupted where it awaits something. A plain function in a thread cannot be
+            interrupted: it ends at its next call of `JobRun.track`, `handle`, `read`, `heartbeat` or
+            `check_cancelled`, and one that calls none of them keeps its thread, which is logged.
         heartbeat: an attempt that gives no sign for so long (`JobRun.heartbeat`, or another call) has failed.
         tags: what a worker must have, to be given the job.
         keep_result: how long the value that the function returns is kept.

@@ -83,6 +83,8 @@ class JobRun:
         is_over: its end is being recorded.
         end: the record that says so.
         stop: what the job becomes, unless its function succeeds, because somebody asked for that meanwhile.
+        stopped_by: why it was asked to stop; None: it was not.
+        goes_on: it was asked to stop some time ago, nothing can force it, and it has not stopped.
     """
 
     def __init__(self, host: JobHost, record: JobRecord, job: Job[Any], now_us: Callable[[], int]) -> None:
@@ -91,8 +93,8 @@ class JobRun:
         self._job = job
         self._now_us = now_us
         self._lines = list(record.log)
-        self._cancelled = False
-        self.is_over = False
+        self.stopped_by: JobError | None = None
+        self.is_over = self.goes_on = False
         self.end: JobRecord | None = None
         self.stop: JobState | None = None
         self._readers: list[Reader] = []
@@ -131,18 +133,27 @@ class JobRun:
     @property
     def cancelled(self) -> bool:
         """Whether the job was asked to stop."""
-        return self._cancelled
+        return self.stopped_by is not None
 
-    def cancel(self) -> None:
-        """Ask the job to stop: its next call of `track`, `handle`, `checkpoint`, `progress`, `heartbeat` or
-        `check_cancelled` raises."""
-        self._cancelled = True
+    def cancel(self, error: JobError | None = None) -> None:
+        """Ask the job to stop: its next call of `track`, `handle`, `read`, `checkpoint`, `progress`,
+        `heartbeat` or `check_cancelled` raises. The first to ask says why.
+
+        Parameters:
+            error: what is raised; left out, `JobCancelled`.
+        """
+        if self.stopped_by is None:
+            self.stopped_by = error or JobCancelled(f"job {self.record.kind} {self.id} was asked to stop")
 
     def check_cancelled(self) -> None:
-        """Raise `JobCancelled` when the job was asked to stop."""
+        """Raise `JobCancelled` or `JobTimeout` when the job was asked to stop."""
+        self.gave_sign()
+        if self.stopped_by is not None:
+            raise self.stopped_by
+
+    def gave_sign(self) -> None:
+        """Note that the job is alive."""
         self.seen_us = self._now_us()
-        if self._cancelled:
-            raise JobCancelled(f"job {self.record.kind} {self.id} was asked to stop")
 
     def complete_with(self, *commands: Command[Any]) -> Completion:
         """Return, for the function to return, that the job ends with commands: they and its completion are
@@ -150,7 +161,9 @@ class JobRun:
         self.seen_us = self._now_us()
         return Completion(commands)
 
-    def ended(self, *, state: JobState, attempt: int, error: str, run_at_us: int, ended_us: int) -> JobRecord:
+    def ended(
+        self, *, state: JobState, attempt: int, crashes: int, error: str, run_at_us: int, ended_us: int
+    ) -> JobRecord:
         """Return the record of the job after this attempt."""
         self.end = msgspec.structs.replace(
             self.newest,
@@ -160,6 +173,7 @@ class JobRun:
             started_us=self.started_us,
             state=state,
             attempt=attempt,
+            crashes=crashes,
             error=storable(error, limits.ERROR_LENGTH_MAX),
             run_at_us=run_at_us,
             ended_us=ended_us,
@@ -208,7 +222,7 @@ class JobRun:
         While it is held, nothing that others do becomes visible, so after `limits.JOB_READ_WARN_S` seconds a
         warning is logged: for what takes longer, there is `snapshot`.
         """
-        self.seen_us = self._now_us()
+        self.check_cancelled()
         reader = self._host.read_for_job(self.record, self._released)
         self._readers.append(reader)
         return reader

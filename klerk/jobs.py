@@ -337,6 +337,7 @@ class Job(Generic[P]):
         settings: how it is run.
         pool: where it runs.
         checks: of its arguments, in order; set once the design is complete.
+        design: the app that it is declared in.
     """
 
     def __init__(self, function: Callable[..., Any], settings: JobSettings, place: Place) -> None:
@@ -349,6 +350,7 @@ class Job(Generic[P]):
         self.is_coroutine = inspect.iscoroutinefunction(function)
         self.pool: Pool = settings.executor or ("loop" if self.is_coroutine else "thread")
         self.checks: list[Check] = []
+        self.design: Any = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> JobRequest:
         return JobRequest(self, bind(str(self), self.parameters, args, kwargs))

@@ -25,6 +25,7 @@ from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
 from klerk.job_manager.access import JobAccess
 from klerk.job_manager.acting import OPERATOR, ActionDesk
+from klerk.job_manager.crew import Workers
 from klerk.job_manager.hosting import HostingJobs
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.manager import JobManager
@@ -40,6 +41,7 @@ from klerk.reading.reader import Reader
 from klerk.reading.snapshots import Snapshot, Snapshots
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
+from klerk.signals import Signals
 from klerk.storage import Family, Storage
 from klerk.submitting import Submitting
 from klerk.timers.timers import Timers
@@ -62,6 +64,7 @@ class Klerk(Submitting, Subscribable, HostingJobs):
         kv: key-values.
         blobs: files of any size.
         aio: the asyncio face of this object.
+        signals: those that end a program, see `wait_for_signal`.
         unsafe: changes that ask neither state machines nor rules, when the app was opened with them.
     """
 
@@ -73,8 +76,7 @@ class Klerk(Submitting, Subscribable, HostingJobs):
         lock: ReadWriteLock,
         *,
         clock: Callable[[], datetime],
-        job_threads: int,
-        job_concurrency: int | None,
+        workers: Workers,
         queue_length_max: int,
         job_retention: Retention,
         token_ttl: timedelta,
@@ -122,10 +124,8 @@ class Klerk(Submitting, Subscribable, HostingJobs):
             store=JobStore(storage, checkpointer, recovered.up_to_date),
             recovered=recovered,
             retention=job_retention,
-            threads=job_threads,
+            workers=workers,
             marks=storage.marks,
-            concurrency=job_concurrency,
-            queue_book=QueueBook(storage, history, self._program.processor.sequence),
         )
         self.timers = Timers(
             self._scheduler,
@@ -135,6 +135,7 @@ class Klerk(Submitting, Subscribable, HostingJobs):
             submit=self._submit_in,
             refuse_waiting=self._refuse_waiting,
         )
+        self.signals = Signals(self.jobs.patience.hurry)
         self.aio = AioKlerk(self._engine.queue, self.read, self._snapshots, self._tokens, self, self._hub)
 
     def start(self) -> None:
@@ -235,7 +236,8 @@ class Klerk(Submitting, Subscribable, HostingJobs):
 
     def _job_desk(self) -> ActionDesk:
         access = JobAccess(self._spec, self._program.resolve, self._sight.plain, self._lock)
-        return ActionDesk(access, self._act_on_jobs, self._audit.catalog.version)
+        book = QueueBook(self._storage, self._audit.history, self._program.processor.sequence)
+        return ActionDesk(access, self._act_on_jobs, self._audit.catalog.version, book)
 
     def _act_on_jobs(self, work: InternalWork, context: Context | None) -> Any:
         submission: Submission[Any] = Submission(
@@ -285,6 +287,23 @@ class Klerk(Submitting, Subscribable, HostingJobs):
         """Return the size of the store on disk, in bytes."""
         return self._storage.size_bytes()
 
+    def wait_for_signal(self, *signals: int) -> None:
+        """Wait until the process is sent a signal, so that this is a whole worker program::
+
+            with app.open("./shop.klerk") as k:
+                k.wait_for_signal()
+
+        A second signal, while closing waits for running jobs, ends that wait at once.
+
+        Parameters:
+            signals: of the module `signal`; left out, SIGTERM and SIGINT.
+
+        Raises:
+            ArgumentError: this is not the main thread, or a signal cannot be waited for.
+        """
+        self._require_open()
+        self.signals.wait(signals)
+
     def checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Copy the store, while it is in use, into a new directory that can be opened by itself."""
         self._require_open()
@@ -292,6 +311,9 @@ class Klerk(Submitting, Subscribable, HostingJobs):
 
     def close(self) -> None:
         """Finish the commands that were taken, wait a bounded time for running jobs, and close the store.
+
+        Jobs that still run after `close_wait` of `App.open` are asked to stop, and those in processes are
+        killed when they do not. What was interrupted costs no attempt and runs again after the next start.
 
         Raises:
             ReadLockHeld: this thread holds the read lock, for which publishing those commands would wait.
@@ -313,7 +335,7 @@ class Klerk(Submitting, Subscribable, HostingJobs):
             self._scheduler.close()
             self.timers.close()
             # Running jobs may read and handle commands until they have ended.
-            self.jobs.close(limits.CLOSE_WAIT_S)
+            self.jobs.close()
             self._closed = True
             self._engine.close()
             self._hub.close()
@@ -321,6 +343,7 @@ class Klerk(Submitting, Subscribable, HostingJobs):
             # Whoever still streams a blob is refused with its next chunk.
             self._side_writer.close()
             self._storage.close()
+            self.signals.give_back()
 
     def _is_own_thread(self) -> bool:
         """Return whether the caller runs in a thread that closing would wait for."""

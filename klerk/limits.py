@@ -74,6 +74,27 @@ JOB_THREADS_MAX: Final = 256
 JOB_COROUTINES_MAX: Final = 100
 JOB_COROUTINES_LIMIT: Final = 100_000
 
+# Worker processes of jobs, unless there are fewer processors. Each costs the memory of an interpreter with
+# the application's modules.
+JOB_PROCESSES: Final = 4
+JOB_PROCESSES_MAX: Final = 256
+
+# How long a worker process may take to import the main script, in seconds: large libraries take 20 on a slow
+# machine.
+WORKER_START_S: Final = 120.0
+
+# What a worker process that was sent SIGTERM gets to clean up before SIGKILL, in seconds: less than closing
+# waits for that.
+WORKER_KILL_GRACE_S: Final = 1.0
+
+# How long a message to a worker process waits for one before it, in seconds. A process that reads nothing
+# for so long does not heed this one either.
+WORKER_NOTICE_S: Final = 0.2
+
+# What a job that was asked to stop gets before its process is killed, or, where there is none to kill, a
+# warning says that it goes on, in seconds.
+JOB_STOP_GRACE_S: Final = 5.0
+
 # Attempts of a job unless it says otherwise, and the delay between them: 1 s doubled each time, at most an
 # hour.
 JOB_ATTEMPTS_MAX: Final = 10
@@ -256,10 +277,12 @@ TIMER_FAILURES_SHOWN_MAX: Final = 10
 # Timers fired in one go after a long stop, so that commands get their turn in between.
 TIMERS_FIRED_AT_ONCE_MAX: Final = 500
 
-# How long closing waits for running jobs before it leaves them to the next start, in seconds.
+# How long closing waits for running jobs before it asks them to stop, unless the app says otherwise and at
+# most, in seconds. Service managers kill after 90 s; a day covers whoever waits for long jobs on purpose.
 CLOSE_WAIT_S: Final = 10.0
+CLOSE_WAIT_S_MAX: Final = 86_400.0
 
-# What is left to cancelled jobs for their clean-up once that time is over, in seconds.
+# What is left to such jobs for their clean-up, and then to processes that are killed, in seconds.
 CLOSE_MARGIN_S: Final = 2.0
 
 # A clock that was set forward is noticed after this many seconds at most.

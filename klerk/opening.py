@@ -5,24 +5,27 @@ import logging
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from klerk import limits
 from klerk._waiting import ReadWriteLock
-from klerk.app import Design
+from klerk.app import Design, Spec
 from klerk.clocks import checked_clock
 from klerk.codec import read_catalog
 from klerk.errors import ConfigError
+from klerk.job_manager.crew import Workers
+from klerk.job_manager.process_runs import check_importable
 from klerk.job_manager.retention import DEFAULT, FOR_EVER, Retention
 from klerk.klerk import Klerk
 from klerk.migration.schema import extended
 from klerk.places import here
 from klerk.processing import Program, utc_now
-from klerk.recovery import ProgressLine, quiet, recover
+from klerk.recovery import ProgressLine, Recovered, quiet, recover
 from klerk.storage import MemoryStorage, RocksStorage, Storage
 from klerk.storage.forks import leave_without_destructors
+from klerk.workers.child import is_preparing
 
 LOG = logging.getLogger("klerk")
 
@@ -32,9 +35,8 @@ Durability = Literal["sync", "process", "memory"]
 def _check_options(
     path: Any,
     durability: str,
-    job_threads: int,
+    workers: Workers,
     job_retention: Any,
-    job_concurrency: Any,
     queue_length_max: int,
     token_ttl: Any,
 ) -> None:
@@ -50,21 +52,73 @@ def _check_options(
         problem = "with durability 'memory' nothing is stored, so there can be no path"
     elif not 1 <= queue_length_max <= limits.TRANSACTION_COMMANDS_MAX:
         problem = f"queue_length_max must be 1 to {limits.TRANSACTION_COMMANDS_MAX}, is {queue_length_max}"
-    elif not 0 <= job_threads <= limits.JOB_THREADS_MAX:
-        problem = f"job_threads must be 0 to {limits.JOB_THREADS_MAX}, is {job_threads}"
+    elif not 0 <= workers.threads <= limits.JOB_THREADS_MAX:
+        problem = f"job_threads must be 0 to {limits.JOB_THREADS_MAX}, is {workers.threads}"
+    elif not 0 <= workers.processes <= limits.JOB_PROCESSES_MAX:
+        problem = f"job_processes must be 0 to {limits.JOB_PROCESSES_MAX}, is {workers.processes}"
+    elif workers.concurrency is not None and (
+        type(workers.concurrency) is not int or not 1 <= workers.concurrency <= limits.JOB_CONCURRENCY_MAX
+    ):
+        problem = f"job_concurrency must be 1 to {limits.JOB_CONCURRENCY_MAX}, is {workers.concurrency!r}"
     elif not isinstance(job_retention, Retention) or job_retention.problem():
         wrong = job_retention.problem() if isinstance(job_retention, Retention) else f"is {job_retention!r}"
         problem = f"job_retention must be a klerk.Retention or None: {wrong}"
-    elif job_concurrency is not None and (
-        type(job_concurrency) is not int or not 1 <= job_concurrency <= limits.JOB_CONCURRENCY_MAX
-    ):
-        problem = f"job_concurrency must be 1 to {limits.JOB_CONCURRENCY_MAX}, is {job_concurrency!r}"
     elif not isinstance(token_ttl, timedelta) or not timedelta(0) < token_ttl <= timedelta(
         days=limits.TOKEN_DAYS_MAX
     ):
         problem = f"token_ttl must be over 0 and up to {limits.TOKEN_DAYS_MAX} days, is {token_ttl!r}"
     if problem:
         raise ConfigError("K017", f"{problem}.", where=str(here()))
+
+
+def _workers(
+    threads: int,
+    processes: int | None,
+    concurrency: int | None,
+    tags: Collection[str],
+    close_wait: timedelta,
+) -> Workers:
+    """Return who is to run jobs.
+
+    Raises:
+        ConfigError: K017.
+    """
+    problem = ""
+    given: object = tags
+    given_wait: object = close_wait
+    longest = timedelta(seconds=limits.CLOSE_WAIT_S_MAX)
+    if isinstance(given, str) or not isinstance(given, Collection):
+        problem = f"worker_tags must be a collection of texts, as in {{'gpu'}}, are {tags!r}"
+    elif not all(isinstance(tag, str) for tag in given):
+        problem = f"worker_tags must be texts, are {tags!r}"
+    elif not isinstance(given_wait, timedelta) or not timedelta(0) <= given_wait <= longest:
+        problem = f"close_wait must be a timedelta of 0 to {longest}, is {close_wait!r}"
+    if problem:
+        raise ConfigError("K017", f"{problem}.", where=str(here()))
+    if processes is None:
+        processes = min(limits.JOB_PROCESSES, os.cpu_count() or 1)
+    return Workers(
+        threads=threads,
+        processes=processes,
+        concurrency=concurrency,
+        tags=frozenset(tags),
+        close_wait=close_wait,
+    )
+
+
+def _refuse_worker_process() -> None:
+    """Refuse to open an app while a worker process imports what it is to run.
+
+    Raises:
+        ConfigError: K076.
+    """
+    if is_preparing():
+        raise ConfigError(
+            "K076",
+            "an app was opened by importing its module in a worker process.",
+            where=str(here()),
+            hint='Open it in a function, or under `if __name__ == "__main__":`.',
+        )
 
 
 class App(Design):
@@ -81,8 +135,11 @@ class App(Design):
         durability: Durability = "sync",
         clock: Callable[[], datetime] | None = None,
         job_threads: int = limits.JOB_THREADS,
-        job_retention: Retention | None = DEFAULT,
+        job_processes: int | None = None,
         job_concurrency: int | None = None,
+        worker_tags: Collection[str] = (),
+        close_wait: timedelta = timedelta(seconds=limits.CLOSE_WAIT_S),
+        job_retention: Retention | None = DEFAULT,
         queue_length_max: int = limits.QUEUE_LENGTH_MAX,
         token_ttl: timedelta = timedelta(days=limits.TOKEN_DAYS),
         unsafe: bool = False,
@@ -95,8 +152,12 @@ class App(Design):
             durability: ``"sync"`` survives a power cut, ``"process"`` a killed process, ``"memory"`` nothing.
             clock: gives the time, aware; for tests.
             job_threads: threads for plain job functions; 0 runs no jobs.
-            job_retention: how long jobs are kept that have ended; None: for ever.
+            job_processes: processes, at most, for jobs that run in them, each started when there is a job for
+                it; None: one for each processor, up to `limits.JOB_PROCESSES`.
             job_concurrency: jobs that run at once, of all sorts; None: as many as there are workers.
+            worker_tags: what all workers here have: jobs that ask for other tags wait.
+            close_wait: how long `Klerk.close` lets running jobs go on before it asks them to stop.
+            job_retention: how long jobs are kept that have ended; None: for ever.
             queue_length_max: commands that may wait; whoever comes then waits for room.
             token_ttl: how long used tokens are known, and unused ones accepted.
             unsafe: offer `Klerk.unsafe`, which asks neither state machines nor rules.
@@ -107,31 +168,27 @@ class App(Design):
             StorageError: the store cannot be used; its subclasses say why.
         """
         job_retention = FOR_EVER if job_retention is None else job_retention
-        self.check_system_context()
-        spec = self.freeze()
+        spec = self._complete()
         # The machine's own clock needs no check, which would cost every command a little.
         clock = utc_now if clock is None else checked_clock(clock)
         # Everything that can be wrong with the design is found before a store is touched.
         lock = ReadWriteLock()
         Program(spec, extended(read_catalog(None), spec), utc_now, lock)
-        _check_options(
-            path, durability, job_threads, job_retention, job_concurrency, queue_length_max, token_ttl
-        )
+        workers = _workers(job_threads, job_processes, job_concurrency, worker_tags, close_wait)
+        _check_options(path, durability, workers, job_retention, queue_length_max, token_ttl)
         storage: Storage = MemoryStorage()
         if path is not None and durability != "memory":
             storage = RocksStorage.open(path, app=self.name, durability=durability)
-        line = ProgressLine() if progress or (progress is None and sys.stderr.isatty()) else None
         try:
-            recovered = recover(storage, spec, clock, lock, quiet if line is None else line)
+            recovered = _recovered(storage, spec, clock, lock, progress)
             opened = Klerk(
                 spec,
                 storage,
                 recovered,
                 lock,
                 clock=clock,
-                job_threads=job_threads,
+                workers=workers,
                 job_retention=job_retention,
-                job_concurrency=job_concurrency,
                 queue_length_max=queue_length_max,
                 token_ttl=token_ttl,
                 unsafe=unsafe,
@@ -139,10 +196,35 @@ class App(Design):
         except BaseException:
             storage.close()
             raise
-        finally:
-            if line is not None:
-                line.finish()
         return _started(opened, self.name, unsafe=unsafe)
+
+    def _complete(self) -> Spec:
+        """Return the checked design, of which every job can run where it is to run.
+
+        Raises:
+            ConfigError: it is wrong, or a worker process opens it.
+        """
+        _refuse_worker_process()
+        self.check_system_context()
+        spec = self.freeze()
+        check_importable(spec.jobs.values())
+        return spec
+
+
+def _recovered(
+    storage: Storage,
+    spec: Spec,
+    clock: Callable[[], datetime],
+    lock: ReadWriteLock,
+    progress: bool | None,
+) -> Recovered:
+    """Return what a store holds; see `App.open` for `progress`."""
+    line = ProgressLine() if progress or (progress is None and sys.stderr.isatty()) else None
+    try:
+        return recover(storage, spec, clock, lock, quiet if line is None else line)
+    finally:
+        if line is not None:
+            line.finish()
 
 
 # Threads inside RocksDB at the end of the interpreter abort it, so what was left open is closed before.

@@ -30,7 +30,9 @@ from klerk.job_manager.decisions import (
     requested,
     require_works,
 )
+from klerk.job_manager.queue_book import QueueBook
 from klerk.job_manager.searching import Search
+from klerk.job_run import JobRun
 from klerk.jobs import FINAL_STATES, JobRecord, JobState
 
 
@@ -127,11 +129,13 @@ class ActionDesk(msgspec.Struct, frozen=True):
         access: says who may do what.
         transact: handles a transaction and waits for it; on behalf of the application itself without context.
         schema: the version of the schema that jobs are stored with.
+        queue_book: what people set of queues.
     """
 
     access: JobAccess
     transact: Callable[[InternalWork, Context | None], Any]
     schema: int
+    queue_book: QueueBook
 
 
 class Actions:
@@ -143,6 +147,7 @@ class Actions:
         claims: keeps them from everyone else meanwhile.
         ending: the lock under which attempts are declared over.
         desk: lets them take effect.
+        stop: asks an attempt to stop, wherever it runs.
         now_us: gives the time, in microseconds.
     """
 
@@ -153,6 +158,7 @@ class Actions:
         claims: Claims,
         ending: threading.Lock,
         desk: "ActionDesk",
+        stop: Callable[[JobRun], None],
         now_us: Callable[[], int],
     ) -> None:
         self._spec = spec
@@ -163,6 +169,7 @@ class Actions:
         self._access = desk.access
         self._transact = desk.transact
         self._schema = desk.schema
+        self._stop = stop
         self._now_us = now_us
 
     def act(
@@ -255,7 +262,7 @@ class Actions:
                     raise
                 for claim in chosen:
                     if claim.run is not None:
-                        claim.run.cancel()
+                        self._stop(claim.run)
                 self._claims.await_ends(chosen)
             return chosen, over
 

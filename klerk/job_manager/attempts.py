@@ -12,16 +12,19 @@ from klerk import limits
 from klerk._waiting import Submission
 from klerk.app import Spec
 from klerk.commands import System
-from klerk.errors import Closed, StoreFailed
+from klerk.errors import Closed, JobCancelled, JobCrashed, StoreFailed
 from klerk.job_manager.completions import Completions
+from klerk.job_manager.process_runs import ProcessRuns
 from klerk.job_manager.results import encoded_result, with_result
 from klerk.job_manager.starts import Starts
+from klerk.job_manager.stopped import meant_by, of_stopped
 from klerk.job_manager.verdicts import COMPLETED, Verdict, of_error, of_return, text_of
 from klerk.job_manager.work import RecordJob, Submit, acting_as, by_manager
 from klerk.job_outcomes import Discard, JobOutcome
 from klerk.job_run import JobRun, storable
 from klerk.jobs import FINAL_STATES, OUTCOME_UNKNOWN, Job, JobRecord, JobState
 from klerk.scheduler import Scheduler
+from klerk.workers import WorkerProcess
 
 LOG = logging.getLogger("klerk")
 
@@ -36,7 +39,8 @@ class Attempts:
         over: called with the id of a job for which nothing runs any more.
 
     Attributes:
-        is_closing: attempts that fail from now on were interrupted, and leave their jobs as they are.
+        is_closing: no more attempts begin.
+        is_interrupting: attempts that fail from now on were interrupted, and leave their jobs as they are.
         ending: held while an attempt is declared over, and by whoever asks it to stop before that.
     """
 
@@ -45,9 +49,10 @@ class Attempts:
         self._submit = submit
         self._scheduler = scheduler
         self._over = over
+        self._process_runs = ProcessRuns(spec)
         self._completions = Completions(submit)
         self._starts = Starts(spec, submit, scheduler)
-        self.is_closing = False
+        self.is_closing = self.is_interrupting = False
         self.ending = threading.Lock()
 
     def run_plain(self, run: JobRun) -> None:
@@ -56,6 +61,19 @@ class Attempts:
             return
         try:
             returned = self._jobs[run.record.kind].function(run, *run.record.arguments)
+        except BaseException as error:
+            self._close_readers(run)
+            self.failed(run, error)
+        else:
+            self._close_readers(run)
+            self._returned(run, returned)
+
+    def run_in_process(self, run: JobRun, worker: WorkerProcess) -> None:
+        """Run a job in a worker process, which the thread that calls this serves meanwhile; never raises."""
+        if run.record.kind in self._starts.kinds and not self._started(run):
+            return
+        try:
+            returned = self._process_runs.call(run, worker)
         except BaseException as error:
             self._close_readers(run)
             self.failed(run, error)
@@ -139,14 +157,16 @@ class Attempts:
     def failed(self, run: JobRun, error: BaseException) -> None:
         """Record a failed attempt: to be tried again, given up, or stopped on request."""
         record, job = run.record, self._jobs[run.record.kind]
-        if self.is_closing and not isinstance(error, JobOutcome):
+        error = meant_by(run, error)
+        if self.is_interrupting and not isinstance(error, JobOutcome):
             # What was interrupted by the end of the process runs again after the next start, if it may.
             if record.kind not in self._starts.kinds:
                 return
-            if isinstance(error, CancelledError):
+            if isinstance(error, CancelledError | JobCancelled | JobCrashed):
                 error = Discard(f"{OUTCOME_UNKNOWN}: closing interrupted it, and it runs at most once")
         try:
-            verdict = of_error(job, run.attempt, attempts_max(job, record), error)
+            stopped = None if self.is_interrupting else of_stopped(job, run, error)
+            verdict = stopped or of_error(job, run.attempt, attempts_max(job, record), error)
         except BaseException as fault:
             # Both have to be told in the space that there is.
             text = text_of(error)[: limits.ERROR_LENGTH_MAX // 2]
@@ -169,6 +189,7 @@ class Attempts:
             record = run.ended(
                 state=verdict.state,
                 attempt=run.attempt if verdict.counts else run.record.attempt,
+                crashes=run.record.crashes + verdict.is_crash,
                 error=verdict.error,
                 run_at_us=run_at_us,
                 ended_us=now_us if verdict.state in FINAL_STATES else 0,
@@ -188,6 +209,9 @@ class Attempts:
         except Exception as refusal:
             if verdict.commands and not isinstance(refusal, StoreFailed | Closed):
                 self.failed(run, refusal)
+                return None
+            if self.is_interrupting:
+                # It ended after closing had given it up.
                 return None
             # It is still available in the store, and runs again after the next start.
             LOG.error("what became of job %d (%s) is not recorded: %s", run.id, run.record.kind, refusal)

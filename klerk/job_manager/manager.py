@@ -4,12 +4,10 @@ import logging
 import threading
 from collections.abc import Mapping
 from datetime import datetime
-from time import monotonic
 from typing import Any
 
 import msgspec
 
-from klerk import limits
 from klerk.app import Spec
 from klerk.commands import System
 from klerk.errors import ArgumentError
@@ -20,18 +18,19 @@ from klerk.job_manager.books import Books
 from klerk.job_manager.by_hand import ByHand
 from klerk.job_manager.claims import Claims
 from klerk.job_manager.crashes import Crashes
+from klerk.job_manager.crew import Workers, executors_of
 from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.gates import Gate
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.live_jobs import LiveJobs
 from klerk.job_manager.pruning import Pruning
-from klerk.job_manager.queue_book import QueueBook
 from klerk.job_manager.queue_control import QueueControl
 from klerk.job_manager.results import Results
 from klerk.job_manager.retention import Retention
 from klerk.job_manager.status import Explaining
 from klerk.job_manager.tally import ENDS, queue_of
+from klerk.job_manager.watchdog import Watchdog
 from klerk.job_manager.work import CreateJobs, RecordJobs, Submit
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
@@ -39,7 +38,7 @@ from klerk.jobs import Job, JobRecord, JobRequest, JobState
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
 from klerk.storage.marks import MarkFile
-from klerk.workers import Executor, LoopExecutor, ThreadExecutor
+from klerk.workers import Patience, stop
 
 LOG = logging.getLogger("klerk")
 
@@ -56,13 +55,12 @@ class JobManager(ByHand, QueueControl):
         store: reads the jobs that are not in memory.
         recovered: what the store held.
         retention: how long jobs are kept that have ended.
-        threads: for plain functions.
+        workers: who runs them.
         marks: where running jobs are marked, so that they are known should the process die; None: nowhere.
-        concurrency: jobs that run at once, of all sorts; None: as many as there are workers.
-        queue_book: what people set of queues, and how full the buckets of rates were when the last run ended.
 
     Attributes:
         store: every job, whether in memory or not.
+        patience: with which closing waits for running jobs.
     """
 
     def __init__(
@@ -76,10 +74,8 @@ class JobManager(ByHand, QueueControl):
         store: JobStore,
         recovered: Recovered,
         retention: Retention,
-        threads: int,
+        workers: Workers,
         marks: MarkFile | None,
-        concurrency: int | None,
-        queue_book: QueueBook,
     ) -> None:
         self._spec = spec
         self._host = host
@@ -87,7 +83,6 @@ class JobManager(ByHand, QueueControl):
         self._scheduler = scheduler
         self.store = store
         self._desk = desk
-        self._queue_book = queue_book
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._running: dict[int, JobRun] = {}
@@ -98,9 +93,9 @@ class JobManager(ByHand, QueueControl):
             now_us=scheduler.now_us,
             call_after=scheduler.after,
             wake=self._refilled,
-            concurrency=concurrency,
-            levels=queue_book.levels.read(scheduler.now_us()),
-            overrides=queue_book.overrides,
+            concurrency=workers.concurrency,
+            levels=desk.queue_book.levels.read(scheduler.now_us()),
+            overrides=desk.queue_book.overrides,
         )
         self._crashes = Crashes(spec, marks, recovered.jobs)
         self._arguments = StoredArguments(spec, recovered.job_versions)
@@ -123,17 +118,20 @@ class JobManager(ByHand, QueueControl):
         self._explaining = Explaining(
             self._lock, self._running, self._claims, self._dispatcher, self._books, scheduler.now_us
         )
+        self._tags = workers.tags
+        self._close_wait_s = workers.close_wait.total_seconds()
+        self._executors = executors_of(spec, workers, self._take, self._attempts)
+        self._watchdog = Watchdog(spec.jobs, self._executors, scheduler, self._runs)
         self._actions = Actions(
-            spec, self._books, self._claims, self._attempts.ending, desk, scheduler.now_us
+            spec,
+            self._books,
+            self._claims,
+            self._attempts.ending,
+            desk,
+            self._watchdog.stop,
+            scheduler.now_us,
         )
-        self._executors: dict[Pool, Executor] = {}
-        pools = {job.pool for job in spec.jobs.values()} if threads else set()
-        if "thread" in pools:
-            self._executors["thread"] = ThreadExecutor(threads, self._take_plain, self._attempts.run_plain)
-        if "loop" in pools:
-            self._executors["loop"] = LoopExecutor(
-                limits.JOB_COROUTINES_MAX, self._take_coroutine, self._attempts.run_coroutine
-            )
+        self.patience = Patience()
         self._jobs.take_over()
 
     def start(self) -> None:
@@ -148,7 +146,7 @@ class JobManager(ByHand, QueueControl):
             self._submit(RecordJobs(changed), System("recovery")).result()
         self._crashes.forget()
         self._actions.end_stopped(self._live.values())
-        self._queue_book.levels.begin()
+        self._desk.queue_book.levels.begin()
         self._pruning.start()
         for executor in self._executors.values():
             executor.start()
@@ -227,23 +225,23 @@ class JobManager(ByHand, QueueControl):
         for executor in self._executors.values():
             executor.wake()
 
-    def _take_plain(self) -> JobRun | None:
-        return self._take("thread")
-
-    def _take_coroutine(self) -> JobRun | None:
-        return self._take("loop")
-
     def _take(self, pool: Pool) -> JobRun | None:
         """Return the next job of a pool, as it is given to its function."""
         with self._lock:
-            record = None if self._attempts.is_closing else self._dispatcher.take(pool, frozenset())
+            record = None if self._attempts.is_closing else self._dispatcher.take(pool, self._tags)
             if record is None:
                 return None
             self._crashes.begin(record)
             run = self._running[record.id] = JobRun(
                 self._host, record, self._spec.jobs[record.kind], self._scheduler.now_us
             )
+            if record.kind in self._watchdog.watched:
+                self._watchdog.begin(run)
             return run
+
+    def _runs(self) -> tuple[JobRun, ...]:
+        with self._lock:
+            return tuple(self._running.values())
 
     # --- what users see ---------------------------------------------------------------------------
 
@@ -325,11 +323,19 @@ class JobManager(ByHand, QueueControl):
         return self._pruning.prune()
 
     def cancel_running(self, job_id: int) -> bool:
-        """Ask a running job to stop; return whether it runs."""
+        """Ask a running job to stop; return whether it runs.
+
+        A plain function is asked when it calls its `JobRun`, a coroutine where it awaits something; a process
+        is killed some seconds later. The job ends as cancelled, unless it comes to its end all the same.
+        """
         run = self._running.get(job_id)
         if run is not None:
-            run.cancel()
+            self._watchdog.stop(run)
         return run is not None
+
+    def unstoppable(self) -> tuple[int, ...]:
+        """Return the ids of running jobs that were asked to stop some seconds ago, and go on."""
+        return self._watchdog.unstoppable()
 
     def wait_until_idle(self, timeout: float | None = None) -> bool:
         """Wait until no job is available, executing or waiting for its rate; those for later do not count.
@@ -349,17 +355,27 @@ class JobManager(ByHand, QueueControl):
             return False
         return not self._jobs.is_behind()
 
-    def close(self, wait_s: float) -> None:
-        """Start no more jobs and wait for those that run; the others run after the next start."""
+    def close(self) -> None:
+        """Start no more jobs and wait for those that run, then ask them to stop, then force them.
+
+        A job that was interrupted runs again after the next start, and so does one that cannot be.
+        """
         self.begin_closing()
-        deadline = monotonic() + wait_s
-        for executor in self._executors.values():
-            if not executor.stop(max(0.0, deadline - monotonic())):
-                LOG.warning("jobs were still running after %s s; they run again after the next start", wait_s)
+        executors = list(self._executors.values())
+        for run in stop(executors, self._close_wait_s, self.patience, self._begin_interrupting):
+            LOG.warning(
+                "job %d (%s) does not stop and is left running; it runs again after the next start",
+                run.id,
+                run.record.kind,
+            )
+        self._begin_interrupting()
         self._crashes.close()
         with self._lock:
             levels = self._dispatcher.levels()
-        self._queue_book.levels.keep(levels)
+        self._desk.queue_book.levels.keep(levels)
+
+    def _begin_interrupting(self) -> None:
+        self._attempts.is_interrupting = True
 
     def runs_here(self) -> bool:
         """Return whether the caller runs in a thread of the job manager's, which closing would wait for."""

@@ -15,9 +15,10 @@ from klerk.commands import Context
 from klerk.errors import ArgumentError, NotFound
 from klerk.job_manager.acting import ActionDesk
 from klerk.job_manager.dispatcher import Dispatcher
-from klerk.job_manager.queue_book import ChangeQueue, QueueBook
+from klerk.job_manager.queue_book import ChangeQueue
 from klerk.job_manager.shares import QueueOverride
 from klerk.job_options import Pool, Rate
+from klerk.job_run import JobRun
 from klerk.workers import Executor
 
 __all__ = ["AioQueueControl", "QueueControl", "QueueStatus"]
@@ -57,8 +58,7 @@ class QueueControl:
     _lock: threading.Lock
     _dispatcher: Dispatcher
     _desk: ActionDesk
-    _queue_book: QueueBook
-    _executors: dict[Pool, Executor]
+    _executors: dict[Pool, Executor[JobRun]]
 
     def _wake(self) -> None:
         raise NotImplementedError
@@ -144,7 +144,7 @@ class QueueControl:
             kinds = [kind for kind, job in self._spec.jobs.items() if job.settings.queue == name]
             # Jobs of any kind may be in a queue that none was declared to be in.
             self._desk.access.require(context, action, kinds or self._spec.jobs)
-        work = ChangeQueue(action, name, self._queue_book, change)
+        work = ChangeQueue(action, name, self._desk.queue_book, change)
         self._desk.transact(work, context)
         with self._lock:
             queue = self._dispatcher.queues[name]

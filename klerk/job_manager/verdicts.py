@@ -25,6 +25,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         error: why, unless all went well.
         delay: until it is run again; None: it has ended.
         counts: the attempt is used up.
+        is_crash: the process that ran it died.
         commands: what it ends with.
         value: what it returned.
     """
@@ -33,6 +34,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     delay: timedelta | None = None
     counts: bool = True
+    is_crash: bool = False
     commands: tuple[Command[Any], ...] = ()
     value: Any = None
 

@@ -22,6 +22,9 @@ class Columns(tuple[Any, ...]):
         columns.names = names
         return columns
 
+    def __getnewargs__(self) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+        return self.names, tuple(self)
+
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
             if key not in self.names:

@@ -135,6 +135,16 @@ The actions are "read", "write", "delete" and "list"; without `action=` the rule
 What stays where it is needs no transition: an event that only updates is declared without one. Where the
 state shall be entered anew, with its exit and enter blocks and its timers from the start, say when:
 `active.on(renew).to(active, when=is_renewable)`.""",
+    "K075": """The function of a job that runs in a process cannot be imported there.
+
+A worker process is a new interpreter: it imports the module that declares the job, and looks the job up by
+its name. Declare such jobs at the top of a module that has a file, under the name that stays theirs; not
+inside of a function, a test or an interactive session. The main script is imported, too, so it opens the app
+under `if __name__ == "__main__":`.""",
+    "K076": """An app was opened by importing its module in a worker process.
+
+Worker processes import the modules of jobs, and the main script. `app.open` must not run then: only one
+process can have a store open. Put it into a function, or under `if __name__ == "__main__":`.""",
     "K020": """A choice of `to_when` leads to the state that the model is in already.
 
 When no condition holds and there is no `otherwise=`, the model stays where it is. Leave the choice out, or

@@ -1,95 +1,113 @@
 """Runs coroutine functions as tasks of one event loop in a thread of its own."""
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from klerk import limits
-from klerk.workers.contract import Executor
+from klerk.workers.contract import Executor, J
+
+LOG = logging.getLogger("klerk")
 
 
-class LoopExecutor(Executor):
-    """A loop that runs a bounded number of jobs at once.
+class LoopExecutor(Executor[J]):
+    """A loop that runs a bounded number of jobs at once. One is stopped where it awaits something.
 
     Parameters:
-        running_max: tasks at once.
+        count: tasks at once.
         take: returns a job that is ready, or None.
         run: returns the coroutine that runs it.
     """
 
-    def __init__(
-        self, running_max: int, take: Callable[[], Any], run: Callable[[Any], Awaitable[None]]
-    ) -> None:
-        self._running_max = running_max
+    def __init__(self, count: int, take: Callable[[], J | None], run: Callable[[J], Awaitable[None]]) -> None:
+        super().__init__(count)
         self._take = take
         self._run = run
         self._loop = asyncio.new_event_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._stopping = False
+        # Changed by the loop's thread alone, and in one step, so that others may copy it.
+        self._tasks: dict[J, asyncio.Task[None]] = {}
+        self._filling = self._stopping = False
+        self._ending = False
         self._thread = threading.Thread(target=self._work, name="klerk-job-loop", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def wake(self) -> None:
+        self._call_soon(self._fill)
+
+    def resize(self, count: int) -> None:
+        self.count = count
+        self.wake()
+
+    def _call_soon(self, call: Callable[..., object], *arguments: object) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._fill)
+            self._loop.call_soon_threadsafe(call, *arguments)
         except RuntimeError:
             # The loop was closed in the meantime; what is ready runs after the next start.
             return
 
-    def resize(self, count: int) -> None:
-        self._running_max = count
-        self.wake()
-
     def _fill(self) -> None:
-        while (
-            not self._stopping and len(self._tasks) < self._running_max and (job := self._take()) is not None
-        ):
-            task: asyncio.Task[None] = self._loop.create_task(self._one(job))
-            self._tasks.add(task)
-            task.add_done_callback(self._ended)
+        self._filling = True
+        while not self._stopping and len(self._tasks) < self.count and (job := self._take()) is not None:
+            self._tasks[job] = self._loop.create_task(self._one(job))
+        self._filling = False
+        if self._stopping:
+            self.when_ended()
 
-    async def _one(self, job: Any) -> None:
-        await self._run(job)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+    async def _one(self, job: J) -> None:
+        try:
+            await self._run(job)
+        except BaseException as error:
+            # Whatever it is, SystemExit too: the loop works for others.
+            if not isinstance(error, asyncio.CancelledError):
+                LOG.exception("a job could not be run")
+        del self._tasks[job]
         self._fill()
 
     def _work(self) -> None:
         asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_forever()
-        finally:
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.close()
+        while not self._ending:
+            try:
+                self._loop.run_forever()
+            except BaseException:
+                # Something that a job left behind raised SystemExit, or worse.
+                LOG.exception("a callback of a job failed")
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
 
-    async def _drain(self, wait_s: float) -> bool:
-        if not self._tasks:
-            return True
-        _, left = await asyncio.wait(self._tasks, timeout=wait_s)
-        for task in left:
-            task.cancel()
-        if left:
-            await asyncio.wait(left, timeout=limits.CLOSE_MARGIN_S / 2)
-        return not left
+    def running(self) -> tuple[J, ...]:
+        return tuple(self._tasks.copy())
+
+    def is_idle(self) -> bool:
+        return not self._filling and not self._tasks
+
+    def cancel(self, job: J) -> None:
+        if job in self._tasks:
+            job.cancel()
+        self._call_soon(self._cancel, job)
+
+    def _cancel(self, job: J) -> None:
+        task = self._tasks.get(job)
+        if task is not None:
+            job.cancel()
+            # One step later: a task that is cancelled before its first step would never report.
+            self._loop.call_soon(task.cancel)
+
+    def kill(self, job: J) -> bool:
+        return False
 
     def runs_here(self) -> bool:
         return threading.current_thread() is self._thread
 
-    def stop(self, wait_s: float) -> bool:
+    def begin_stopping(self) -> None:
         self._stopping = True
+
+    def end(self) -> None:
         if not self._thread.is_alive():
             self._loop.close()
-            return True
-        drained = asyncio.run_coroutine_threadsafe(self._drain(wait_s), self._loop)
-        try:
-            all_ended = drained.result(wait_s + limits.CLOSE_MARGIN_S)
-        except TimeoutError:
-            # A job blocks the loop itself; its thread is left to end with the process.
-            return False
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        return all_ended
+        elif not self._tasks:
+            self._ending = True
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(limits.CLOSE_MARGIN_S)

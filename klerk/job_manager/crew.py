@@ -1,0 +1,52 @@
+"""The workers of an opened app: one executor for each sort that its jobs need."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+
+import msgspec
+
+from klerk import limits
+from klerk.app import Spec
+from klerk.job_manager.attempts import Attempts
+from klerk.job_options import Pool
+from klerk.job_run import JobRun
+from klerk.workers import Executor, LoopExecutor, ProcessExecutor, ThreadExecutor
+
+Take = Callable[[Pool], JobRun | None]
+
+
+class Workers(msgspec.Struct, frozen=True, kw_only=True):
+    """Who runs jobs here, as `App.open` was told.
+
+    Parameters:
+        threads: for plain functions; 0: no job runs at all.
+        processes: at most, for the jobs that run in processes.
+        concurrency: jobs that run at once, of all sorts; None: as many as there are workers.
+        tags: what all workers have.
+        close_wait: how long closing lets jobs go on before it asks them to stop.
+    """
+
+    threads: int
+    processes: int
+    concurrency: int | None
+    tags: frozenset[str]
+    close_wait: timedelta
+
+
+def executors_of(
+    spec: Spec, workers: Workers, take: Take, attempts: Attempts
+) -> dict[Pool, Executor[JobRun]]:
+    """Return the executors that the jobs of a design need, none of them started."""
+    executors: dict[Pool, Executor[JobRun]] = {}
+    pools = {job.pool for job in spec.jobs.values()} if workers.threads else set()
+    if "thread" in pools:
+        take_plain = partial(take, "thread")
+        executors["thread"] = ThreadExecutor(workers.threads, take_plain, attempts.run_plain)
+    if "loop" in pools:
+        take_coroutine = partial(take, "loop")
+        executors["loop"] = LoopExecutor(limits.JOB_COROUTINES_MAX, take_coroutine, attempts.run_coroutine)
+    if "process" in pools:
+        take_other = partial(take, "process")
+        executors["process"] = ProcessExecutor(workers.processes, take_other, attempts.run_in_process)
+    return executors
