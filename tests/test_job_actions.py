@@ -128,7 +128,12 @@ class Works(Bank):
                 await asyncio.sleep(0.002)
                 job.check_cancelled()
 
-        self.work, self.sing = work, sing
+        @app.job(at_most_once=True)
+        def once(job: JobRun) -> None:
+            ran.append((job.id, "once"))
+            assert self.go.wait(20)
+
+        self.work, self.sing, self.once = work, sing, once
         self.enter.job(lambda a: work("done"))
 
     def make(self, k: klerk.Klerk, state: JobState) -> int:
@@ -351,6 +356,27 @@ def test_what_was_asked_of_a_running_job_survives_the_process(tmp_path: Path, wo
         assert "request" in ends[0].error
         assert again.ran == [(jobs[2].id, "ignore")]
         assert not k.jobs.query(state=["available", "executing", "scheduled"]).items
+
+
+def test_a_job_that_runs_at_most_once_never_starts_again(tmp_path: Path, works: Works) -> None:
+    """Nobody knows what it did, although it was to be cancelled: that is what is kept."""
+    with works.app.open(tmp_path / "s") as k:
+        (job,) = k.jobs.schedule(works.once())
+        eventually(lambda: works.ran)
+        k.jobs.cancel(job.id)
+        k.checkpoint(tmp_path / "copy")
+        works.go.set()
+    again = Works()
+    with again.app.open(tmp_path / "copy") as k:
+        idle(k)
+        ended = k.jobs.get(job.id)
+        assert (ended.state, ended.outcome_unknown, ended.stop) == (JobState.DISCARDED, True, "")
+        assert not again.ran
+        k.jobs.rerun(job.id)
+        again.go.set()
+        idle(k)
+        assert k.jobs.get(job.id).state is JobState.COMPLETED
+        assert again.ran == [(job.id, "once")]
 
 
 def test_the_last_word_on_a_running_job_counts(works: Works) -> None:
