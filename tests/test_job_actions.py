@@ -35,6 +35,8 @@ from klerk import (
     User,
     WrongState,
 )
+from klerk.__main__ import main
+from klerk.showing.describe import describe
 
 FAR = datetime(2100, 1, 1, tzinfo=UTC)
 OPERATOR = Context(System("anyone"))
@@ -126,7 +128,12 @@ class Works(Bank):
                 await asyncio.sleep(0.002)
                 job.check_cancelled()
 
-        self.work, self.sing = work, sing
+        @app.job(at_most_once=True)
+        def once(job: JobRun) -> None:
+            ran.append((job.id, "once"))
+            assert self.go.wait(20)
+
+        self.work, self.sing, self.once = work, sing, once
         self.enter.job(lambda a: work("done"))
 
     def make(self, k: klerk.Klerk, state: JobState) -> int:
@@ -301,7 +308,7 @@ def test_a_running_job_is_asked_to_stop(works: Works, action: str, how: str) -> 
 
 
 def test_a_running_coroutine_is_cancelled_from_asyncio(works: Works) -> None:
-    async def main(k: klerk.Klerk) -> None:
+    async def ask(k: klerk.Klerk) -> None:
         (job,) = await k.aio.jobs.schedule(works.sing())
         while (await k.aio.jobs.get(job.id)).state is not JobState.EXECUTING:
             await asyncio.sleep(0.002)
@@ -310,7 +317,7 @@ def test_a_running_coroutine_is_cancelled_from_asyncio(works: Works) -> None:
         assert (await k.aio.jobs.get(job.id)).state is JobState.CANCELLED
 
     with works.app.open() as k:
-        asyncio.run(main(k))
+        asyncio.run(ask(k))
 
 
 def test_a_job_cancels_itself_and_another(works: Works) -> None:
@@ -349,6 +356,27 @@ def test_what_was_asked_of_a_running_job_survives_the_process(tmp_path: Path, wo
         assert "request" in ends[0].error
         assert again.ran == [(jobs[2].id, "ignore")]
         assert not k.jobs.query(state=["available", "executing", "scheduled"]).items
+
+
+def test_a_job_that_runs_at_most_once_never_starts_again(tmp_path: Path, works: Works) -> None:
+    """Nobody knows what it did, although it was to be cancelled: that is what is kept."""
+    with works.app.open(tmp_path / "s") as k:
+        (job,) = k.jobs.schedule(works.once())
+        eventually(lambda: works.ran)
+        k.jobs.cancel(job.id)
+        k.checkpoint(tmp_path / "copy")
+        works.go.set()
+    again = Works()
+    with again.app.open(tmp_path / "copy") as k:
+        idle(k)
+        ended = k.jobs.get(job.id)
+        assert (ended.state, ended.outcome_unknown, ended.stop) == (JobState.DISCARDED, True, "")
+        assert not again.ran
+        k.jobs.rerun(job.id)
+        again.go.set()
+        idle(k)
+        assert k.jobs.get(job.id).state is JobState.COMPLETED
+        assert again.ran == [(job.id, "once")]
 
 
 def test_the_last_word_on_a_running_job_counts(works: Works) -> None:
@@ -605,7 +633,7 @@ def test_running_and_waiting_jobs_are_cancelled_together(works: Works) -> None:
 
 
 def test_bulk_from_asyncio_and_wrong_filters(works: Works) -> None:
-    async def main(k: klerk.Klerk) -> None:
+    async def ask(k: klerk.Klerk) -> None:
         await k.aio.jobs.schedule(*[works.work("done") for _ in range(3)], at=FAR)
         assert await k.aio.jobs.run_all_now() == 3
         assert await k.aio.jobs.cancel_all(kind="work") == 3
@@ -623,7 +651,7 @@ def test_bulk_from_asyncio_and_wrong_filters(works: Works) -> None:
             await k.aio.jobs.cancel_all(state="over")
 
     with works.app.open(job_threads=0) as k:
-        asyncio.run(main(k))
+        asyncio.run(ask(k))
 
 
 def test_far_jobs_are_acted_on_in_the_store(
@@ -722,10 +750,23 @@ def test_the_log_tells_what_was_done_and_hides_new_arguments(
         assert k.log(TESTER, sequence=job.cause).entries[0].jobs == (job.id,)
         with pytest.raises(ArgumentError, match="'sequence'"):
             k.log(TESTER, sequence="1")  # type: ignore[arg-type]
-    from klerk.__main__ import main
-
     assert main(["log", str(tmp_path / "s"), "--event", "job action"]) == 0
     told = capsys.readouterr().out
     assert "system operator" in told
     assert "job action: cancel of 1" in told
     assert "job action: edit of 1 with arguments=" in told
+
+
+def test_a_design_is_described_with_its_rules_about_jobs(works: Works) -> None:
+    @works.app.allow.jobs(works.work, works.sing, action="retry")
+    def operators(a: Args) -> bool:
+        """Operators may."""
+        return True
+
+    @works.app.deny.jobs()
+    def nobody(a: Args) -> bool:
+        return False
+
+    told = [" ".join(line.split()) for line in describe(works.app.freeze()).splitlines()]
+    assert "jobs work, sing retry if operators" in told
+    assert "jobs all every action not if nobody" in told

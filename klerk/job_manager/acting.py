@@ -1,7 +1,7 @@
 """Actions on jobs by hand: each is a transaction of its own, which stands in the commit log."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -219,7 +219,7 @@ class Actions:
                 total += len(done)
         return total
 
-    def end_stopped(self, records: Iterable[JobRecord]) -> None:
+    def end_stopped(self, records: list[JobRecord]) -> None:
         """End those of some jobs that were asked to stop while they ran in a process that is gone."""
         stopped = [
             ended(record, JobState(record.stop), "request while it ran", self._now_us())

@@ -107,7 +107,12 @@ class Crashes:
         if crashes < crashes_max:
             return msgspec.structs.replace(record, state=JobState.AVAILABLE, crashes=crashes, error=error)
         return msgspec.structs.replace(
-            record, state=JobState.DISCARDED, crashes=crashes, error=f"poison: {error}", ended_us=now_us
+            record,
+            state=JobState.DISCARDED,
+            crashes=crashes,
+            error=f"poison: {error}",
+            ended_us=now_us,
+            stop="",
         )
 
     def _of_unknown_outcome(self, record: JobRecord, now_us: int) -> JobRecord:
@@ -120,6 +125,7 @@ class Crashes:
             crashes=record.crashes + (record.id in self._died),
             error=f"{OUTCOME_UNKNOWN}: the process ended after it was started, and it runs at most once",
             ended_us=now_us,
+            stop="",
         )
 
 

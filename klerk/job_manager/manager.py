@@ -146,7 +146,7 @@ class JobManager(ByHand, QueueControl):
         if changed:
             self._submit(RecordJobs(changed), System("recovery")).result()
         self._crashes.forget()
-        self._actions.end_stopped(self._live.values())
+        self._actions.end_stopped(list(self._live.values()))
         self._desk.queue_book.levels.begin()
         self._pruning.start()
         for executor in self._executors.values():

@@ -37,7 +37,7 @@ class Starts:
     def record(self, run: JobRun) -> Submission[None]:
         """Submit that a job starts. It may be called once that is durable."""
         started = msgspec.structs.replace(
-            run.record, state=JobState.EXECUTING, started_us=self._scheduler.now_us()
+            run.record, state=JobState.EXECUTING, started_us=self._scheduler.now_us(), stop=run.stop or ""
         )
         submission = self._submit(RecordJob(started), by_manager(started))
         # A checkpoint builds on it, and must not make it seem as if the job had not started.
@@ -47,7 +47,9 @@ class Starts:
     def take_back(self, run: JobRun) -> None:
         """Record that a job was not called after all, and is to be started another time."""
         run.is_over = True
-        waiting = run.end = msgspec.structs.replace(run.record, state=JobState.AVAILABLE, started_us=0)
+        waiting = run.end = msgspec.structs.replace(
+            run.record, state=JobState.AVAILABLE, started_us=0, stop=run.stop or ""
+        )
         try:
             self._submit(RecordJob(waiting), by_manager(waiting))
         except Exception as refusal:
