@@ -5,6 +5,7 @@ from klerk._waiting import Submission
 from klerk.aio import AioKlerk
 from klerk.audit.entries import ActorName, LogEntry, LogFilter, LoggedCommand, LogPage, Version
 from klerk.audit.erasure import Erasure
+from klerk.batch import Batch, chain
 from klerk.changes.change import Change, ChangeKind
 from klerk.changes.subscriptions import AioChanges, Changes
 from klerk.commands import Actor, Anonymous, Args, Command, Context, Result, System, User
@@ -41,6 +42,7 @@ from klerk.errors import (
     WrongState,
     WrongStore,
 )
+from klerk.job_manager.batches import BatchStatus
 from klerk.job_options import Backoff, JobOptions, QueueOptions, Unique
 from klerk.job_outcomes import Cancel, Discard, Retry, Snooze
 from klerk.job_run import Completion, JobRun
@@ -82,6 +84,8 @@ __all__ = [
     "Args",
     "ArgumentError",
     "Backoff",
+    "Batch",
+    "BatchStatus",
     "BlobInfo",
     "BlobReader",
     "Blobs",
@@ -177,5 +181,6 @@ __all__ = [
     "WrongState",
     "WrongStore",
     "__version__",
+    "chain",
     "label",
 ]

@@ -11,9 +11,11 @@ from klerk import limits
 from klerk._waiting import CommandQueue, Submission
 from klerk.audit.entries import LogFilter, LogPage, Version
 from klerk.audit.erasure import Erasure
+from klerk.batch import Batch
 from klerk.changes.feeds import Hub
 from klerk.changes.subscriptions import AioSubscribable
 from klerk.commands import Command, Context, Result
+from klerk.job_manager.batches import BatchStatus
 from klerk.job_manager.manager import JobManager
 from klerk.jobs import JobRecord, JobRequest
 from klerk.keyed.aio_blobs import AioBlobs
@@ -223,11 +225,18 @@ class AioJobs:
         self.counts = jobs.counts
         self.get = jobs.get
         self.live = jobs.live
+        self.waiting_for = jobs.waiting_for
         self.cancel_running = jobs.cancel_running
 
-    async def schedule(self, *requests: JobRequest, at: datetime | None = None) -> tuple[JobRecord, ...]:
+    async def schedule(
+        self, *requests: JobRequest | Batch, at: datetime | None = None
+    ) -> tuple[JobRecord, ...]:
         """See `JobManager.schedule`."""
         return await asyncio.to_thread(partial(self._jobs.schedule, *requests, at=at))
+
+    async def batch(self, batch_id: int) -> BatchStatus:
+        """See `JobManager.batch`."""
+        return await asyncio.to_thread(self._jobs.batch, batch_id)
 
     async def wait_until_idle(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 (a thread waits)
         """See `JobManager.wait_until_idle`."""

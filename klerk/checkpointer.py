@@ -73,6 +73,7 @@ class Checkpointer:
         self._images: dict[int, bytes | None] = {}
         self._jobs: dict[int, tuple[JobRecord, bytes]] = {}
         self._tokens: dict[int, bytes | None] = {}
+        self._writing_jobs: dict[int, tuple[JobRecord, bytes]] = {}
         self._newest = 0
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="klerk-checkpointer", daemon=True)
@@ -116,9 +117,16 @@ class Checkpointer:
                 images, jobs, tokens, newest = self._images, self._jobs, self._tokens, self._newest
                 self._images, self._jobs, self._tokens, self._newest = {}, {}, {}, 0
                 self._transactions = 0
+                self._writing_jobs = jobs
             if newest:
                 apply(self._storage, images, jobs, tokens, newest)
                 self._history.write()
+
+    def job(self, job_id: int) -> JobRecord | None:
+        """Return the record of a published job that is perhaps not written yet; None when it is."""
+        with self._changed:
+            found = self._jobs.get(job_id) or self._writing_jobs.get(job_id)
+        return None if found is None else found[0]
 
     def close(self) -> None:
         """Write the rest and stop."""

@@ -78,6 +78,8 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
         result: the value that it returned, in MessagePack; empty: none is kept.
         result_until_us: until when the result is kept.
         trace: the W3C trace context of the command that created it.
+        members: how many the batch has that it waits for.
+        batch_ended_us: when the batch that it waits for had ended; 0: not yet, or it waits for none.
     """
 
     id: int
@@ -113,6 +115,8 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     result: bytes = b""
     result_until_us: int = 0
     trace: str = ""
+    members: int = 0
+    batch_ended_us: int = 0
 
 
 class Parameter(msgspec.Struct, frozen=True):

@@ -24,6 +24,7 @@ from klerk.commands import Actor, Command, Context, Result, System
 from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
 from klerk.job_manager.manager import JobManager
+from klerk.job_manager.stored_jobs import StoredJobs
 from klerk.job_manager.work import acting_as
 from klerk.jobs import JobRecord
 from klerk.keyed.blob_store import BlobStore
@@ -109,7 +110,9 @@ class Klerk(Submitting, Subscribable):
             self,
             self._submit_as,
             self._scheduler,
+            creation=self._program.job_creation,
             records=recovered.jobs,
+            stored=StoredJobs(storage, self._engine.checkpointer.job),
             ended_jobs=recovered.ended_jobs,
             threads=job_threads,
         )

@@ -53,6 +53,7 @@ LAYERS = [
     "job_outcomes",
     "job_options",
     "jobs",
+    "batch",
     "storage/contract",  # so high because the codec names the family that each record belongs to
     "codec",  # and that because the defaults in migrations are encoded
     "migration/drafts",
@@ -117,6 +118,10 @@ LAYERS = [
     "changes/catch_up",
     "changes/judging",
     "tokens/repeated",
+    "job_manager/journal",
+    "job_manager/uniqueness",
+    "job_manager/batches",
+    "job_manager/dependencies",
     "job_creation",
     "processing",
     "audit/search",
@@ -154,6 +159,8 @@ LAYERS = [
     "job_manager/due_jobs",
     "job_manager/cron",
     "job_manager/attempts",
+    "job_manager/stored_jobs",
+    "job_manager/relations",
     "job_manager/manager",
     "submitting",
     "aio",

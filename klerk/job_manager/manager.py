@@ -11,13 +11,17 @@ import msgspec
 
 from klerk import limits
 from klerk.app import Spec
+from klerk.batch import Batch, no_request, postponed
 from klerk.commands import System
-from klerk.errors import ArgumentError, NotFound
+from klerk.errors import NotFound
+from klerk.job_creation import JobCreation
 from klerk.job_manager.attempts import Attempts, Submit
+from klerk.job_manager.batches import BatchStatus
 from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.due_jobs import DueJobs
 from klerk.job_manager.gates import Gate
+from klerk.job_manager.relations import Relations, StoredJobs
 from klerk.job_manager.work import CreateJobs
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
@@ -38,7 +42,9 @@ class JobManager:
         host: what running jobs may use.
         submit: records what became of them.
         scheduler: wakes jobs that wait for a time.
+        creation: makes jobs, and knows what transactions make of them.
         records: the jobs that the store held.
+        stored: finds those that are not in memory.
         ended_jobs: completed, discarded and cancelled before, as the commit log's head has them.
         threads: for plain functions.
     """
@@ -50,7 +56,9 @@ class JobManager:
         submit: Submit,
         scheduler: Scheduler,
         *,
+        creation: JobCreation,
         records: list[JobRecord],
+        stored: StoredJobs,
         ended_jobs: tuple[int, int, int],
         threads: int,
     ) -> None:
@@ -74,6 +82,7 @@ class JobManager:
             wake=self._refilled,
         )
         self._due_jobs = DueJobs(scheduler, self._due)
+        self._relations = Relations(spec, creation, self._lock, self._live, stored, submit, scheduler)
         self._attempts = Attempts(spec, submit, scheduler)
         self._cron = CronJobs(
             [job for job in spec.jobs.values() if job.settings.cron is not None], scheduler, submit
@@ -86,10 +95,13 @@ class JobManager:
             self._executors["loop"] = LoopExecutor(
                 limits.JOB_COROUTINES_MAX, self._take_coroutine, self._attempts.run_coroutine
             )
-        self.note([self._restored(record) for record in records])
+        restored = [self._relations.restored(self._restored(record)) for record in records]
+        self._relations.restore(restored)
+        self.note(restored)
 
     def start(self) -> None:
         """Begin to run jobs, first of all those that were executing when the process ended."""
+        self._relations.start()
         for executor in self._executors.values():
             executor.start()
             executor.wake()
@@ -139,11 +151,28 @@ class JobManager:
                     self._keep(record)
                 else:
                     self._tally[record.state] += 1
+                if record.follows or record.batch or record.id in self._relations.followers:
+                    self._let_go(self._relations.noted(record, is_new=known is None))
+            self._relations.cancel_doomed()
             self._idle.notify_all()
         self._wake()
 
     def _keep(self, record: JobRecord) -> None:
-        """Remember a job that has not ended, and put it where it waits: ready, or for its time."""
+        """Remember a job that has not ended, and put it where it waits: ready, or for others or its time."""
+        if record.state in WAITING and (record.follows or record.role) and self._relations.holds(record):
+            self._live[record.id] = record
+            self._tally[record.state] += 1
+        else:
+            self._place(record)
+
+    def _let_go(self, job_ids: list[int]) -> None:
+        """Let jobs go on that waited for others."""
+        for job_id in job_ids:
+            record = self._live[job_id]
+            self._tally[record.state] -= 1
+            self._place(record)
+
+    def _place(self, record: JobRecord) -> None:
         if record.state in WAITING and record.run_at_us <= self._scheduler.now_us():
             record = msgspec.structs.replace(record, state=JobState.AVAILABLE)
         self._live[record.id] = record
@@ -160,7 +189,7 @@ class JobManager:
                 record = self._live.get(job_id)
                 if record is not None and record.state in WAITING:
                     self._tally[record.state] -= 1
-                    self._keep(record)
+                    self._place(record)
         self._wake()
 
     def _refilled(self, gate: Gate) -> None:
@@ -184,21 +213,32 @@ class JobManager:
             record = None if self._attempts.is_closing else self._dispatcher.take(pool, frozenset())
             if record is None:
                 return None
+            if record.unique:
+                self._relations.taken(record)
             run = self._running[record.id] = JobRun(self._host, record)
             return run
 
     # --- what users see ---------------------------------------------------------------------------
 
-    def schedule(self, *requests: JobRequest, at: datetime | None = None) -> tuple[JobRecord, ...]:
-        """Create jobs outside of a command and return their records once they are durable.
+    def schedule(self, *requests: JobRequest | Batch, at: datetime | None = None) -> tuple[JobRecord, ...]:
+        """Create jobs outside of a command, in one transaction, and return their records once it is durable.
 
         Parameters:
-            at: not before; None: at once.
+            at: not before; None: at once. Of a batch, it is for the members.
+
+        Returns:
+            The record of each request; of a batch, those of its members and then those of its callbacks. The
+            record of the job that is there already stands in the place of a unique one.
+
+        Raises:
+            ArgumentError: something is no request, or follows a request that does not come before it.
+            NotFound: a request follows a job that there is not.
+            InvalidValue: an argument does not fit its type.
         """
         for request in requests:
-            if not isinstance(request, JobRequest):
-                raise ArgumentError(f"expected a job request, got {type(request).__name__}")
-        timed = tuple(requests if at is None else (request.at(at) for request in requests))
+            if not isinstance(request, JobRequest | Batch):
+                raise no_request(request)
+        timed = requests if at is None else postponed(requests, at)
         created: tuple[JobRecord, ...] = self._submit(CreateJobs(timed), System("schedule")).result()
         return created
 
@@ -222,6 +262,33 @@ class JobManager:
                 raise NotFound(f"there is no job {job_id} that is still to run")
             executing = job_id in self._running
         return msgspec.structs.replace(record, state=JobState.EXECUTING) if executing else record
+
+    def batch(self, batch_id: int) -> BatchStatus:
+        """Return how far a batch is.
+
+        Parameters:
+            batch_id: as the records of its members and callbacks name it.
+
+        Raises:
+            NotFound: there is none with this id, or its callbacks are kept no longer.
+        """
+        with self._lock:
+            return self._relations.status(batch_id)
+
+    def waiting_for(self, job_id: int) -> tuple[int, ...]:
+        """Return the ids of the jobs that a job waits for: those that it follows, and members of its batch.
+
+        Raises:
+            NotFound: there is none with this id, or it ended.
+        """
+        record = self.get(job_id)
+        with self._lock:
+            return self._relations.waiting_for(record)
+
+    def is_needed(self, job_id: int) -> bool:
+        """Return whether an ended job must be kept in the store, because others have to do with it."""
+        with self._lock:
+            return self._relations.is_needed(job_id)
 
     def live(self) -> tuple[JobRecord, ...]:
         """Return all jobs that have not ended, in the order of their creation."""
@@ -249,7 +316,7 @@ class JobManager:
             return self._nothing_to_do()
 
     def _nothing_to_do(self) -> bool:
-        return self._tally[JobState.AVAILABLE] == 0
+        return self._tally[JobState.AVAILABLE] == 0 and not self._relations.is_cancelling
 
     def close(self, wait_s: float) -> None:
         """Start no more jobs and wait for those that run; the others run after the next start."""

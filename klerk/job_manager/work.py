@@ -3,6 +3,7 @@
 from typing import Any
 
 from klerk._core import InternalWork
+from klerk.batch import Batch
 from klerk.codec import encode
 from klerk.commands import Actor, Command, System
 from klerk.jobs import Job, JobRecord, JobRequest
@@ -27,15 +28,16 @@ class RecordJob(InternalWork):
         self.commands = commands
 
     def perform(self, processor: Any) -> None:
+        # First of all: a job that ends does not stand in the way of one that its commands request.
+        processor.put_job(self.record, self.encoded)
         for command in self.commands:
             processor.apply_command(command)
-        processor.put_job(self.record, self.encoded)
 
 
 class CreateJobs(InternalWork):
     """The transaction that creates jobs outside of a command."""
 
-    def __init__(self, requests: tuple[JobRequest, ...]) -> None:
+    def __init__(self, requests: tuple[JobRequest | Batch, ...]) -> None:
         self.requests = requests
 
     def perform(self, processor: Any) -> tuple[JobRecord, ...]:
