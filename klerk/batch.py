@@ -2,13 +2,26 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
 from klerk.errors import ArgumentError
-from klerk.jobs import JobRequest
+from klerk.jobs import JobRecord, JobRequest
 
-__all__ = ["Batch", "Requested", "chain", "no_request", "postponed"]
+__all__ = ["CALLBACKS_MAX", "Batch", "Requested", "chain", "member_ids", "no_request", "postponed"]
+
+CALLBACKS_MAX: Final = 3
+"""A batch has a callback for each role at most."""
+
+
+def member_ids(callback: JobRecord) -> range:
+    """Return the ids among which those of the members of a callback's batch are; up to three are others'.
+
+    Members are created one after the other, right after the callbacks, the first of which the batch has its
+    id from.
+    """
+    return range(callback.batch + 1, callback.batch + CALLBACKS_MAX + callback.members)
 
 
 def no_request(given: object) -> ArgumentError:

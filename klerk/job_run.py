@@ -1,13 +1,14 @@
 """What the function of a running job receives."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from klerk import limits
+from klerk.batch import member_ids
 from klerk.commands import Command, Result
-from klerk.errors import JobCancelled
+from klerk.errors import ArgumentError, JobCancelled, NotFound
 from klerk.jobs import JobRecord, JobState
 from klerk.reading.reader import Reader
 from klerk.values import Model
@@ -33,6 +34,7 @@ class JobHost(Protocol):
     def handle_for_job(self, record: JobRecord, command: Command[M]) -> Result[M]: ...
     async def handle_for_coroutine(self, record: JobRecord, command: Command[M]) -> Result[M]: ...
     def read_for_job(self, record: JobRecord) -> Reader: ...
+    def result_for_job(self, record: JobRecord, job_id: int) -> Any: ...
 
 
 class JobRun:
@@ -117,6 +119,39 @@ class JobRun:
         """Handle a command as `handle` does, in a job that is a coroutine: others run meanwhile."""
         self.check_cancelled()
         return await self._host.handle_for_coroutine(self.record, command)
+
+    def result_of(self, job: JobRecord | int) -> Any:
+        """Return the value that an earlier job returned and kept: one that this job follows, or a member of
+        the batch whose callback it is.
+
+        Parameters:
+            job: its record or id.
+
+        Raises:
+            ArgumentError: it is neither of these.
+            NotFound: it keeps no result, or no longer.
+        """
+        job_id = job.id if isinstance(job, JobRecord) else job
+        return self._host.result_for_job(self.record, job_id)
+
+    def results(self) -> dict[int, Any]:
+        """Return the kept results of the jobs that this one follows, by their ids."""
+        return dict(self._results(self.record.follows))
+
+    def member_results(self) -> Iterator[tuple[int, Any]]:
+        """Yield the id and the kept result of each member of the batch whose callback this job is, in order.
+
+        Each is read when its turn comes, so that a large batch takes no more memory than a small one.
+        """
+        return self._results(member_ids(self.record) if self.record.role else ())
+
+    def _results(self, job_ids: Iterable[int]) -> Iterator[tuple[int, Any]]:
+        for job_id in job_ids:
+            try:
+                yield job_id, self._host.result_for_job(self.record, job_id)
+            except (NotFound, ArgumentError):
+                # It keeps no result; or its id lies between members, and it is none.
+                continue
 
     def log(self, text: str) -> None:
         """Add a line to the job's own log, which is kept with it; the oldest lines go first."""

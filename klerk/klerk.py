@@ -219,6 +219,10 @@ class Klerk(Submitting, Subscribable):
         """Return a reader on behalf of a running job."""
         return self.read(self._acting_as(record))
 
+    def result_for_job(self, record: JobRecord, job_id: int) -> Any:
+        """Return the kept result of an earlier job to a running one."""
+        return self.jobs.relations.result_for(record, job_id)
+
     def _acting_as(self, record: JobRecord) -> Context:
         return self._system_context(acting_as(self._spec.jobs[record.kind], record))
 

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import msgspec
 
 from klerk._core import Processor
+from klerk.batch import CALLBACKS_MAX, member_ids
 from klerk.codec import encode
 from klerk.errors import NotFound
 from klerk.job_manager.journal import Journal
 from klerk.jobs import FINAL_STATES, JobRecord, JobState
-
-CALLBACKS_MAX = 3
 
 
 class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -275,8 +274,3 @@ class PublishedBatches:
             record = self._live.get(job_id)
             if record is not None and record.batch == callback.batch and is_member(record):
                 yield job_id
-
-
-def member_ids(callback: JobRecord) -> range:
-    """Return the ids among which those of the members of a callback's batch are; up to three are others'."""
-    return range(callback.batch + 1, callback.batch + CALLBACKS_MAX + callback.members)

@@ -47,6 +47,9 @@ class JobManager:
         stored: finds those that are not in memory.
         ended_jobs: completed, discarded and cancelled before, as the commit log's head has them.
         threads: for plain functions.
+
+    Attributes:
+        relations: what jobs have to do with each other; for Klerk itself.
     """
 
     def __init__(
@@ -82,7 +85,7 @@ class JobManager:
             wake=self._refilled,
         )
         self._due_jobs = DueJobs(scheduler, self._due)
-        self._relations = Relations(spec, creation, self._lock, self._live, stored, submit, scheduler)
+        self.relations = Relations(spec, creation, self._lock, self._live, stored, submit, scheduler)
         self._attempts = Attempts(spec, submit, scheduler)
         self._cron = CronJobs(
             [job for job in spec.jobs.values() if job.settings.cron is not None], scheduler, submit
@@ -95,13 +98,13 @@ class JobManager:
             self._executors["loop"] = LoopExecutor(
                 limits.JOB_COROUTINES_MAX, self._take_coroutine, self._attempts.run_coroutine
             )
-        restored = [self._relations.restored(self._restored(record)) for record in records]
-        self._relations.restore(restored)
+        restored = [self.relations.restored(self._restored(record)) for record in records]
+        self.relations.restore(restored)
         self.note(restored)
 
     def start(self) -> None:
         """Begin to run jobs, first of all those that were executing when the process ended."""
-        self._relations.start()
+        self.relations.start()
         for executor in self._executors.values():
             executor.start()
             executor.wake()
@@ -151,15 +154,15 @@ class JobManager:
                     self._keep(record)
                 else:
                     self._tally[record.state] += 1
-                if record.follows or record.batch or record.id in self._relations.followers:
-                    self._let_go(self._relations.noted(record, is_new=known is None))
-            self._relations.cancel_doomed()
+                if record.follows or record.batch or record.id in self.relations.followers:
+                    self._let_go(self.relations.noted(record, is_new=known is None))
+            self.relations.cancel_doomed()
             self._idle.notify_all()
         self._wake()
 
     def _keep(self, record: JobRecord) -> None:
         """Remember a job that has not ended, and put it where it waits: ready, or for others or its time."""
-        if record.state in WAITING and (record.follows or record.role) and self._relations.holds(record):
+        if record.state in WAITING and (record.follows or record.role) and self.relations.holds(record):
             self._live[record.id] = record
             self._tally[record.state] += 1
         else:
@@ -214,7 +217,7 @@ class JobManager:
             if record is None:
                 return None
             if record.unique:
-                self._relations.taken(record)
+                self.relations.taken(record)
             run = self._running[record.id] = JobRun(self._host, record)
             return run
 
@@ -273,7 +276,7 @@ class JobManager:
             NotFound: there is none with this id, or its callbacks are kept no longer.
         """
         with self._lock:
-            return self._relations.status(batch_id)
+            return self.relations.status(batch_id)
 
     def waiting_for(self, job_id: int) -> tuple[int, ...]:
         """Return the ids of the jobs that a job waits for: those that it follows, and members of its batch.
@@ -283,12 +286,7 @@ class JobManager:
         """
         record = self.get(job_id)
         with self._lock:
-            return self._relations.waiting_for(record)
-
-    def is_needed(self, job_id: int) -> bool:
-        """Return whether an ended job must be kept in the store, because others have to do with it."""
-        with self._lock:
-            return self._relations.is_needed(job_id)
+            return self.relations.waiting_for(record)
 
     def live(self) -> tuple[JobRecord, ...]:
         """Return all jobs that have not ended, in the order of their creation."""
@@ -316,7 +314,7 @@ class JobManager:
             return self._nothing_to_do()
 
     def _nothing_to_do(self) -> bool:
-        return self._tally[JobState.AVAILABLE] == 0 and not self._relations.is_cancelling
+        return self._tally[JobState.AVAILABLE] == 0 and not self.relations.is_cancelling
 
     def close(self, wait_s: float) -> None:
         """Start no more jobs and wait for those that run; the others run after the next start."""

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from klerk._waiting import Submission
 from klerk.app import Spec
 from klerk.codec import encode
 from klerk.commands import System
-from klerk.errors import Closed, StoreFailed
+from klerk.errors import ArgumentError, Closed, NotFound, StoreFailed
 from klerk.job_creation import JobCreation
 from klerk.job_manager.batches import BatchStatus, OpenBatches, PublishedBatches, is_held
 from klerk.job_manager.dependencies import Dependencies, Followers
@@ -30,8 +30,8 @@ class StoredJobs(Protocol):
     def get(self, job_id: int) -> JobRecord | None:
         """Return a published job, ended or not; None when there is none."""
 
-    def ended(self) -> Iterable[JobRecord]:
-        """Yield the ended jobs, those that ended last first."""
+    def ended(self, before: tuple[int, int] | None = None) -> list[JobRecord]:
+        """Return some of the ended jobs, newest end first; ``(ended_us, id)`` of the last one continues."""
 
 
 class Submit(Protocol):
@@ -129,7 +129,13 @@ class Relations:
         self._creation.batches.restore(records)
         uniqueness = self._creation.uniqueness
         if uniqueness.longest:
-            uniqueness.restore_ended(self._stored.ended(), self._scheduler.now_us())
+            uniqueness.restore_ended(self._ended(), self._scheduler.now_us())
+
+    def _ended(self) -> Iterator[JobRecord]:
+        page = self._stored.ended()
+        while page:
+            yield from page
+            page = self._stored.ended((page[-1].ended_us, page[-1].id))
 
     def start(self) -> None:
         """Go on with what was left over when the process ended. Called without the lock."""
@@ -254,6 +260,25 @@ class Relations:
         return (
             job_id in self.followers or self._batches.keeps(job_id) or self._creation.uniqueness.keeps(job_id)
         )
+
+    def result_for(self, record: JobRecord, job_id: int) -> Any:
+        """Return the kept result of a job that another one may read. Called without the lock.
+
+        Raises:
+            ArgumentError: the other one neither follows it nor is a callback of its batch.
+            NotFound: it keeps no result.
+        """
+        found = self._stored.get(job_id)
+        if job_id not in record.follows:
+            batch = 0 if found is None or found.role else found.batch
+            if not record.role or batch != record.batch:
+                raise ArgumentError(
+                    f"job {record.id} ({record.kind}) has nothing to do with job {job_id!r}",
+                    hint="Request it with .after(...), or as a callback of the other one's batch.",
+                )
+        if found is None or not found.result:
+            raise NotFound(f"job {job_id} keeps no result", hint="Declare the job with keep_result.")
+        return msgspec.msgpack.decode(found.result)
 
     def status(self, batch_id: int) -> BatchStatus:
         """Return how far a batch is; see `JobManager.batch`."""

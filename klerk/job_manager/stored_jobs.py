@@ -1,6 +1,6 @@
 """Finds jobs that are not in memory, in the store."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from klerk._image import key_of
 from klerk.codec import ENDED_JOB, LIVE_JOB, number_of, read_job
@@ -31,8 +31,13 @@ class StoredJobs:
                 return read_job(job_id, stored)
         return None
 
-    def ended(self) -> Iterator[JobRecord]:
-        """Yield the ended jobs, those that ended last first."""
+    def ended(self, before: tuple[int, int] | None = None) -> list[JobRecord]:
+        """Return the ended jobs, newest end first.
+
+        Parameters:
+            before: the time of an end in microseconds since 1970 UTC, and an id: only those before it.
+        """
         rows = self._storage.scan(Family.JOBS, ENDED_JOB, bytes((ENDED_JOB[0] + 1,)))
         ended = [read_job(number_of(key[1:]), stored) for key, stored in rows]
-        yield from sorted(ended, key=lambda record: record.ended_us, reverse=True)
+        ended.sort(key=lambda record: (record.ended_us, record.id), reverse=True)
+        return [each for each in ended if before is None or (each.ended_us, each.id) < before]

@@ -158,10 +158,14 @@ class Uniqueness:
                     self._journal.put(sequence, self._ended, record.id, record.unique)
                 else:
                     self._journal.drop(sequence, self._ended, record.id)
-            elif record.state not in FINAL_STATES and unique.within is None and unique.until == "ended":
+            elif (
                 # It was run again by hand, or two of them came through a crash.
-                if record.unique not in self._holders:
-                    self._journal.put(sequence, self._holders, record.unique, record)
+                record.state not in FINAL_STATES
+                and unique.within is None
+                and unique.until == "ended"
+                and record.unique not in self._holders
+            ):
+                self._journal.put(sequence, self._holders, record.unique, record)
 
     def _hold(self, record: JobRecord) -> None:
         unique = self._unique[record.kind]
