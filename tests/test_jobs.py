@@ -377,8 +377,7 @@ def test_a_failed_job_is_tried_again_and_then_given_up(office: Office) -> None:
         clock.advance(timedelta(seconds=1))
         eventually(lambda: ended(k) == (0, 1, 0))
         assert office.ran == ["x 1", "x 2"]
-        with pytest.raises(NotFound):
-            k.jobs.get(record.id)
+        assert k.jobs.get(record.id).state is JobState.DISCARDED
 
 
 def test_delays_double_up_to_a_bound() -> None:

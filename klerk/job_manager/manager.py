@@ -69,6 +69,7 @@ class JobManager:
         self._host = host
         self._submit = submit
         self._scheduler = scheduler
+        self._stored = stored
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._live: dict[int, JobRecord] = {}
@@ -254,15 +255,15 @@ class JobManager:
             return counts
 
     def get(self, job_id: int) -> JobRecord:
-        """Return a job that has not ended.
+        """Return a job, whether it is still to run or has ended.
 
         Raises:
-            NotFound: there is none with this id, or it ended.
+            NotFound: there is none with this id.
         """
         with self._lock:
-            record = self._live.get(job_id)
+            record = self._live.get(job_id) or self._stored.get(job_id)
             if record is None:
-                raise NotFound(f"there is no job {job_id} that is still to run")
+                raise NotFound(f"there is no job {job_id}")
             executing = job_id in self._running
         return msgspec.structs.replace(record, state=JobState.EXECUTING) if executing else record
 
@@ -282,7 +283,7 @@ class JobManager:
         """Return the ids of the jobs that a job waits for: those that it follows, and members of its batch.
 
         Raises:
-            NotFound: there is none with this id, or it ended.
+            NotFound: there is none with this id.
         """
         record = self.get(job_id)
         with self._lock:

@@ -243,8 +243,8 @@ class Relations:
         return job_id in self._live or self._stored.get(job_id) is not None
 
     def waiting_for(self, record: JobRecord) -> tuple[int, ...]:
-        """Return the ids of the first jobs that a live job waits for: those that it follows, then members."""
-        if not self.holds(record):
+        """Return the ids of the first jobs that a job waits for: those that it follows, then members."""
+        if record.state is not JobState.SCHEDULED or not self.holds(record):
             return ()
         waiting = self._dependencies.waiting_for(record.id)[: limits.JOB_WAITS_SHOWN_MAX]
         if is_held(record):
