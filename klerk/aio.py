@@ -225,7 +225,6 @@ class AioJobs:
         self.counts = jobs.counts
         self.get = jobs.get
         self.live = jobs.live
-        self.waiting_for = jobs.waiting_for
         self.cancel_running = jobs.cancel_running
 
     async def schedule(
@@ -237,6 +236,10 @@ class AioJobs:
     async def batch(self, batch_id: int) -> BatchStatus:
         """See `JobManager.batch`."""
         return await asyncio.to_thread(self._jobs.batch, batch_id)
+
+    async def waiting_for(self, job_id: int) -> tuple[int, ...]:
+        """See `JobManager.waiting_for`."""
+        return await asyncio.to_thread(self._jobs.waiting_for, job_id)
 
     async def wait_until_idle(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 (a thread waits)
         """See `JobManager.wait_until_idle`."""

@@ -57,13 +57,16 @@ class JobCreation:
             InvalidValue: an argument does not fit its type.
             LimitExceeded: there are too many in one transaction, or that one job follows.
         """
-        made = Made(processor, microseconds(a.now))
+        now_us = microseconds(a.now)
         if type(requests) is JobRequest:
+            if not requests.follows and requests.job.settings.unique is None:
+                return [self._create_plain(processor.checked_request(requests), processor, now_us)]
             requests = (requests,)
         elif isinstance(requests, JobRequest | Batch) or not isinstance(requests, Iterable):
             if type(requests) is not Batch:
                 raise no_request(requests)
             requests = (requests,)
+        made = Made(processor, now_us)
         for request in requests:
             if type(request) is JobRequest:
                 made.add(request, self._create(request, made))
@@ -95,6 +98,12 @@ class JobCreation:
 
     # --- one job ----------------------------------------------------------------------------------
 
+    def _create_plain(self, request: JobRequest, processor: Processor, now_us: int) -> JobRecord:
+        """Create a job that has nothing to do with others."""
+        record = self._record(request, processor, now_us)
+        processor.new_job(record, encode(record))
+        return record
+
     def _create(self, request: JobRequest, made: "Made", batch: int = 0) -> JobRecord:
         """Create a job, unless one that is there already stands for it.
 
@@ -104,15 +113,16 @@ class JobCreation:
         processor = made.processor
         request = processor.checked_request(request)
         job = request.job
+        is_unique = job.settings.unique is not None
+        if not is_unique and not batch and not request.follows:
+            return self._create_plain(request, processor, made.now_us)
         digest = b""
-        if job.settings.unique is not None:
+        if is_unique:
             digest = digest_of(job, request.values)
             holder = self.uniqueness.holder(digest, made.now_us, processor.sequence)
             if holder is not None:
                 return holder
-        record = self._record(request, processor, made.now_us)
-        if batch or request.follows or digest:
-            record = self._related(record, request, made, batch, digest)
+        record = self._related(self._record(request, processor, made.now_us), request, made, batch, digest)
         processor.new_job(record, encode(record))
         if digest:
             self.uniqueness.claim(record)

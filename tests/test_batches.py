@@ -263,7 +263,7 @@ def test_the_asyncio_face(office: Office) -> None:
         records = await k.aio.jobs.schedule(office.batch("a"))
         assert await k.aio.jobs.wait_until_idle(20)
         assert await k.aio.jobs.batch(records[0].batch) == k.jobs.batch(1)
-        assert k.aio.jobs.waiting_for(1) == ()
+        assert await k.aio.jobs.waiting_for(1) == ()
         with pytest.raises(NotFound):
             await k.aio.jobs.batch(99)
 
@@ -482,12 +482,12 @@ def test_random_batches_in_copies_of_the_store(office: Office, tmp_path: Path, r
                 known[copy] = set(expected)
         idle(k)
         assert told(office) == sorted(text for each in expected.values() for text in each)
-    for copy in known:
+    for copy, there in known.items():
         with office.app.open(copy) as k:
             idle(k)
             assert k.jobs.live() == ()
             for batch_id, texts in expected.items():
-                if batch_id not in known[copy]:
+                if batch_id not in there:
                     continue
                 found = [k.jobs.get(batch_id + i) for i in range(3)]
                 assert [record.state for record in found] == [

@@ -44,8 +44,8 @@ def is_member(record: JobRecord) -> bool:
 
 
 def is_held(record: JobRecord) -> bool:
-    """Return whether a job waits for its batch to end."""
-    return record.role != "" and not record.batch_ended_us
+    """Return whether a job waits for its batch to end; one that is run again by hand does not."""
+    return record.role != "" and not record.batch_ended_us and not record.reruns
 
 
 def decided(callback: JobRecord, failures: int, now_us: int) -> JobRecord:

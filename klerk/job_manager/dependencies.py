@@ -73,11 +73,12 @@ class Dependencies:
     def holds(self, record: JobRecord) -> bool:
         """Return whether a live job that is scheduled has to wait for others.
 
-        The first time, those that it follows are looked at, wherever they are; afterwards it is known.
+        The first time, those that it follows are looked at, wherever they are; afterwards it is known. One
+        that is run again by hand does not wait.
         """
         if record.id in self._waits or record.id in self.doomed:
             return True
-        if not self._is_new(record):
+        if not self._is_new(record) or record.reruns:
             return False
         waits: set[int] = set()
         reason = ""
