@@ -442,7 +442,7 @@ def test_a_killed_process_loses_nothing_and_runs_none_too_early(tmp_path: Path, 
     script, ledger, store = tmp_path / "crash.py", tmp_path / "ledger", tmp_path / "store"
     script.write_text(CRASH)
     seed, kills = str(rng.random()), 0
-    for _ in range(30):
+    for _ in range(8):
         arguments = str(script), str(store), str(ledger), seed, str(rng.uniform(0.0, 0.05))
         done = run_python(*arguments, cwd=tmp_path)
         assert done.returncode in (0, 9), done.stderr
