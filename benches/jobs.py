@@ -11,8 +11,9 @@ from typing import Self
 import msgspec
 from rocksdict import Rdict, WriteBatch
 
+from benches import job_peers
 from benches.floors import Entry, key, new_account, open_rocks
-from benches.harness import Sample, Workspace
+from benches.harness import Contender, Sample, Workspace
 from benches.workload import ACCOUNTS, ACTOR, AMOUNT, targets
 
 WORKERS = 4
@@ -42,29 +43,30 @@ def floor(workspace: Workspace) -> Iterator[Sample]:
         open_rocks(workspace.directory / "store", "log", "models", "jobs") as db,
         _FloorWorkers(db) as workers,
     ):
-        deposit = _job_depositor(db)
+        deposit = job_depositor(db)
 
         def sample(operations: int) -> None:
             completed = workers.expect(operations)
             for _ in range(operations // GROUP_SIZE):
-                for job in deposit():
+                for job in deposit(GROUP_SIZE):
                     workers.jobs.put(job)
             completed.wait()
 
         yield sample
 
 
-def _job_depositor(db: Rdict) -> Callable[[], list[JobRecord]]:
+def job_depositor(db: Rdict) -> Callable[[int], list[JobRecord]]:
+    """Return what writes so many deposits with their jobs, durably, and returns the jobs."""
     log, models, jobs = (db.get_column_family_handle(name) for name in ("log", "models", "jobs"))
     accounts = {number: new_account(number) for number in range(ACCOUNTS)}
     encode = msgspec.msgpack.Encoder().encode
     numbers = targets()
     sequences = itertools.count(1)
 
-    def deposit() -> list[JobRecord]:
+    def deposit(count: int) -> list[JobRecord]:
         batch = WriteBatch(raw_mode=True)
         created = []
-        for _ in range(GROUP_SIZE):
+        for _ in range(count):
             number, sequence, now_ns = next(numbers), next(sequences), time.time_ns()
             account = accounts[number]
             accounts[number] = account = msgspec.structs.replace(
@@ -144,40 +146,20 @@ class _FloorWorkers:
             return None
 
 
-@contextmanager
-def huey(workspace: Workspace) -> Iterator[Sample]:
-    """huey on SQLite with fsync: enqueued singly, run by 4 threads, results stored; no deposit beside it."""
-    from huey import SqliteHuey
-    from huey.signals import SIGNAL_COMPLETE
+def peer(queue: job_peers.Queue) -> Contender:
+    """Another job queue: enqueued singly, run by 4 workers, completed durably; no deposit beside it."""
 
-    queue = SqliteHuey(filename=str(workspace.directory / "huey.sqlite"), fsync=True, store_none=True)
-    task = queue.task()(do_nothing)
-    completions: SimpleQueue[object] = SimpleQueue()
-    queue.signal(SIGNAL_COMPLETE)(lambda signal, task: completions.put(task))
-    stopping = threading.Event()
+    @contextmanager
+    def contender(workspace: Workspace) -> Iterator[Sample]:
+        completions: SimpleQueue[None] = SimpleQueue()
+        with queue(workspace.directory, do_nothing, WORKERS, lambda: completions.put(None)) as enqueue:
 
-    # What huey's own worker does, less its pause of 0.1 s or more whenever the queue was empty.
-    def work() -> None:
-        while not stopping.is_set():
-            queued = queue.dequeue()
-            if queued is None:
-                stopping.wait(0.001)
-            else:
-                queue.execute(queued)
+            def sample(operations: int) -> None:
+                for number in range(operations):
+                    enqueue(number)
+                for _ in range(operations):
+                    completions.get()
 
-    def sample(operations: int) -> None:
-        for number in range(operations):
-            task(number)
-        for _ in range(operations):
-            completions.get()
+            yield sample
 
-    workers = [threading.Thread(target=work) for _ in range(WORKERS)]
-    for worker in workers:
-        worker.start()
-    try:
-        yield sample
-    finally:
-        stopping.set()
-        for worker in workers:
-            worker.join()
-        queue.storage.close()
+    return contender

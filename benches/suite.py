@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 
-from benches import floors, growth, jobs, klerk_contenders, peers
+from benches import floors, growth, job_peers, jobs, klerk_contenders, latency, peers, scheduled
 from benches.harness import (
     FLOOR,
     JOBS_PER_SECOND,
     KLERK,
     MICROSECONDS,
+    MILLISECONDS,
     NANOSECONDS,
     SECONDS,
     Benchmark,
@@ -25,7 +26,15 @@ NOT_DURABLE = "none (in memory)"
 
 def benchmarks(models: int) -> list[Benchmark]:
     """All benchmarks in the order they run; `models` is the size of the store that is opened."""
-    return [*_submits(), *_handles(), *_reads(), *_growth(models), _opening(models), _jobs()]
+    return [
+        *_submits(),
+        *_handles(),
+        *_reads(),
+        *_growth(models),
+        _opening(models),
+        *_jobs(),
+        *_scheduled(models),
+    ]
 
 
 def _submits() -> Iterator[Benchmark]:
@@ -167,8 +176,8 @@ def _opening(models: int) -> Benchmark:
     )
 
 
-def _jobs() -> Benchmark:
-    return Benchmark(
+def _jobs() -> Iterator[Benchmark]:
+    yield Benchmark(
         name="jobs_end_to_end",
         unit=JOBS_PER_SECOND,
         workload=f"each deposit makes a no-op job; {jobs.WORKERS} workers; until all completions are durable",
@@ -178,6 +187,65 @@ def _jobs() -> Benchmark:
         contenders={
             KLERK: klerk_contenders.jobs_end_to_end,
             FLOOR: jobs.floor,
-            "huey": jobs.huey,
+            "huey": jobs.peer(job_peers.huey),
+            "procrastinate": jobs.peer(job_peers.procrastinate),
         },
+    )
+    for which in (50, 99):
+        figure = latency.percentile(which)
+        yield Benchmark(
+            name=f"job_start_latency_p{which}",
+            unit=MILLISECONDS,
+            workload=f"from asking for a job to its start, durable in between; {latency.JOBS_PER_S:,} jobs/s",
+            durability=DURABLE,
+            operations_step=latency.JOBS_PER_S,
+            operations_max=latency.JOBS_PER_S,
+            rounds_max=latency.ROUNDS,
+            contenders={
+                KLERK: latency.start(latency.klerk, figure),
+                FLOOR: latency.start(latency.floor, figure),
+                "klerk_loop": latency.start(latency.klerk_loop, figure),
+                "huey": latency.start(latency.huey, figure),
+                "procrastinate": latency.start(latency.procrastinate, figure),
+            },
+        )
+
+
+def _scheduled(count: int) -> Iterator[Benchmark]:
+    """What jobs cost that wait for tomorrow."""
+    size = "1m" if count == MODELS_FULL else f"{count // 1_000}k"
+    waiting = f"{count:,} jobs wait for tomorrow"
+    yield Benchmark(
+        name=f"scheduled_{size}",
+        unit=JOBS_PER_SECOND,
+        workload=f"as jobs_end_to_end, while {waiting}; klerk_none_scheduled: while none do",
+        durability=DURABLE,
+        group_size=jobs.GROUP_SIZE,
+        operations_step=jobs.GROUP_SIZE,
+        contenders={
+            KLERK: klerk_contenders.jobs_beside(count),
+            FLOOR: jobs.floor,
+            "klerk_none_scheduled": klerk_contenders.jobs_end_to_end,
+        },
+    )
+    yield Benchmark(
+        name=f"scheduled_{size}_memory",
+        unit=scheduled.MEGABYTES,
+        workload=f"what a process grows by until {waiting}; the floor keeps them in a heap",
+        durability='"process"; the floor: none',
+        operations_max=1,
+        rounds_max=OPENINGS,
+        contenders={
+            KLERK: scheduled.memory(scheduled.klerk, count),
+            FLOOR: scheduled.memory(scheduled.floor, count),
+        },
+    )
+    yield Benchmark(
+        name=f"scheduled_{size}_open",
+        unit=SECONDS,
+        workload=f"open a store in which {waiting}, and close it; files in the page cache",
+        durability=DURABLE,
+        operations_max=1,
+        rounds_max=OPENINGS,
+        contenders={KLERK: scheduled.opening(count)},
     )

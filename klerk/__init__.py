@@ -27,6 +27,7 @@ from klerk.errors import (
     LimitExceeded,
     MigrationFailed,
     NewerStore,
+    NoResult,
     NotAStore,
     NotFound,
     NotPure,
@@ -43,6 +44,7 @@ from klerk.errors import (
     WrongStore,
 )
 from klerk.job_manager.batches import BatchStatus
+from klerk.job_manager.retention import Retention
 from klerk.job_options import Backoff, JobOptions, QueueOptions, Unique
 from klerk.job_outcomes import Cancel, Discard, Retry, Snooze
 from klerk.job_run import Completion, JobRun
@@ -140,6 +142,7 @@ __all__ = [
     "MigrationFailed",
     "Model",
     "NewerStore",
+    "NoResult",
     "NotAStore",
     "NotFound",
     "NotPure",
@@ -156,6 +159,7 @@ __all__ = [
     "RefusedTimer",
     "Rejected",
     "Result",
+    "Retention",
     "Retry",
     "SchemaChanged",
     "Snapshot",

@@ -223,9 +223,24 @@ class AioJobs:
     def __init__(self, jobs: JobManager) -> None:
         self._jobs = jobs
         self.counts = jobs.counts
-        self.get = jobs.get
-        self.live = jobs.live
+        self.totals = jobs.totals
         self.cancel_running = jobs.cancel_running
+
+    async def get(self, job_id: int) -> JobRecord:
+        """See `JobManager.get`."""
+        return await asyncio.to_thread(self._jobs.get, job_id)
+
+    async def result(self, job_id: int) -> Any:
+        """See `JobManager.result`."""
+        return await asyncio.to_thread(self._jobs.result, job_id)
+
+    async def prune(self) -> int:
+        """See `JobManager.prune`."""
+        return await asyncio.to_thread(self._jobs.prune)
+
+    async def live(self) -> tuple[JobRecord, ...]:
+        """See `JobManager.live`."""
+        return await asyncio.to_thread(self._jobs.live)
 
     async def schedule(
         self, *requests: JobRequest | Batch, at: datetime | None = None

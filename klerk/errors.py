@@ -320,6 +320,14 @@ class JobCancelled(JobError):
     code = "job_cancelled"
 
 
+class NoResult(JobError, LookupError):
+    """A job has no result to show; the code says why: ``result_pending`` (it has not ended),
+    ``result_failed`` (it was discarded or cancelled), ``result_not_kept`` or ``result_expired``."""
+
+    code = "no_result"
+    status = 404
+
+
 def _in_english(key: str, default: str, values: Mapping[str, Any]) -> str:
     return default
 

@@ -145,12 +145,13 @@ class JobCreation:
             state=JobState.SCHEDULED if run_at_us > now_us else JobState.AVAILABLE,
             run_at_us=run_at_us,
             created_us=now_us,
-            cause=processor.sequence + 1,
+            cause=0 if request.tick_us else processor.sequence + 1,
             schema=self._schema,
             queue=request.queue or "",
             priority=request.priority,
             attempts_max=request.max_attempts or 0,
             version=settings.version,
+            tick_us=request.tick_us,
             key="" if settings.key is None else _key_of(job, request.values),
         )
 

@@ -108,10 +108,13 @@ class JobOptions(TypedDict, total=False):
         key: a function of the job's arguments that gives the key by which the next two count.
         key_rate, key_concurrency: as `rate` and `concurrency`, for all jobs of the kind with the same key.
         unique: which jobs count as the same.
-        cron: run by itself at these times, as in ``"0 3 * * *"``; the job has no parameters then.
-        timezone: in which `cron` is meant, as in ``"Europe/Oslo"``.
-        missed: what becomes of times that passed while nothing was open: ``"skip"``, ``"once"`` (one job for
-            all of them), or ``"all"`` (one for each).
+        cron: run by itself at these times, as in ``"0 3 * * *"``, one job for each; its parameters, if it has
+            any, have defaults. `JobRun.tick` is the time. See `klerk.cron_ticks` for changes of the clock.
+        timezone: in which `cron` is meant, as in ``"Europe/Oslo"``. Once one of the two is changed, times
+            that passed before mean nothing.
+        missed: what becomes of times that passed while nothing was open, or the machine slept: ``"skip"``,
+            ``"once"`` (one job for all of them), or ``"all"`` (one for each, the newest
+            `limits.JOBS_MISSED_MAX`).
         executor: where it runs; left out, coroutine functions run on the loop and others as their queue says.
         timeout: an attempt that takes longer has failed. In a process it is killed; elsewhere it is asked to
             stop, which it does at its next call of a `JobRun` method, or await.
@@ -119,8 +122,12 @@ class JobOptions(TypedDict, total=False):
         tags: what a worker must have, to be given the job.
         keep_result: how long the value that the function returns is kept.
         version: of the parameters; counted up when they change.
-        upcast: for each earlier version, a function of the arguments by name that returns those of the next.
-        run_as: the actor as which the job acts; left out: the system.
+        upcast: for each earlier version, a function of the arguments by name that returns those of the next,
+            as they are stored: references are numbers. Jobs for which it fails are suspended, with what they
+            have, until it does not. What a migration transforms (`Migration.transform_job`) is of the newest
+            version.
+        run_as: the actor as which the job acts, on behalf of the job: rules are asked about it, also about
+            the commands that the job ends with. Left out: the system, about which rules are not asked.
     """
 
     queue: str

@@ -8,6 +8,7 @@ from typing import Any, Final, Generic, ParamSpec
 
 import msgspec
 
+from klerk import limits
 from klerk._dispatch import Check
 from klerk.errors import ArgumentError
 from klerk.job_options import JobSettings, Pool
@@ -39,6 +40,8 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
     SUSPENDED = "suspended"
 
+
+_LONGEST_DELAY: Final = timedelta(days=limits.JOB_DELAY_DAYS_MAX)
 
 FINAL_STATES: Final = frozenset({JobState.COMPLETED, JobState.DISCARDED, JobState.CANCELLED})
 
@@ -185,7 +188,7 @@ def _misfit(
     return ArgumentError(f"{what} got '{twice}' twice")
 
 
-class JobRequest(msgspec.Struct, frozen=True):
+class JobRequest(msgspec.Struct, frozen=True, gc=False):
     """A request that a job be run. Inert until a command or the job manager creates the job.
 
     Parameters:
@@ -197,6 +200,7 @@ class JobRequest(msgspec.Struct, frozen=True):
         follows: the jobs that must end before it starts: their records or ids, or requests that create their
             jobs in the same transaction.
         anyway: start it however those ended; otherwise it is cancelled once one of them ends badly.
+        tick_us: the time of a cron job that it is for, in microseconds since 1970 UTC; 0: nobody's cron asks.
     """
 
     job: "Job[Any]"
@@ -208,6 +212,7 @@ class JobRequest(msgspec.Struct, frozen=True):
     max_attempts: int | None = None
     follows: "tuple[JobRequest | JobRecord | int, ...]" = ()
     anyway: bool = False
+    tick_us: int = 0
 
     def at(self, moment: datetime) -> "JobRequest":
         """Return the same request, to be run no sooner than `moment`.
@@ -216,7 +221,7 @@ class JobRequest(msgspec.Struct, frozen=True):
             ArgumentError: it is no aware datetime.
         """
         given: object = moment
-        if not isinstance(given, datetime) or given.tzinfo is None:
+        if not isinstance(given, datetime) or given.utcoffset() is None:
             raise ArgumentError(
                 f"a job cannot run at {moment!r}, which has no time zone",
                 hint="Use an aware datetime: datetime.now(UTC).",
@@ -232,11 +237,11 @@ class JobRequest(msgspec.Struct, frozen=True):
                 discarded or cancelled.
 
         Raises:
-            ArgumentError: it is none of these, or a delay under 0.
+            ArgumentError: it is none of these, or a delay under 0 or over `limits.JOB_DELAY_DAYS_MAX` days.
         """
         changed = self
         for each in what:
-            if isinstance(each, timedelta) and each >= timedelta(0):
+            if isinstance(each, timedelta) and timedelta(0) <= each <= _LONGEST_DELAY:
                 changed = msgspec.structs.replace(changed, delay=each, run_at=None)
             elif isinstance(each, JobRequest | JobRecord | int) and not isinstance(each, bool):
                 changed = msgspec.structs.replace(
@@ -245,14 +250,34 @@ class JobRequest(msgspec.Struct, frozen=True):
             else:
                 raise ArgumentError(
                     f"a job cannot run after {each!r}",
-                    hint="Give a delay of 0 or more as a timedelta, or jobs: their records, ids or requests.",
+                    hint=f"Give a delay of 0 to {limits.JOB_DELAY_DAYS_MAX:,} days as a timedelta, or jobs:"
+                    " their records, ids or requests.",
                 )
         return changed
 
     def options(
         self, *, queue: str | None = None, priority: int | None = None, max_attempts: int | None = None
     ) -> "JobRequest":
-        """Return the same request with other options than declared; those left out stay as they are."""
+        """Return the same request with other options than declared; those left out stay as they are.
+
+        Raises:
+            ArgumentError: one of them is out of its bounds, or a job that runs at most once would be tried
+                again.
+        """
+        named: object = queue
+        if named is not None and not (
+            isinstance(named, str) and 0 < len(named) <= limits.JOB_NAME_LENGTH_MAX
+        ):
+            raise ArgumentError(
+                f"a queue's name is a text of 1 to {limits.JOB_NAME_LENGTH_MAX} characters, got {queue!r}"
+            )
+        _require_number("priority", priority, -limits.JOB_PRIORITY_MAX, limits.JOB_PRIORITY_MAX)
+        _require_number("max_attempts", max_attempts, 1, limits.JOB_ATTEMPTS_LIMIT)
+        if self.job.settings.at_most_once and max_attempts not in (None, 1):
+            raise ArgumentError(
+                f"job {self.job} runs at most once, got max_attempts {max_attempts}",
+                hint="Leave max_attempts out.",
+            )
         return msgspec.structs.replace(
             self,
             queue=self.queue if queue is None else queue,
@@ -266,6 +291,12 @@ class JobRequest(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"<request for job {self.job}>"
+
+
+def _require_number(option: str, value: int | None, low: int, high: int) -> None:
+    given: object = value
+    if given is not None and (type(given) is not int or not low <= given <= high):
+        raise ArgumentError(f"{option} is a whole number from {low} to {high}, got {value!r}")
 
 
 class Job(Generic[P]):

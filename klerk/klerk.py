@@ -23,9 +23,10 @@ from klerk.changes.subscriptions import Subscribable
 from klerk.commands import Actor, Command, Context, Result, System
 from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
+from klerk.job_manager.hosting import HostingJobs
+from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.manager import JobManager
-from klerk.job_manager.stored_jobs import StoredJobs
-from klerk.job_manager.work import acting_as
+from klerk.job_manager.retention import Retention
 from klerk.jobs import JobRecord
 from klerk.keyed.blob_store import BlobStore
 from klerk.keyed.blobs import Blobs
@@ -48,7 +49,7 @@ from klerk.values import Model, Ref
 M = TypeVar("M", bound=Model)
 
 
-class Klerk(Submitting, Subscribable):
+class Klerk(Submitting, Subscribable, HostingJobs):
     """An opened app. Made by `App.open`; close it, or use it with ``with``.
 
     Every method can be called from any thread. `aio` offers the same to asyncio.
@@ -72,6 +73,7 @@ class Klerk(Submitting, Subscribable):
         clock: Callable[[], datetime],
         job_threads: int,
         queue_length_max: int,
+        job_retention: Retention,
         token_ttl: timedelta,
         unsafe: bool,
     ) -> None:
@@ -97,7 +99,12 @@ class Klerk(Submitting, Subscribable):
         store = BlobStore(self._side_writer, now_us, call_at)
         self.blobs = Blobs(store, self._program.blob_access, self._require_beside)
         self._engine = Engine(
-            storage, recovered, self._lock, queue_length_max=queue_length_max, published=self._published
+            storage,
+            recovered,
+            self._lock,
+            queue_length_max=queue_length_max,
+            foreseen=self._foreseen,
+            published=self._published,
         )
         self._push = self._engine.queue.push
         self._audit = self._sight.commit_log = Audit(spec, self._program, recovered.history, storage)
@@ -111,9 +118,9 @@ class Klerk(Submitting, Subscribable):
             self._submit_as,
             self._scheduler,
             creation=self._program.job_creation,
-            records=recovered.jobs,
-            stored=StoredJobs(storage, self._engine.checkpointer.job),
-            ended_jobs=recovered.ended_jobs,
+            store=JobStore(storage, self._engine.checkpointer, recovered.up_to_date),
+            recovered=recovered,
+            retention=job_retention,
             threads=job_threads,
         )
         self.timers = Timers(
@@ -215,16 +222,9 @@ class Klerk(Submitting, Subscribable):
         """Handle a command on behalf of a running job that is a coroutine."""
         return await self.aio.handle(command, self._acting_as(record))
 
-    def read_for_job(self, record: JobRecord) -> Reader:
-        """Return a reader on behalf of a running job."""
-        return self.read(self._acting_as(record))
-
     def result_for_job(self, record: JobRecord, job_id: int) -> Any:
         """Return the kept result of an earlier job to a running one."""
-        return self.jobs.relations.result_for(record, job_id)
-
-    def _acting_as(self, record: JobRecord) -> Context:
-        return self._system_context(acting_as(self._spec.jobs[record.kind], record))
+        return self.jobs.result_for(record, job_id)
 
     def _system_context(self, actor: Actor) -> Context:
         return self._spec.system_context(actor, self._clock())
@@ -233,8 +233,8 @@ class Klerk(Submitting, Subscribable):
         """Return a context in which a timer acts; refuse one that no transaction could begin with."""
         return self._program.resolve(self._system_context(actor))[0]
 
-    def _submit_as(self, work: InternalWork, actor: System) -> Submission[Any]:
-        return self._submit_in(work, self._system_context(actor))
+    def _submit_as(self, work: InternalWork, actor: Actor, behalf: System | None = None) -> Submission[Any]:
+        return self._submit_in(work, self._job_context(actor, behalf))
 
     def _submit_in(self, work: InternalWork, context: Context) -> Submission[Any]:
         submission: Submission[Any] = Submission(work, context)
@@ -257,6 +257,10 @@ class Klerk(Submitting, Subscribable):
                 "timers were waited for by a function that Klerk calls while it commits or fires timers",
                 hint="Wait in a thread of your own.",
             )
+
+    def _foreseen(self, group: Group) -> None:
+        if group.notices:
+            self.jobs.foresee([record for record, _ in group.notices])
 
     def _published(self, group: Group) -> None:
         """Tell everyone who waits for what a group did."""

@@ -81,6 +81,9 @@ JOB_CRASHES_MAX: Final = 3
 JOB_BACKOFF_BASE_S: Final = 1.0
 JOB_BACKOFF_MAX_S: Final = 3600.0
 
+# Completions that one transaction records: 1,000 small records take a few milliseconds to write.
+JOB_COMPLETIONS_AT_ONCE: Final = 1_000
+
 # Jobs of a queue, a kind or a key at once: far more than there are workers. Priorities and weights are only
 # compared, so their range has to be just wide enough to tell apart what people name.
 JOB_CONCURRENCY_MAX: Final = 100_000
@@ -111,6 +114,35 @@ JOB_WAITS_SHOWN_MAX: Final = 20
 # How far ahead a job can be scheduled or put off: a thousand years, as for timers.
 JOB_DELAY_DAYS_MAX: Final = 365_250
 
+# Jobs in one page read from the store: some 10 ms of reading, after which others get their turn.
+JOBS_PAGE: Final = 1_000
+
+# Jobs that wait for a time in memory, the soonest first; the others are on disk alone. At 20,000 jobs/s, half
+# of these last while a page of the next is read ten times over; they take about 10 MB.
+JOBS_AT_HAND_MAX: Final = 10_000
+
+# How long jobs are kept after their end unless the app says otherwise, in days. A week of those that went
+# well answers what happened last weekend; those that failed for good wait for somebody to look at them, and
+# for the end of a quarter.
+JOBS_COMPLETED_DAYS: Final = 7
+JOBS_CANCELLED_DAYS: Final = 7
+JOBS_DISCARDED_DAYS: Final = 90
+
+# Ended jobs that are kept at most unless the app says otherwise: about 300 MB of disk. When there are more, a
+# twentieth more than that goes at once, so that the oldest are not looked for again and again.
+JOBS_ENDED_MAX: Final = 1_000_000
+JOBS_PRUNED_BEYOND_SHARE: Final = 20
+
+# Ended jobs removed in one go, after which what was published meanwhile is written: about 0.2 s of work, and
+# as many as can come in a second.
+JOBS_PRUNED_AT_ONCE: Final = 20_000
+
+# The bytes of a result that is kept, encoded: as of a key-value. More belongs in a blob.
+JOB_RESULT_BYTES_MAX: Final = 128 * 1024
+
+# How long the jobs after those in memory wait to be read again, after reading them failed, in seconds.
+JOBS_READ_AGAIN_S: Final = 10.0
+
 # Characters of a job's key, of a queue's name and of a tag: all of them stand in listings.
 JOB_KEY_LENGTH_MAX: Final = 500
 JOB_NAME_LENGTH_MAX: Final = 100
@@ -140,6 +172,33 @@ TOKENS_DROPPED_AT_ONCE: Final = 64
 # Models that one token may demand to be unchanged, and the characters of its text: 100 take 2,600 at most.
 TOKEN_DEMANDS_MAX: Final = 100
 TOKEN_TEXT_LENGTH_MAX: Final = 4_096
+
+# The state that a job saves with a checkpoint, in bytes: as much as one write may take without holding the
+# interpreter lock for more than a quarter of a millisecond. It is stored anew whenever the job is.
+JOB_STATE_BYTES_MAX: Final = 128 * 1024
+
+# The numbers of a job's progress: what 64 bits with a sign hold.
+JOB_PROGRESS_MAX: Final = 2**63 - 1
+
+# A job that holds the read lock for longer is warned about, in seconds: nobody's command is acknowledged
+# meanwhile, and a second is what people notice. The writer itself warns later, of whoever reads.
+JOB_READ_WARN_S: Final = 1.0
+
+# Times of a cron job that were missed and get a job each, when it asks for that: the newest ones. An hourly
+# job that did not run for six weeks missed as many.
+JOBS_MISSED_MAX: Final = 1_000
+
+# A cron job that comes later than this after its time, in seconds, because the machine slept or the clock was
+# set, was missed: within a minute, no other time could have been meant.
+CRON_LATE_S: Final = 60.0
+
+# After a cron job could not be created, because a context provider or a key function failed, it is tried
+# again so many seconds later: the shortest time between two ticks of most expressions.
+CRON_RETRY_S: Final = 60.0
+
+# A cron job that ran for times so many seconds ahead of the clock is warned about at the start: by more than
+# a clock is set back to correct it.
+CRON_AHEAD_S: Final = 86_400.0
 
 # Unmanaged calls that wait to be run; more are refused and logged, since nothing promises that they run.
 UNMANAGED_QUEUE_LENGTH_MAX: Final = 10_000

@@ -15,6 +15,7 @@ from klerk.app import Design
 from klerk.clocks import checked_clock
 from klerk.codec import read_catalog
 from klerk.errors import ConfigError
+from klerk.job_manager.retention import DEFAULT, FOR_EVER, Retention
 from klerk.klerk import Klerk
 from klerk.migration.schema import extended
 from klerk.places import here
@@ -29,7 +30,12 @@ Durability = Literal["sync", "process", "memory"]
 
 
 def _check_options(
-    path: Any, durability: str, job_threads: int, queue_length_max: int, token_ttl: Any
+    path: Any,
+    durability: str,
+    job_threads: int,
+    job_retention: Any,
+    queue_length_max: int,
+    token_ttl: Any,
 ) -> None:
     """Refuse options of `App.open` that cannot be meant.
 
@@ -45,6 +51,9 @@ def _check_options(
         problem = f"queue_length_max must be 1 to {limits.TRANSACTION_COMMANDS_MAX}, is {queue_length_max}"
     elif not 0 <= job_threads <= limits.JOB_THREADS_MAX:
         problem = f"job_threads must be 0 to {limits.JOB_THREADS_MAX}, is {job_threads}"
+    elif not isinstance(job_retention, Retention) or job_retention.problem():
+        wrong = job_retention.problem() if isinstance(job_retention, Retention) else f"is {job_retention!r}"
+        problem = f"job_retention must be a klerk.Retention or None: {wrong}"
     elif not isinstance(token_ttl, timedelta) or not timedelta(0) < token_ttl <= timedelta(
         days=limits.TOKEN_DAYS_MAX
     ):
@@ -67,6 +76,7 @@ class App(Design):
         durability: Durability = "sync",
         clock: Callable[[], datetime] | None = None,
         job_threads: int = limits.JOB_THREADS,
+        job_retention: Retention | None = DEFAULT,
         queue_length_max: int = limits.QUEUE_LENGTH_MAX,
         token_ttl: timedelta = timedelta(days=limits.TOKEN_DAYS),
         unsafe: bool = False,
@@ -79,6 +89,7 @@ class App(Design):
             durability: ``"sync"`` survives a power cut, ``"process"`` a killed process, ``"memory"`` nothing.
             clock: gives the time, aware; for tests.
             job_threads: threads for plain job functions; 0 runs no jobs.
+            job_retention: how long jobs are kept that have ended; None: for ever.
             queue_length_max: commands that may wait; whoever comes then waits for room.
             token_ttl: how long used tokens are known, and unused ones accepted.
             unsafe: offer `Klerk.unsafe`, which asks neither state machines nor rules.
@@ -88,6 +99,7 @@ class App(Design):
             ConfigError: the design is wrong.
             StorageError: the store cannot be used; its subclasses say why.
         """
+        job_retention = FOR_EVER if job_retention is None else job_retention
         self.check_system_context()
         spec = self.freeze()
         # The machine's own clock needs no check, which would cost every command a little.
@@ -95,7 +107,7 @@ class App(Design):
         # Everything that can be wrong with the design is found before a store is touched.
         lock = ReadWriteLock()
         Program(spec, extended(read_catalog(None), spec), utc_now, lock)
-        _check_options(path, durability, job_threads, queue_length_max, token_ttl)
+        _check_options(path, durability, job_threads, job_retention, queue_length_max, token_ttl)
         storage: Storage = MemoryStorage()
         if path is not None and durability != "memory":
             storage = RocksStorage.open(path, app=self.name, durability=durability)
@@ -109,6 +121,7 @@ class App(Design):
                 lock,
                 clock=clock,
                 job_threads=job_threads,
+                job_retention=job_retention,
                 queue_length_max=queue_length_max,
                 token_ttl=token_ttl,
                 unsafe=unsafe,

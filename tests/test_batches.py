@@ -30,6 +30,7 @@ from klerk import (
     JobState,
     Migration,
     NotFound,
+    Retention,
     Unique,
     chain,
     limits,
@@ -363,26 +364,63 @@ def test_only_a_batch_has_a_status(office: Office) -> None:
 # --- results ------------------------------------------------------------------------------------------
 
 
-def test_a_job_asks_for_results_only_of_those_it_has_to_do_with(office: Office) -> None:
-    asked: list[Any] = []
+def test_a_job_reads_the_results_of_those_it_has_to_do_with(office: Office) -> None:
+    found: dict[str, Any] = {}
+
+    @office.app.job(keep_result=timedelta(hours=1))
+    def load(job: JobRun, number: int) -> int:
+        return number * 10
 
     @office.app.job(max_attempts=1)
-    def ask(job: JobRun, job_id: int) -> None:
-        asked.append((job.results(), list(job.member_results())))
-        try:
-            job.result_of(job_id)
-        except (ArgumentError, NotFound) as error:
-            asked.append(type(error))
+    def total(job: JobRun, name: str, ask: int = 0) -> None:
+        found[name] = job.results(), list(job.member_results())
+        if ask:
+            found[name] = job.result_of(ask)
 
     with office.app.open() as k:
-        (first, other) = k.jobs.schedule(office.work("a"), office.work("b"))
-        k.jobs.schedule(ask(first.id).after(first))
-        k.jobs.schedule(ask(other.id).after(first))
-        k.jobs.schedule(Batch([office.work("c")], ended=ask(6)))
+        first, second, plain = k.jobs.schedule(load(1), load(2), office.work("a"))
         idle(k)
-        assert sorted(map(str, asked)) == sorted(
-            map(str, [({}, []), NotFound, ({}, []), ArgumentError, ({}, []), NotFound])
+        k.jobs.schedule(
+            total("both").after(first, second, plain),
+            total("one", ask=second.id).after(first, second),
+            total("other", ask=second.id).after(first),
+            total("none", ask=plain.id).after(plain),
         )
+        members = [load(3), office.work("discard"), load(4), office.work("b")]
+        records = k.jobs.schedule(Batch(members, failed=total("failed"), ended=total("ended", ask=10)))
+        assert [record.id for record in records] == [10, 11, 12, 13, 8, 9]
+        k.jobs.schedule(Batch([load(5)], ended=total("foreign", ask=10)))
+        idle(k)
+        assert found["both"] == ({1: 10, 2: 20}, [])
+        assert found["failed"] == ({}, [(10, 30), (12, 40)])
+        assert (found["one"], found["ended"]) == (20, 30)
+        errors = {job.arguments[0]: job.error for job in map(k.jobs.get, range(1, 16)) if job.error}
+        assert errors["other"].startswith("ArgumentError: job 6 (total) has nothing to do with job 2")
+        assert errors["foreign"].startswith("ArgumentError: job 14 (total) has nothing to do with job 10")
+        assert errors["none"].startswith("NoResult: the result of job 3 (work) was not kept")
+
+
+def test_what_is_needed_is_not_pruned(office: Office) -> None:
+    none = timedelta(0)
+    retention = Retention(completed=none, cancelled=none, discarded=none)
+    with office.app.open(job_retention=retention) as k:
+        alone, followed, waits = (office.work(text) for text in ("alone", "followed", "wait"))
+        k.jobs.schedule(alone, followed, waits, office.work("follower").after(followed, waits))
+        k.jobs.schedule(Batch([office.work("member"), office.work("wait")], ended=office.tell("e")))
+        eventually(lambda: len(office.ran) == 3)
+        eventually(lambda: k.jobs.counts()[JobState.COMPLETED] <= 2)
+        k.jobs.prune()
+        with pytest.raises(NotFound):
+            k.jobs.get(1)
+        assert [k.jobs.get(job_id).state for job_id in (2, 6)] == [JobState.COMPLETED] * 2
+        office.go.set()
+        idle(k)
+        k.jobs.prune()
+        assert office.ran[-1] != "member"
+        assert len(office.ran) == 7
+        for job_id in range(1, 8):
+            with pytest.raises(NotFound):
+                k.jobs.get(job_id)
 
 
 # --- crashes ------------------------------------------------------------------------------------------
@@ -554,6 +592,56 @@ def test_a_killed_process_tells_of_every_batch(tmp_path: Path, rng: Random) -> N
     expected = {f"{place} {text}" for place in range(8) for text in model(random_texts(numbers))}
     # A callback that a kill interrupted runs again, and tells the same.
     assert set(ledger.read_text().splitlines()) == expected
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_jobs_that_have_to_do_with_others_may_wait_for_far_times(
+    office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, reopened: bool
+) -> None:
+    monkeypatch.setattr("klerk.limits.JOBS_AT_HAND_MAX", 5)
+    monkeypatch.setattr("klerk.limits.JOBS_PAGE", 3)
+    office.go.set()
+    clock, store = Clock(), tmp_path / "store"
+
+    def far(request: JobRequest, days: int) -> JobRequest:
+        return request.at(NOON + timedelta(days=days))
+
+    def fill(k: klerk.Klerk) -> None:
+        k.jobs.schedule(*(far(office.work(f"filler {i}"), 10 + i) for i in range(30)))
+        k.jobs.schedule(far(office.once("unique"), 50))
+        k.jobs.schedule(Batch([far(office.work("member"), 51)], ended=far(office.tell("e"), 52)))
+        k.jobs.schedule(far(office.work("first"), 53), far(office.work("second").after(1), 54))
+        k.jobs.schedule(*(far(office.work(f"filler {i}"), 10 + i) for i in range(30)))
+
+    with office.app.open(store, clock=clock) as k:
+        fill(k)
+        if not reopened:
+            check_far(office, k, clock)
+            return
+    with office.app.open(store, clock=clock) as k:
+        check_far(office, k, clock)
+
+
+def check_far(office: Office, k: klerk.Klerk, clock: Clock) -> None:
+    """Check what `test_jobs_that_have_to_do_with_others_may_wait_for_far_times` scheduled."""
+    (again,) = k.jobs.schedule(office.once("unique"))
+    assert again.id == 31
+    assert k.jobs.counts()[JobState.SCHEDULED] == 65
+    assert k.jobs.batch(32).remaining == 1
+    assert len(k.jobs.live()) == 65
+    clock.advance(timedelta(days=49))
+    eventually(lambda: len(k.jobs.live()) == 5)
+    for left in (4, 3, 2, 1, 0):
+        clock.advance(timedelta(days=1))
+        eventually(lambda left=left: len(k.jobs.live()) == left)
+    assert k.jobs.counts()[JobState.COMPLETED] == 65
+    assert office.ran[60:] == [
+        "unique",
+        "member",
+        "e: ended, 0 of 1",
+        "first",
+        "second",
+    ]
 
 
 # --- many ---------------------------------------------------------------------------------------------

@@ -2,10 +2,10 @@
 
 import logging
 import threading
-from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from time import monotonic
+from typing import Any
 
 import msgspec
 
@@ -15,23 +15,28 @@ from klerk.batch import Batch, no_request, postponed
 from klerk.commands import System
 from klerk.errors import NotFound
 from klerk.job_creation import JobCreation
+from klerk.job_manager.arguments import StoredArguments
 from klerk.job_manager.attempts import Attempts, Submit
 from klerk.job_manager.batches import BatchStatus
 from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
-from klerk.job_manager.due_jobs import DueJobs
 from klerk.job_manager.gates import Gate
-from klerk.job_manager.relations import Relations, StoredJobs
-from klerk.job_manager.work import CreateJobs
+from klerk.job_manager.job_store import JobStore
+from klerk.job_manager.live_jobs import LiveJobs
+from klerk.job_manager.pruning import Pruning
+from klerk.job_manager.relations import Relations
+from klerk.job_manager.results import Results
+from klerk.job_manager.retention import Retention
+from klerk.job_manager.tally import ENDS, queue_of
+from klerk.job_manager.work import CreateJobs, RecordJobs
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
-from klerk.jobs import FINAL_STATES, JobRecord, JobRequest, JobState
+from klerk.jobs import Job, JobRecord, JobRequest, JobState
+from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
 from klerk.workers import Executor, LoopExecutor, ThreadExecutor
 
 LOG = logging.getLogger("klerk")
-
-WAITING = (JobState.SCHEDULED, JobState.RETRYABLE)
 
 
 class JobManager:
@@ -43,12 +48,13 @@ class JobManager:
         submit: records what became of them.
         scheduler: wakes jobs that wait for a time.
         creation: makes jobs, and knows what transactions make of them.
-        records: the jobs that the store held.
-        stored: finds those that are not in memory.
-        ended_jobs: completed, discarded and cancelled before, as the commit log's head has them.
+        store: reads the jobs that are not in memory.
+        recovered: what the store held.
+        retention: how long jobs are kept that have ended.
         threads: for plain functions.
 
     Attributes:
+        store: every job, whether in memory or not.
         relations: what jobs have to do with each other; for Klerk itself.
     """
 
@@ -60,24 +66,20 @@ class JobManager:
         scheduler: Scheduler,
         *,
         creation: JobCreation,
-        records: list[JobRecord],
-        stored: StoredJobs,
-        ended_jobs: tuple[int, int, int],
+        store: JobStore,
+        recovered: Recovered,
+        retention: Retention,
         threads: int,
     ) -> None:
         self._spec = spec
         self._host = host
         self._submit = submit
         self._scheduler = scheduler
-        self._stored = stored
+        self.store = store
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
-        self._live: dict[int, JobRecord] = {}
         self._running: dict[int, JobRun] = {}
-        completed, discarded, cancelled = ended_jobs
-        self._tally = Counter(
-            {JobState.COMPLETED: completed, JobState.DISCARDED: discarded, JobState.CANCELLED: cancelled}
-        )
+        self._live: dict[int, JobRecord] = {}
         self._dispatcher = Dispatcher(
             spec,
             self._live,
@@ -85,12 +87,24 @@ class JobManager:
             call_at=scheduler.at,
             wake=self._refilled,
         )
-        self._due_jobs = DueJobs(scheduler, self._due)
-        self.relations = Relations(spec, creation, self._lock, self._live, stored, submit, scheduler)
-        self._attempts = Attempts(spec, submit, scheduler)
-        self._cron = CronJobs(
-            [job for job in spec.jobs.values() if job.settings.cron is not None], scheduler, submit
+        self.relations = Relations(spec, creation, self._lock, self._live, store, submit, scheduler)
+        self._arguments = StoredArguments(spec, recovered.job_versions)
+        self._jobs = LiveJobs(
+            self._live,
+            self._lock,
+            store,
+            recovered,
+            scheduler,
+            restored=self._restored,
+            holds=self.relations.holds,
+            ready=self._dispatcher.add,
+            wake=self._became_ready,
         )
+        self._pruning = Pruning(retention, spec.jobs.values(), store, scheduler, self._jobs, self._lock)
+        self._pruning.is_needed = self.relations.is_needed
+        self._results = Results(spec.jobs, scheduler.now_us)
+        self._attempts = Attempts(spec, submit, scheduler)
+        self._cron = CronJobs(spec.jobs, recovered.cron_marks, scheduler, submit)
         self._executors: dict[Pool, Executor] = {}
         pools = {job.pool for job in spec.jobs.values()} if threads else set()
         if "thread" in pools:
@@ -99,12 +113,12 @@ class JobManager:
             self._executors["loop"] = LoopExecutor(
                 limits.JOB_COROUTINES_MAX, self._take_coroutine, self._attempts.run_coroutine
             )
-        restored = [self.relations.restored(self._restored(record)) for record in records]
-        self.relations.restore(restored)
-        self.note(restored)
+        self._jobs.take_over(self.relations.restore)
 
     def start(self) -> None:
         """Begin to run jobs, first of all those that were executing when the process ended."""
+        self._record_suspended()
+        self._pruning.start()
         self.relations.start()
         for executor in self._executors.values():
             executor.start()
@@ -112,88 +126,53 @@ class JobManager:
         if self._executors:
             self._cron.start()
 
+    def _record_suspended(self) -> None:
+        """Make visible in the store, too, which jobs cannot run."""
+        self._arguments.tell()
+        for batch in self._arguments.take_suspended():
+            try:
+                self._submit(RecordJobs(batch), System("jobs that cannot run"))
+            except Exception as error:
+                LOG.error("that jobs are suspended is not recorded: %s", error)
+
     # --- what is to be run ------------------------------------------------------------------------
 
     def _restored(self, record: JobRecord) -> JobRecord:
-        """Return a job that was read from the store with arguments of the declared types, or suspended."""
-        types = self._spec.job_parameters.get(record.kind)
-        try:
-            if types is None:
-                raise ValueError(f"there is no job '{record.kind}' in this app")
-            if len(types) != len(record.arguments):
-                raise ValueError(
-                    f"it was stored with {len(record.arguments)} arguments and takes {len(types)}"
-                )
-            arguments = tuple(
-                msgspec.convert(value, field.plain)
-                for value, field in zip(record.arguments, types.values(), strict=True)
-            )
-        except ValueError as error:
-            LOG.error("job %d (%s) is suspended: %s", record.id, record.kind, error)
-            return msgspec.structs.replace(record, state=JobState.SUSPENDED, error=str(error))
-        return msgspec.structs.replace(record, arguments=arguments)
+        """Return a job that was read from the store as it is kept in memory."""
+        return self.relations.restored(self._arguments.restored(record))
+
+    def foresee(self, records: list[JobRecord]) -> None:
+        """Look up jobs beside memory that a group changes, before anything takes over what it changed."""
+        self._jobs.foresee(records)
 
     def note(self, records: list[JobRecord]) -> None:
-        """Take over jobs that were created or changed by a published group."""
+        """Take over jobs that were created or changed by a published group, which were foreseen."""
+        jobs = self._jobs
         with self._lock:
             for record in records:
-                known = self._live.pop(record.id, None)
-                if known is not None:
-                    self._tally[known.state] -= 1
-                    run = self._running.get(record.id)
-                    if run is not None and run.is_over:
-                        del self._running[record.id]
-                        self._dispatcher.ended(run.record)
-                    elif run is not None:
-                        # It saved something on its way, and runs on.
-                        self._live[record.id] = record
-                        self._tally[record.state] += 1
-                        continue
-                    else:
-                        self._dispatcher.left(known)
-                if record.state not in FINAL_STATES:
-                    self._keep(record)
-                else:
-                    self._tally[record.state] += 1
+                known = jobs.withdraw(record)
+                run = self._running.get(record.id)
+                if run is not None and run.end is not record:
+                    # It saved something on its way, and runs on.
+                    jobs.keep_running(record)
+                    continue
+                if run is not None:
+                    del self._running[record.id]
+                    self._dispatcher.ended(run.record)
+                elif known is not None:
+                    self._dispatcher.left(known)
+                jobs.keep(record)
                 if record.follows or record.batch or record.id in self.relations.followers:
-                    self._let_go(self.relations.noted(record, is_new=known is None))
+                    jobs.let_go(self.relations.noted(record, is_new=known is None))
+            jobs.noted()
             self.relations.cancel_doomed()
             self._idle.notify_all()
         self._wake()
 
-    def _keep(self, record: JobRecord) -> None:
-        """Remember a job that has not ended, and put it where it waits: ready, or for others or its time."""
-        if record.state in WAITING and (record.follows or record.role) and self.relations.holds(record):
-            self._live[record.id] = record
-            self._tally[record.state] += 1
-        else:
-            self._place(record)
-
-    def _let_go(self, job_ids: list[int]) -> None:
-        """Let jobs go on that waited for others."""
-        for job_id in job_ids:
-            record = self._live[job_id]
-            self._tally[record.state] -= 1
-            self._place(record)
-
-    def _place(self, record: JobRecord) -> None:
-        if record.state in WAITING and record.run_at_us <= self._scheduler.now_us():
-            record = msgspec.structs.replace(record, state=JobState.AVAILABLE)
-        self._live[record.id] = record
-        self._tally[record.state] += 1
-        if record.state is JobState.AVAILABLE:
-            self._dispatcher.add(record)
-        elif record.state in WAITING:
-            self._due_jobs.add(record.run_at_us, record.id)
-
-    def _due(self) -> None:
-        """Let the jobs run whose time has come."""
+    def _became_ready(self) -> None:
+        self._record_suspended()
         with self._lock:
-            for job_id in self._due_jobs.take(self._scheduler.now_us()):
-                record = self._live.get(job_id)
-                if record is not None and record.state in WAITING:
-                    self._tally[record.state] -= 1
-                    self._place(record)
+            self._idle.notify_all()
         self._wake()
 
     def _refilled(self, gate: Gate) -> None:
@@ -219,7 +198,9 @@ class JobManager:
                 return None
             if record.unique:
                 self.relations.taken(record)
-            run = self._running[record.id] = JobRun(self._host, record)
+            run = self._running[record.id] = JobRun(
+                self._host, record, self._spec.jobs[record.kind], self._scheduler.now_us
+            )
             return run
 
     # --- what users see ---------------------------------------------------------------------------
@@ -246,26 +227,49 @@ class JobManager:
         created: tuple[JobRecord, ...] = self._submit(CreateJobs(timed), System("schedule")).result()
         return created
 
-    def counts(self) -> Mapping[JobState, int]:
-        """Return how many jobs there are in each state, ended ones since the store was made."""
+    def counts(
+        self, *, kind: str | Job[...] | None = None, queue: str | None = None
+    ) -> Mapping[JobState, int]:
+        """Return how many jobs there are in each state: of the ended ones those that are kept.
+
+        Counts are kept up to date, and looking at them takes the same time however many jobs there are.
+
+        Parameters:
+            kind: of this kind only; None: all.
+            queue: in this queue only; None: all.
+        """
+        of_kind, declared = (kind.name if isinstance(kind, Job) else kind), self._spec.jobs
         with self._lock:
-            counts = {state: self._tally[state] for state in JobState}
-            counts[JobState.EXECUTING] = len(self._running)
-            counts[JobState.AVAILABLE] -= len(self._running)
+            counts = self._jobs.tally.by_state(of_kind, queue, declared)
+            for job_id, run in self._running.items():
+                record = run.record
+                if of_kind not in (None, record.kind):
+                    continue
+                if queue not in (None, queue_of(record.kind, record.queue, declared)):
+                    continue
+                counts[self._live[job_id].state] -= 1
+                counts[JobState.EXECUTING] += 1
             return counts
+
+    def totals(self) -> Mapping[JobState, int]:
+        """Return how often jobs ended in each way since the store was made, whether or not they are kept."""
+        with self._lock:
+            return {state: self._jobs.tally.totals[state] for state in ENDS}
 
     def get(self, job_id: int) -> JobRecord:
         """Return a job, whether it is still to run or has ended.
 
         Raises:
-            NotFound: there is none with this id.
+            NotFound: there is none with this id, or it ended and is not kept any more.
         """
         with self._lock:
-            record = self._live.get(job_id) or self._stored.get(job_id)
-            if record is None:
-                raise NotFound(f"there is no job {job_id}")
-            executing = job_id in self._running
-        return msgspec.structs.replace(record, state=JobState.EXECUTING) if executing else record
+            record = self._live.get(job_id)
+            if record is not None:
+                return self._shown(record)
+        record = self.store.get(job_id)
+        if record is None:
+            raise NotFound(f"there is no job {job_id}", hint="It never was, or is not kept any more.")
+        return record
 
     def batch(self, batch_id: int) -> BatchStatus:
         """Return how far a batch is.
@@ -290,9 +294,49 @@ class JobManager:
             return self.relations.waiting_for(record)
 
     def live(self) -> tuple[JobRecord, ...]:
-        """Return all jobs that have not ended, in the order of their creation."""
+        """Return all jobs that have not ended, in the order of their creation.
+
+        Those that wait for a far time are read from the store: to look at some, ask for them.
+        """
+        jobs = sorted(self._jobs.all().items())
         with self._lock:
-            return tuple(record for _, record in sorted(self._live.items()))
+            return tuple(self._shown(record) for _, record in jobs)
+
+    def _shown(self, record: JobRecord) -> JobRecord:
+        """Return a job as users see it: one that runs with what it has told so far."""
+        run = self._running.get(record.id)
+        if run is None:
+            return record
+        return msgspec.structs.replace(run.shown_in(record), state=JobState.EXECUTING)
+
+    def result(self, job_id: int) -> Any:
+        """Return what a job's function returned, as the type that it says it returns.
+
+        Results are kept when the job is declared with ``keep_result``, for so long after it has ended, and no
+        longer than the job itself.
+
+        Raises:
+            NotFound: there is no such job, or it is not kept any more.
+            NoResult: it has not ended, or ended badly, or its result was not kept, or has expired.
+        """
+        return self._results.of(self.get(job_id))
+
+    def result_for(self, record: JobRecord, job_id: int) -> Any:
+        """Return the result of a job to another one, which follows it or is a callback of its batch.
+
+        Raises:
+            ArgumentError: the other one is neither.
+            NotFound, NoResult: as for `result`.
+        """
+        self.relations.require_related(record, job_id)
+        return self.result(job_id)
+
+    def prune(self) -> int:
+        """Remove all ended jobs that are not kept any longer; return how many. It happens by itself, too.
+
+        They are removed from the jobs alone: the commit log keeps what it says of them.
+        """
+        return self._pruning.prune()
 
     def cancel_running(self, job_id: int) -> bool:
         """Ask a running job to stop; return whether it runs."""
@@ -315,7 +359,9 @@ class JobManager:
             return self._nothing_to_do()
 
     def _nothing_to_do(self) -> bool:
-        return self._tally[JobState.AVAILABLE] == 0 and not self.relations.is_cancelling
+        if self._jobs.tally.has(JobState.AVAILABLE):
+            return False
+        return not self._jobs.is_behind() and not self.relations.is_cancelling
 
     def close(self, wait_s: float) -> None:
         """Start no more jobs and wait for those that run; the others run after the next start."""

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -14,24 +14,15 @@ from klerk._waiting import Submission
 from klerk.app import Spec
 from klerk.codec import encode
 from klerk.commands import System
-from klerk.errors import ArgumentError, Closed, NotFound, StoreFailed
+from klerk.errors import ArgumentError, Closed, StoreFailed
 from klerk.job_creation import JobCreation
 from klerk.job_manager.batches import BatchStatus, OpenBatches, PublishedBatches, is_held
 from klerk.job_manager.dependencies import Dependencies, Followers
+from klerk.job_manager.job_store import JobStore
 from klerk.jobs import JobRecord, JobState
 from klerk.scheduler import Scheduler
 
 LOG = logging.getLogger("klerk")
-
-
-class StoredJobs(Protocol):
-    """Finds jobs that are not live."""
-
-    def get(self, job_id: int) -> JobRecord | None:
-        """Return a published job, ended or not; None when there is none."""
-
-    def ended(self, before: tuple[int, int] | None = None) -> list[JobRecord]:
-        """Return some of the ended jobs, newest end first; ``(ended_us, id)`` of the last one continues."""
 
 
 class Submit(Protocol):
@@ -82,7 +73,7 @@ class Relations:
         creation: knows what the processing thread knows.
         lock: of the job manager.
         live: the records of all jobs that have not ended.
-        stored: finds the others.
+        store: finds the others.
         submit: puts the transactions that cancel jobs into the queue.
         scheduler: calls what must not wait where it comes up.
 
@@ -96,7 +87,7 @@ class Relations:
         creation: JobCreation,
         lock: threading.Lock,
         live: Mapping[int, JobRecord],
-        stored: StoredJobs,
+        store: JobStore,
         submit: Submit,
         scheduler: Scheduler,
     ) -> None:
@@ -104,11 +95,11 @@ class Relations:
         self._creation = creation
         self._lock = lock
         self._live = live
-        self._stored = stored
+        self._store = store
         self._submit = submit
         self._scheduler = scheduler
-        self._dependencies = Dependencies(live, stored.get)
-        self._batches = PublishedBatches(live, stored.get)
+        self._dependencies = Dependencies(live, store.get)
+        self._batches = PublishedBatches(live, store.get)
         self.followers = self._dependencies.followers
         # Of the doomed jobs, those whose cancellation is on its way.
         self._submitted: set[int] = set()
@@ -124,18 +115,21 @@ class Relations:
         self._creation.followers.add(record)
         return record
 
-    def restore(self, records: Iterable[JobRecord]) -> None:
-        """Take over all jobs together that the store held, before they are noted."""
+    def restore(self, records: list[JobRecord]) -> None:
+        """Take over all jobs together that the store held, before it is asked what `holds` them."""
         self._creation.batches.restore(records)
+        for record in records:
+            if record.follows or record.batch:
+                self.noted(record, is_new=True)
         uniqueness = self._creation.uniqueness
         if uniqueness.longest:
             uniqueness.restore_ended(self._ended(), self._scheduler.now_us())
 
     def _ended(self) -> Iterator[JobRecord]:
-        page = self._stored.ended()
+        page = self._store.ended()
         while page:
             yield from page
-            page = self._stored.ended((page[-1].ended_us, page[-1].id))
+            page = self._store.ended((page[-1].ended_us, page[-1].id))
 
     def start(self) -> None:
         """Go on with what was left over when the process ended. Called without the lock."""
@@ -240,7 +234,7 @@ class Relations:
 
     def knows(self, job_id: int) -> bool:
         """Return whether there is a published job of an id, ended or not. Called without the lock."""
-        return job_id in self._live or self._stored.get(job_id) is not None
+        return job_id in self._live or self._store.get(job_id) is not None
 
     def waiting_for(self, record: JobRecord) -> tuple[int, ...]:
         """Return the ids of the first jobs that a job waits for: those that it follows, then members."""
@@ -256,29 +250,28 @@ class Relations:
 
     def is_needed(self, job_id: int) -> bool:
         """Return whether an ended job must be kept: a live one follows it or may read its result as that of a
-        member of its batch, or it keeps others from being created."""
-        return (
-            job_id in self.followers or self._batches.keeps(job_id) or self._creation.uniqueness.keeps(job_id)
-        )
+        member of its batch, or it keeps others from being created. Called without the lock."""
+        with self._lock:
+            if job_id in self.followers or self._batches.keeps(job_id):
+                return True
+        return self._creation.uniqueness.keeps(job_id)
 
-    def result_for(self, record: JobRecord, job_id: int) -> Any:
-        """Return the kept result of a job that another one may read. Called without the lock.
+    def require_related(self, record: JobRecord, job_id: int) -> None:
+        """Refuse to show a job to another one that neither follows it nor is a callback of its batch.
+
+        Called without the lock.
 
         Raises:
-            ArgumentError: the other one neither follows it nor is a callback of its batch.
-            NotFound: it keeps no result.
+            ArgumentError: it has nothing to do with it.
         """
-        found = self._stored.get(job_id)
-        if job_id not in record.follows:
-            batch = 0 if found is None or found.role else found.batch
-            if not record.role or batch != record.batch:
-                raise ArgumentError(
-                    f"job {record.id} ({record.kind}) has nothing to do with job {job_id!r}",
-                    hint="Request it with .after(...), or as a callback of the other one's batch.",
-                )
-        if found is None or not found.result:
-            raise NotFound(f"job {job_id} keeps no result", hint="Declare the job with keep_result.")
-        return msgspec.msgpack.decode(found.result)
+        if job_id in record.follows:
+            return
+        member = self._store.get(job_id) if record.role and isinstance(job_id, int) else None
+        if member is None or member.role or member.batch != record.batch:
+            raise ArgumentError(
+                f"job {record.id} ({record.kind}) has nothing to do with job {job_id!r}",
+                hint="Request it with .after(...), or as a callback of the other one's batch.",
+            )
 
     def status(self, batch_id: int) -> BatchStatus:
         """Return how far a batch is; see `JobManager.batch`."""

@@ -224,11 +224,13 @@ class Uniqueness:
             if digest != record.unique:
                 record = msgspec.structs.replace(record, unique=digest)
         unique = self._unique.get(record.kind)
-        if unique is None or not record.unique or record.unique in self._holders:
-            return record
         was_started = record.attempt > 0 or record.started_us > 0 or record.state is JobState.EXECUTING
+        if unique is None or not record.unique:
+            return record
         if unique.within is not None or unique.until == "ended" or not was_started:
-            self._hold(record)
+            with self._lock:
+                if record.unique not in self._holders:
+                    self._hold(record)
         return record
 
     def restore_ended(self, records: Iterable[JobRecord], now_us: int) -> None:

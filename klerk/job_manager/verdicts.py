@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
+from klerk import limits
+from klerk._dispatch import described
 from klerk.commands import Command
-from klerk.errors import JobCancelled
+from klerk.errors import FunctionFailed, JobCancelled
 from klerk.job_outcomes import Cancel, Discard, JobOutcome, Retry, Snooze
 from klerk.job_run import Completion
 from klerk.jobs import Job, JobState
+
+_LONGEST: Final = timedelta(days=limits.JOB_DELAY_DAYS_MAX)
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +61,10 @@ def of_error(job: Job[Any], attempt: int, attempts_max: int, error: BaseExceptio
 
     Parameters:
         attempt, attempts_max: as for `of_return`.
+
+    Raises:
+        FunctionFailed: the job's retry function returned something that it may not. What that function raises
+            goes through.
     """
     outcome: BaseException = error
     if not isinstance(error, JobOutcome):
@@ -74,11 +82,19 @@ def of_error(job: Job[Any], attempt: int, attempts_max: int, error: BaseExceptio
 
 
 def _again(job: Job[Any], attempt: int, error: BaseException, text: str) -> Verdict:
-    """Return that a failed job is run again when its own function for that says."""
-    delay = job.settings.retry(attempt, error)
+    """Return that a failed job is run again when its own function for that says.
+
+    Raises:
+        FunctionFailed: that says something else.
+    """
+    retry = job.settings.retry
+    delay: Any = retry(attempt, error)
     if delay is None:
         return Verdict(state=JobState.DISCARDED, error=text)
-    return Verdict(state=JobState.RETRYABLE, error=text, delay=delay)
+    if not isinstance(delay, timedelta):
+        raise FunctionFailed(f"{described(retry)} returned {delay!r}, expected a timedelta or None")
+    # What is worked out from other times may come out in the past, or beyond all dates.
+    return Verdict(state=JobState.RETRYABLE, error=text, delay=max(timedelta(0), min(delay, _LONGEST)))
 
 
 def _outcome_of(on_error: Mapping[type[Exception], JobOutcome], cls: type) -> JobOutcome | None:

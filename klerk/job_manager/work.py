@@ -1,17 +1,21 @@
 """The transactions that the job manager submits."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from klerk._core import InternalWork
 from klerk.batch import Batch
 from klerk.codec import encode
 from klerk.commands import Actor, Command, System
+from klerk.job_run import JobRun
 from klerk.jobs import Job, JobRecord, JobRequest
 
 
-def acting_as(job: Job[Any], record: JobRecord) -> Actor:
-    """Return the actor as which a job acts."""
-    return job.settings.run_as or by_manager(record)
+def acting_as(job: Job[Any], record: JobRecord) -> tuple[Actor, System | None]:
+    """Return the actor as which a job acts, and on whose behalf: that of the job, when it acts as another."""
+    itself = by_manager(record)
+    run_as: Actor | None = job.settings.run_as
+    return (itself, None) if run_as is None else (run_as, itself)
 
 
 def by_manager(record: JobRecord) -> System:
@@ -20,9 +24,18 @@ def by_manager(record: JobRecord) -> System:
 
 
 class RecordJob(InternalWork):
-    """The transaction that records what became of an attempt, with the commands that the job ends with."""
+    """The transaction that records what became of an attempt, with the commands that the job ends with.
 
-    def __init__(self, record: JobRecord, commands: tuple[Command[Any], ...] = ()) -> None:
+    Parameters:
+        record: to be stored.
+        commands: handled after that.
+        is_authorized: nobody has to be asked about them, because the system itself acts.
+    """
+
+    def __init__(
+        self, record: JobRecord, commands: tuple[Command[Any], ...] = (), *, is_authorized: bool = True
+    ) -> None:
+        self.is_authorized = is_authorized
         self.record = record
         self.encoded = encode(record)
         self.commands = commands
@@ -31,7 +44,31 @@ class RecordJob(InternalWork):
         # First of all: a job that ends does not stand in the way of one that its commands request.
         processor.put_job(self.record, self.encoded)
         for command in self.commands:
-            processor.apply_command(command)
+            processor.apply_command(command, not self.is_authorized)
+
+
+class RecordJobs(InternalWork):
+    """The transaction that records what became of jobs without an attempt."""
+
+    def __init__(self, records: Sequence[JobRecord]) -> None:
+        self.records = records
+
+    def perform(self, processor: Any) -> None:
+        for record in self.records:
+            processor.put_job(record, encode(record))
+
+
+class SaveJob(InternalWork):
+    """The transaction that saves a running job's checkpoint, log and progress."""
+
+    def __init__(self, run: JobRun, checkpoint: bytes) -> None:
+        self.run = run
+        self.checkpoint = checkpoint
+
+    def perform(self, processor: Any) -> None:
+        record = self.run.saved(self.checkpoint)
+        processor.put_job(record, encode(record))
+        self.run.newest = record
 
 
 class CreateJobs(InternalWork):
