@@ -44,7 +44,10 @@ from klerk.errors import (
     WrongStore,
 )
 from klerk.job_manager.batches import BatchStatus
+from klerk.job_manager.queue_control import QueueStatus
 from klerk.job_manager.retention import Retention
+from klerk.job_manager.searching import JobFilter, JobPage, JobQuery
+from klerk.job_manager.status import JobReason, JobStatus
 from klerk.job_options import Backoff, JobOptions, QueueOptions, Unique
 from klerk.job_outcomes import Cancel, Discard, Retry, Snooze
 from klerk.job_run import Completion, JobRun
@@ -121,11 +124,16 @@ __all__ = [
     "Job",
     "JobCancelled",
     "JobError",
+    "JobFilter",
     "JobOptions",
+    "JobPage",
+    "JobQuery",
+    "JobReason",
     "JobRecord",
     "JobRequest",
     "JobRun",
     "JobState",
+    "JobStatus",
     "KeyPage",
     "KeyValue",
     "KeyValues",
@@ -151,6 +159,7 @@ __all__ = [
     "Problem",
     "QueueFull",
     "QueueOptions",
+    "QueueStatus",
     "ReadLockHeld",
     "Readable",
     "Reader",

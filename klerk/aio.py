@@ -15,8 +15,10 @@ from klerk.batch import Batch
 from klerk.changes.feeds import Hub
 from klerk.changes.subscriptions import AioSubscribable
 from klerk.commands import Command, Context, Result
-from klerk.job_manager.batches import BatchStatus
+from klerk.job_manager.by_hand import AioByHand
 from klerk.job_manager.manager import JobManager
+from klerk.job_manager.queue_control import AioQueueControl
+from klerk.job_manager.related_jobs import AioRelatedJobs
 from klerk.jobs import JobRecord, JobRequest
 from klerk.keyed.aio_blobs import AioBlobs
 from klerk.keyed.blobs import Blobs
@@ -217,18 +219,14 @@ class AioKlerk(AioSubscribable):
         return submission
 
 
-class AioJobs:
+class AioJobs(AioByHand, AioQueueControl, AioRelatedJobs):
     """The asyncio face of the job manager; what does not wait is the same."""
 
     def __init__(self, jobs: JobManager) -> None:
-        self._jobs = jobs
+        self._jobs: JobManager = jobs
         self.counts = jobs.counts
         self.totals = jobs.totals
         self.cancel_running = jobs.cancel_running
-
-    async def get(self, job_id: int) -> JobRecord:
-        """See `JobManager.get`."""
-        return await asyncio.to_thread(self._jobs.get, job_id)
 
     async def result(self, job_id: int) -> Any:
         """See `JobManager.result`."""
@@ -247,14 +245,6 @@ class AioJobs:
     ) -> tuple[JobRecord, ...]:
         """See `JobManager.schedule`."""
         return await asyncio.to_thread(partial(self._jobs.schedule, *requests, at=at))
-
-    async def batch(self, batch_id: int) -> BatchStatus:
-        """See `JobManager.batch`."""
-        return await asyncio.to_thread(self._jobs.batch, batch_id)
-
-    async def waiting_for(self, job_id: int) -> tuple[int, ...]:
-        """See `JobManager.waiting_for`."""
-        return await asyncio.to_thread(self._jobs.waiting_for, job_id)
 
     async def wait_until_idle(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 (a thread waits)
         """See `JobManager.wait_until_idle`."""

@@ -5,6 +5,7 @@ import inspect
 import sys
 from collections import ChainMap
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -342,4 +343,9 @@ class Design:
 def _closure(function: Any) -> dict[str, Any]:
     """Return the names that a function sees from the function around it."""
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    return {name: cell.cell_contents for name, cell in cells}
+    found = {}
+    for name, cell in cells:
+        # One that is empty is of a variable that is set later, such as the opened app itself.
+        with suppress(ValueError):
+            found[name] = cell.cell_contents
+    return found

@@ -9,7 +9,7 @@ import msgspec
 from klerk.errors import ArgumentError
 from klerk.jobs import JobRecord, JobRequest
 
-__all__ = ["CALLBACKS_MAX", "Batch", "Requested", "chain", "member_ids", "no_request", "postponed"]
+__all__ = ["CALLBACKS_MAX", "Batch", "Requested", "chain", "checked_requests", "member_ids", "no_request"]
 
 CALLBACKS_MAX: Final = 3
 """A batch has a callback for each role at most."""
@@ -100,7 +100,21 @@ def chain(*requests: JobRequest) -> tuple[JobRequest, ...]:
     return tuple(linked)
 
 
-def postponed(requests: Iterable[JobRequest | Batch], moment: datetime) -> tuple[JobRequest | Batch, ...]:
+def checked_requests(
+    requests: tuple[JobRequest | Batch, ...], moment: datetime | None
+) -> tuple[JobRequest | Batch, ...]:
+    """Return requests, to be run no sooner than a moment if there is one.
+
+    Raises:
+        ArgumentError: one of them is none.
+    """
+    for request in requests:
+        if not isinstance(request, JobRequest | Batch):
+            raise no_request(request)
+    return requests if moment is None else _postponed(requests, moment)
+
+
+def _postponed(requests: Iterable[JobRequest | Batch], moment: datetime) -> tuple[JobRequest | Batch, ...]:
     """Return the same requests, to be run no sooner than a moment; of a batch, the members."""
     new: dict[int, JobRequest] = {}
 

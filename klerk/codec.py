@@ -20,6 +20,8 @@ APPLIED_KEY: Final = b"applied"
 INDEXED_KEY: Final = b"indexed"
 ERASED_KEY: Final = b"erased"
 TOKEN_SECRET_KEY: Final = b"token secret"
+JOB_LEVELS_KEY: Final = b"job levels"
+JOB_QUEUES_KEY: Final = b"job queues"
 GENESIS: Final = b"\0" * 32
 
 # What Klerk itself does stands in the commit log under event codes of its own; 0 is a timer.
@@ -28,6 +30,8 @@ UNSAFE_UPDATE: Final = -2
 UNSAFE_DELETE: Final = -3
 ERASURE: Final = -4
 RENEWAL: Final = -5
+JOB_ACTION: Final = -6
+QUEUE_ACTION: Final = -7
 
 OWN_EVENTS: Final = {
     0: "timer",
@@ -36,6 +40,8 @@ OWN_EVENTS: Final = {
     UNSAFE_DELETE: "unsafe delete",
     ERASURE: "erasure",
     RENEWAL: "renewal",
+    JOB_ACTION: "job action",
+    QUEUE_ACTION: "queue action",
 }
 """The names of Klerk's own events by their code. A renewal stores the newest version of a model once more,
 because the payload that held it is erased for the sake of another model."""

@@ -138,6 +138,7 @@ class Engine:
                 self.queue.give_back(left_over)
             if group.heads:
                 self._count_ended_jobs(group)
+                processor.tokens.follow_jobs(group)
                 digest, record = seal(
                     group, self._digest, processor.next_id, processor.next_job_id, self.ended_jobs
                 )

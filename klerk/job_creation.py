@@ -152,7 +152,7 @@ class JobCreation:
             attempts_max=request.max_attempts or 0,
             version=settings.version,
             tick_us=request.tick_us,
-            key="" if settings.key is None else _key_of(job, request.values),
+            key="" if settings.key is None else key_of(job, request.values),
         )
 
     def _related(
@@ -262,7 +262,7 @@ class Made:
         return self.records[found].id
 
 
-def _key_of(job: Any, values: tuple[Any, ...]) -> str:
+def key_of(job: Any, values: tuple[Any, ...]) -> str:
     """Return the key by which a job's key limits count."""
     try:
         key = job.settings.key(*values)

@@ -71,6 +71,11 @@ class Rate(msgspec.Struct, frozen=True):
             raise ValueError(f"the rate {text!r} is not of the form '20/min' (units: s, min, h, day)")
         return Rate(int(count), timedelta(seconds=seconds))
 
+    def __str__(self) -> str:
+        seconds = int(self.period.total_seconds())
+        unit = {1: "s", 60: "min", 3600: "h", 86_400: "day"}.get(seconds, f"{seconds} s")
+        return f"{self.count}/{unit}"
+
 
 class Unique(msgspec.Struct, frozen=True, kw_only=True):
     """Which jobs of a kind count as the same, so that no second one is created: the first one stands for it.
@@ -97,7 +102,8 @@ class JobOptions(TypedDict, total=False):
         queue: where it waits; declared with `App.queue`, or made with its defaults by being named here.
         priority: higher ones start first within their queue.
         max_attempts: failures after which the job is discarded.
-        max_crashes: as often the process may die while it runs, before it is discarded as poison.
+        max_crashes: as often the process may die while it runs, before it is discarded as poison. All jobs
+            that run at that moment are counted; from then on they run one at a time.
         at_most_once: record durably that it starts before it does, and never start it a second time; after a
             crash in between its outcome is unknown, and it is discarded with `JobRecord.outcome_unknown`.
         retry: how long to wait after a failure: a `Backoff`, or a function ``(attempt, error)`` that returns

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -13,11 +12,12 @@ import msgspec
 
 from klerk import limits
 from klerk._dispatch import moment_at
-from klerk.batch import member_ids
 from klerk.commands import Command, Result
-from klerk.errors import ArgumentError, JobCancelled, JobError, NoResult, NotFound
+from klerk.errors import ArgumentError, JobCancelled, JobError
 from klerk.job_reader import JobSnapshot
+from klerk.job_results import EarlierResults, ResultHost
 from klerk.job_states import decoded_state, encoded_state, typed_state
+from klerk.job_steps import JobSteps
 from klerk.jobs import Job, JobRecord, JobState
 from klerk.reading.reader import Reader
 from klerk.reading.snapshots import Snapshot
@@ -49,20 +49,22 @@ class Completion(msgspec.Struct, frozen=True):
     commands: tuple[Command[Any], ...]
 
 
-class JobHost(Protocol):
+class JobHost(ResultHost, Protocol):
     """What a running job needs of the open Klerk."""
 
-    def handle_for_job(self, record: JobRecord, command: Command[M]) -> Result[M]: ...
-    async def handle_for_coroutine(self, record: JobRecord, command: Command[M]) -> Result[M]: ...
+    def handle_for_job(self, run: "JobRun", command: Command[M], step: str | None) -> Result[M]: ...
+    async def handle_for_coroutine(
+        self, run: "JobRun", command: Command[M], step: str | None
+    ) -> Result[M]: ...
+    def idempotency_key_for_job(self, record: JobRecord) -> str: ...
     def read_for_job(self, record: JobRecord, released: Callable[[float], None]) -> Reader: ...
     def snapshot_for_job(self, record: JobRecord) -> Snapshot: ...
     async def snapshot_for_coroutine(self, record: JobRecord) -> Snapshot: ...
     def save_for_job(self, run: "JobRun", checkpoint: bytes) -> None: ...
     async def save_for_coroutine(self, run: "JobRun", checkpoint: bytes) -> None: ...
-    def result_for_job(self, record: JobRecord, job_id: int) -> Any: ...
 
 
-class JobRun:
+class JobRun(EarlierResults):
     """One attempt at a job, as its function receives it.
 
     Parameters:
@@ -74,13 +76,17 @@ class JobRun:
     Attributes:
         record: of the job, as it was before this attempt.
         newest: of the job, as it was stored last.
-        id: of the job; the same for every attempt, so it serves as an idempotency key for outside effects.
+        id: of the job; the same for every attempt.
         attempt: counted from 1.
+        crashes: how often the process died while the job ran.
         started_us: when it began.
         seen_us: when its function gave the last sign: every call of a method here is one.
         is_over: its end is being recorded.
         end: the record that says so.
+        stop: what the job becomes, unless its function succeeds, because somebody asked for that meanwhile.
     """
+
+    _host: JobHost
 
     def __init__(self, host: JobHost, record: JobRecord, job: Job[Any], now_us: Callable[[], int]) -> None:
         self._host = host
@@ -91,10 +97,12 @@ class JobRun:
         self._cancelled = False
         self.is_over = False
         self.end: JobRecord | None = None
+        self.stop: JobState | None = None
         self._readers: list[Reader] = []
         self._snapshots: list[Snapshot] = []
         self.id = record.id
         self.attempt = record.attempt + 1
+        self.crashes = record.crashes
         self.started_us = self.seen_us = now_us()
         self._done = 0
         self._total = 0
@@ -103,6 +111,25 @@ class JobRun:
     def log_lines(self) -> tuple[str, ...]:
         """What was logged so far, by earlier attempts too."""
         return tuple(self._lines)
+
+    @property
+    def idempotency_key(self) -> str:
+        """A text for whatever the job does outside of Klerk: it is the same in every attempt, also after a
+        restart or a crash, and no other job of any store has it; a job that is run again after its end has a
+        new one.
+
+        Send it with the request, as in ``charge(card, amount, headers={"Idempotency-Key":
+        job.idempotency_key})``, or store it with what is written, and refuse what is known already. For
+        several effects of one job, add a name to it. It tells nothing about the job.
+        """
+        return self._host.idempotency_key_for_job(self.record)
+
+    @property
+    def steps(self) -> JobSteps:
+        """What names the commands that this attempt handles."""
+        # Threads of the job may come here together, and must find the same one.
+        known: JobSteps = vars(self).setdefault("_steps", JobSteps(self.record.id, self.record.reruns))
+        return known
 
     @property
     def cancelled(self) -> bool:
@@ -140,6 +167,7 @@ class JobRun:
             run_at_us=run_at_us,
             ended_us=ended_us,
             checkpoint=b"" if state is JobState.COMPLETED else self.newest.checkpoint,
+            stop="",
         )
         return self.end
 
@@ -151,6 +179,7 @@ class JobRun:
             done=self._done,
             total=self._total,
             started_us=self.started_us,
+            stop=self.stop or "",
         )
 
     def saved(self, checkpoint: bytes) -> JobRecord:
@@ -218,47 +247,44 @@ class JobRun:
 
     # --- doing ------------------------------------------------------------------------------------
 
-    def handle(self, command: Command[M]) -> Result[M]:
-        """Handle a command on behalf of the job and return its result. It blocks: see `handle_async`."""
-        self.check_cancelled()
-        return self._host.handle_for_job(self.record, command)
+    def handle(self, command: Command[M], *, step: str | None = None) -> Result[M]:
+        """Handle a command on behalf of the job and return its result. It blocks: see `handle_async`.
 
-    async def handle_async(self, command: Command[M]) -> Result[M]:
-        """Handle a command as `handle` does, in a job that is a coroutine: others run meanwhile."""
-        self.check_cancelled()
-        return await self._host.handle_for_coroutine(self.record, command)
+        When an attempt fails, or the process dies, the job runs again from its beginning. A command that an
+        earlier attempt handled does not take effect again: it returns its first outcome, and
+        `Result.repeated` is true. Commands are told apart
 
-    def result_of(self, job: JobRecord | int) -> Any:
-        """Return the value that an earlier job returned and kept: one that this job follows, or a member of
-        the batch whose callback it is.
+        - by `step`: the same name stands for what was handled first under it, whatever is given now;
+        - without one, by event, target, the models that the parameters refer to, and how many commands with
+          all of these alike this attempt asked for before. So a list may have grown or lost items meanwhile.
+
+        Other parameters do not count where there is a target: of what is due to a model now, the first
+        attempt has decided. A command that creates a model and has other parameters than the first time is
+        refused instead, since nobody knows whether it is meant to be the same. Name the step when an event
+        happens to one model several times in changing order, or when parameters change between attempts. A
+        command that was refused used nothing up.
 
         Parameters:
-            job: its record or id.
+            step: up to `limits.JOB_STEP_LENGTH_MAX` characters, unique within the job: ``f"fee {loan}"``.
 
         Raises:
-            ArgumentError: it is neither of these.
-            NoResult: it failed, or its result was not kept, or has expired.
-            NotFound: it is not kept any more.
+            JobCancelled: the job was asked to stop, or this attempt is over.
+            Conflict: (``token_reused``) it creates a model with other parameters than in an earlier attempt.
+            ArgumentError: `step` is no name, or was used for another command in this attempt.
+            Rejected and the like: as for `Klerk.handle`.
         """
-        job_id = job.id if isinstance(job, JobRecord) else job
-        return self._host.result_for_job(self.record, job_id)
+        self._check_running()
+        return self._host.handle_for_job(self, command, step)
 
-    def results(self) -> dict[int, Any]:
-        """Return the kept results of the jobs that this one follows, by their ids."""
-        return dict(self._results(self.record.follows))
+    async def handle_async(self, command: Command[M], *, step: str | None = None) -> Result[M]:
+        """Handle a command as `handle` does, in a job that is a coroutine: others run meanwhile."""
+        self._check_running()
+        return await self._host.handle_for_coroutine(self, command, step)
 
-    def member_results(self) -> Iterator[tuple[int, Any]]:
-        """Yield the id and the kept result of each member of the batch whose callback this job is, in order.
-
-        Each is read when its turn comes, so that a large batch takes no more memory than a small one.
-        """
-        return self._results(member_ids(self.record) if self.record.role else ())
-
-    def _results(self, job_ids: Iterable[int]) -> Iterator[tuple[int, Any]]:
-        for job_id in job_ids:
-            # It may keep no result; or its id lies between those of members, and it is none.
-            with suppress(NoResult, NotFound, ArgumentError):
-                yield job_id, self._host.result_for_job(self.record, job_id)
+    def _check_running(self) -> None:
+        self.check_cancelled()
+        if self.is_over:
+            raise JobCancelled(f"this attempt at job {self.record.kind} {self.id} is over")
 
     # --- what it tells ----------------------------------------------------------------------------
 

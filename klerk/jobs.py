@@ -2,14 +2,14 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, Generic, ParamSpec
 
 import msgspec
 
 from klerk import limits
-from klerk._dispatch import Check
+from klerk._dispatch import Check, moment_of
 from klerk.errors import ArgumentError
 from klerk.job_options import JobSettings, Pool
 from klerk.places import Place
@@ -18,6 +18,7 @@ P = ParamSpec("P")
 
 __all__ = [
     "FINAL_STATES",
+    "OUTCOME_UNKNOWN",
     "Job",
     "JobRecord",
     "JobRequest",
@@ -41,9 +42,13 @@ class JobState(StrEnum):
     SUSPENDED = "suspended"
 
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_DELAY: Final = timedelta(days=limits.JOB_DELAY_DAYS_MAX)
 
 FINAL_STATES: Final = frozenset({JobState.COMPLETED, JobState.DISCARDED, JobState.CANCELLED})
+
+OUTCOME_UNKNOWN: Final = "outcome unknown"
+"""How the error of a job begins that runs at most once, was started, and was not seen to end."""
 
 
 class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -81,6 +86,8 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
         result: the value that it returned, in MessagePack; empty: none is kept.
         result_until_us: until when the result is kept.
         trace: the W3C trace context of the command that created it.
+        stop: "cancelled" or "discarded", once it was asked to end so while it runs; it does when its function
+            fails or the process ends, and not if the function succeeds all the same.
         members: how many the batch has that it waits for.
         batch_ended_us: when the batch that it waits for had ended; 0: not yet, or it waits for none.
     """
@@ -118,8 +125,34 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     result: bytes = b""
     result_until_us: int = 0
     trace: str = ""
+    stop: str = ""
     members: int = 0
     batch_ended_us: int = 0
+
+    @property
+    def created_at(self) -> datetime:
+        """The time of the context that created it, in UTC."""
+        return _EPOCH + timedelta(microseconds=self.created_us)
+
+    @property
+    def run_at(self) -> datetime | None:
+        """Not before this time, in UTC; None: at once."""
+        return moment_of(self.run_at_us)
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When its newest attempt began, in UTC; None: none did."""
+        return moment_of(self.started_us)
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """When it came to a final state, in UTC; None: it has not."""
+        return moment_of(self.ended_us)
+
+    @property
+    def outcome_unknown(self) -> bool:
+        """Whether it runs at most once and was started, and nobody knows what it did: the process ended."""
+        return self.state is JobState.DISCARDED and self.error.startswith(OUTCOME_UNKNOWN)
 
 
 class Parameter(msgspec.Struct, frozen=True):

@@ -20,14 +20,16 @@ from klerk.audit.trail import Audit
 from klerk.authorization import ERASURE
 from klerk.changes.feeds import Hub
 from klerk.changes.subscriptions import Subscribable
-from klerk.commands import Actor, Command, Context, Result, System
+from klerk.commands import Actor, Context, Result, System
 from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
+from klerk.job_manager.access import JobAccess
+from klerk.job_manager.acting import OPERATOR, ActionDesk
 from klerk.job_manager.hosting import HostingJobs
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.manager import JobManager
+from klerk.job_manager.queue_book import QueueBook
 from klerk.job_manager.retention import Retention
-from klerk.jobs import JobRecord
 from klerk.keyed.blob_store import BlobStore
 from klerk.keyed.blobs import Blobs
 from klerk.keyed.expiring import Shelf
@@ -72,6 +74,7 @@ class Klerk(Submitting, Subscribable, HostingJobs):
         *,
         clock: Callable[[], datetime],
         job_threads: int,
+        job_concurrency: int | None,
         queue_length_max: int,
         job_retention: Retention,
         token_ttl: timedelta,
@@ -118,10 +121,14 @@ class Klerk(Submitting, Subscribable, HostingJobs):
             self._submit_as,
             self._scheduler,
             creation=self._program.job_creation,
+            desk=self._job_desk(),
             store=JobStore(storage, self._engine.checkpointer, recovered.up_to_date),
             recovered=recovered,
             retention=job_retention,
             threads=job_threads,
+            marks=storage.marks,
+            concurrency=job_concurrency,
+            queue_book=QueueBook(storage, recovered.history, self._program.processor.sequence),
         )
         self.timers = Timers(
             self._scheduler,
@@ -214,18 +221,6 @@ class Klerk(Submitting, Subscribable, HostingJobs):
 
     # --- jobs and timers --------------------------------------------------------------------------
 
-    def handle_for_job(self, record: JobRecord, command: Command[M]) -> Result[M]:
-        """Handle a command on behalf of a running job."""
-        return self.handle(command, self._acting_as(record))
-
-    async def handle_for_coroutine(self, record: JobRecord, command: Command[M]) -> Result[M]:
-        """Handle a command on behalf of a running job that is a coroutine."""
-        return await self.aio.handle(command, self._acting_as(record))
-
-    def result_for_job(self, record: JobRecord, job_id: int) -> Any:
-        """Return the kept result of an earlier job to a running one."""
-        return self.jobs.result_for(record, job_id)
-
     def _system_context(self, actor: Actor) -> Context:
         return self._spec.system_context(actor, self._clock())
 
@@ -240,6 +235,17 @@ class Klerk(Submitting, Subscribable, HostingJobs):
         submission: Submission[Any] = Submission(work, context)
         self._push(submission, False)
         return submission
+
+    def _job_desk(self) -> ActionDesk:
+        access = JobAccess(self._spec, self._program.resolve, self._sight.plain, self._lock)
+        return ActionDesk(access, self._act_on_jobs, self._audit.catalog.version)
+
+    def _act_on_jobs(self, work: InternalWork, context: Context | None) -> Any:
+        submission: Submission[Any] = Submission(
+            work, self._system_context(OPERATOR) if context is None else context
+        )
+        self._push(submission, True)
+        return submission.result()
 
     def _refuse_waiting(self, blocking: bool) -> None:
         """Refuse to wait for a command where its outcome would never come.

@@ -72,6 +72,7 @@ READ_LOCK_WARN_S: Final = 5.0
 JOB_THREADS: Final = 4
 JOB_THREADS_MAX: Final = 256
 JOB_COROUTINES_MAX: Final = 100
+JOB_COROUTINES_LIMIT: Final = 100_000
 
 # Attempts of a job unless it says otherwise, and the delay between them: 1 s doubled each time, at most an
 # hour.
@@ -84,11 +85,36 @@ JOB_BACKOFF_MAX_S: Final = 3600.0
 # Completions that one transaction records: 1,000 small records take a few milliseconds to write.
 JOB_COMPLETIONS_AT_ONCE: Final = 1_000
 
+# Running jobs that are marked, so that they are known should the process die: more than the threads and
+# coroutines that there are at most, and with the head of the file one page of memory.
+JOBS_MARKED_MAX: Final = 509
+
+# Jobs at once that were running when the process died before. It may die again, and then all that run are
+# blamed: with one at a time, those that only happened to be there are not blamed together with the guilty.
+JOB_SUSPECTS_MAX: Final = 1
+
+# Tokens of ended jobs that are dropped with one group of commands: about 5 ms of work, for the few jobs that
+# handle so many.
+JOB_TOKENS_DROPPED_AT_ONCE: Final = 10_000
+
+# Characters of the name of a step of a job: room for what it is about, as in "invoice 2024-05 of 4711".
+JOB_STEP_LENGTH_MAX: Final = 500
+
 # Jobs of a queue, a kind or a key at once: far more than there are workers. Priorities and weights are only
 # compared, so their range has to be just wide enough to tell apart what people name.
 JOB_CONCURRENCY_MAX: Final = 100_000
 JOB_PRIORITY_MAX: Final = 1_000
 QUEUE_WEIGHT_MAX: Final = 1_000
+
+# Jobs that are gone keep their places in a line until they are half of it, and so many at least.
+JOB_LINE_GONE_MIN: Final = 64
+
+# Limits of keys that are forgotten with each new one once they have nothing to remember: more than come, so
+# that they never pile up.
+JOB_KEYS_FORGOTTEN_AT_ONCE: Final = 2
+
+# Levels of rates that are kept from one run to the next: 1 MB at most. Most are of keys.
+JOB_LEVELS_KEPT_MAX: Final = 10_000
 
 # Versions of a job's parameters, each with its own upcaster.
 JOB_VERSION_MAX: Final = 10_000
@@ -153,6 +179,17 @@ JOB_LOG_LINE_LENGTH_MAX: Final = 1_000
 
 # Characters of an error that are kept with a job or a log record.
 ERROR_LENGTH_MAX: Final = 2_000
+
+# How long an action on a job waits for another one, or for the end of an attempt, to be published; and jobs
+# that one transaction of an action on many changes: about as many as a group has commands.
+JOB_ACTION_WAIT_S: Final = 10.0
+JOB_ACTION_JOBS_MAX: Final = 1_000
+
+# Jobs in one page of a query unless it is asked for more or fewer, and at most; and at how many it looks to
+# find them, some 20 ms of reading.
+JOB_QUERY: Final = 50
+JOB_QUERY_MAX: Final = 1_000
+JOB_QUERY_LOOKS_MAX: Final = 5_000
 
 # Jobs that one transaction may create.
 TRANSACTION_JOBS_MAX: Final = 100_000

@@ -34,6 +34,7 @@ def _check_options(
     durability: str,
     job_threads: int,
     job_retention: Any,
+    job_concurrency: Any,
     queue_length_max: int,
     token_ttl: Any,
 ) -> None:
@@ -54,6 +55,10 @@ def _check_options(
     elif not isinstance(job_retention, Retention) or job_retention.problem():
         wrong = job_retention.problem() if isinstance(job_retention, Retention) else f"is {job_retention!r}"
         problem = f"job_retention must be a klerk.Retention or None: {wrong}"
+    elif job_concurrency is not None and (
+        type(job_concurrency) is not int or not 1 <= job_concurrency <= limits.JOB_CONCURRENCY_MAX
+    ):
+        problem = f"job_concurrency must be 1 to {limits.JOB_CONCURRENCY_MAX}, is {job_concurrency!r}"
     elif not isinstance(token_ttl, timedelta) or not timedelta(0) < token_ttl <= timedelta(
         days=limits.TOKEN_DAYS_MAX
     ):
@@ -77,6 +82,7 @@ class App(Design):
         clock: Callable[[], datetime] | None = None,
         job_threads: int = limits.JOB_THREADS,
         job_retention: Retention | None = DEFAULT,
+        job_concurrency: int | None = None,
         queue_length_max: int = limits.QUEUE_LENGTH_MAX,
         token_ttl: timedelta = timedelta(days=limits.TOKEN_DAYS),
         unsafe: bool = False,
@@ -90,6 +96,7 @@ class App(Design):
             clock: gives the time, aware; for tests.
             job_threads: threads for plain job functions; 0 runs no jobs.
             job_retention: how long jobs are kept that have ended; None: for ever.
+            job_concurrency: jobs that run at once, of all sorts; None: as many as there are workers.
             queue_length_max: commands that may wait; whoever comes then waits for room.
             token_ttl: how long used tokens are known, and unused ones accepted.
             unsafe: offer `Klerk.unsafe`, which asks neither state machines nor rules.
@@ -107,7 +114,9 @@ class App(Design):
         # Everything that can be wrong with the design is found before a store is touched.
         lock = ReadWriteLock()
         Program(spec, extended(read_catalog(None), spec), utc_now, lock)
-        _check_options(path, durability, job_threads, job_retention, queue_length_max, token_ttl)
+        _check_options(
+            path, durability, job_threads, job_retention, job_concurrency, queue_length_max, token_ttl
+        )
         storage: Storage = MemoryStorage()
         if path is not None and durability != "memory":
             storage = RocksStorage.open(path, app=self.name, durability=durability)
@@ -122,6 +131,7 @@ class App(Design):
                 clock=clock,
                 job_threads=job_threads,
                 job_retention=job_retention,
+                job_concurrency=job_concurrency,
                 queue_length_max=queue_length_max,
                 token_ttl=token_ttl,
                 unsafe=unsafe,
@@ -137,7 +147,11 @@ class App(Design):
                 "'%s' is open for unsafe changes, which ask neither state machines nor rules", self.name
             )
         _OPEN.add(opened)
-        opened.start()
+        try:
+            opened.start()
+        except BaseException:
+            opened.close()
+            raise
         return opened
 
 

@@ -25,7 +25,9 @@ class Scheduler:
         self._newest = clock().astimezone(UTC)
         self._clock_works = threading.Event()
         self._telling = threading.Lock()
-        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        # When, in which order, what, and whether it is so long after now, wherever the clock is set.
+        self._heap: list[tuple[int, int, Callable[[], None], bool]] = []
+        self._seen_us = 0
         self._order = itertools.count()
         self._changed = threading.Condition()
         self._closed = False
@@ -54,24 +56,44 @@ class Scheduler:
 
     def at(self, when_us: int, call: Callable[[], None]) -> None:
         """Call something at a moment, in microseconds since 1970 UTC, or at once when that is over."""
+        self._push(when_us, call, False)
+
+    def after(self, delay_us: int, call: Callable[[], None]) -> None:
+        """Call something after some microseconds, however far the clock is set back meanwhile."""
+        self._push(self.now_us() + delay_us, call, True)
+
+    def _push(self, when_us: int, call: Callable[[], None], is_relative: bool) -> None:
         with self._changed:
-            heapq.heappush(self._heap, (when_us, next(self._order), call))
+            heapq.heappush(self._heap, (when_us, next(self._order), call, is_relative))
             if self._heap[0][0] == when_us:
                 self._changed.notify()
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._closed and (not self._heap or self._heap[0][0] > self.now_us()):
+                while not self._closed and not self._is_due():
                     self._changed.wait(self._patience_s())
                 if self._closed:
                     return
-                _, _, call = heapq.heappop(self._heap)
+                call = heapq.heappop(self._heap)[2]
             try:
                 call()
             except BaseException:
                 # Whatever it is, SystemExit too: this thread works for others.
                 LOG.exception("a scheduled call failed: %r", call)
+
+    def _is_due(self) -> bool:
+        if not self._heap:
+            return False
+        now_us = self.now_us()
+        back_us, self._seen_us = self._seen_us - now_us, now_us
+        if back_us > 0:
+            self._heap = [
+                (when_us - back_us if is_relative else when_us, order, call, is_relative)
+                for when_us, order, call, is_relative in self._heap
+            ]
+            heapq.heapify(self._heap)
+        return self._heap[0][0] <= now_us
 
     def _patience_s(self) -> float | None:
         if not self._heap:

@@ -257,7 +257,7 @@ def test_exceptions_that_are_no_errors_are_failures() -> None:
 
 class Unspeakable(Exception):
     def __str__(self) -> str:
-        raise RuntimeError("no words")
+        raise SystemExit("no words")
 
 
 def test_errors_without_a_usable_text() -> None:
@@ -366,6 +366,30 @@ def test_a_retry_function_that_fails_gives_the_job_up(
     assert told in caplog.text
 
 
+@pytest.mark.parametrize("is_raised", [False, True])
+def test_a_retry_function_that_fails_for_an_outcome(
+    is_raised: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[int] = []
+
+    def retry(attempt: int, error: BaseException) -> timedelta:
+        asked.append(attempt)
+        raise ZeroDivisionError("of its own")
+
+    def body(job: JobRun) -> Any:
+        if is_raised:
+            raise Retry(reason="no answer")
+        return Retry(reason="no answer")
+
+    bank = Bank()
+    job = declared(bank, body, retry=retry)
+    with bank.app.open() as k:
+        assert after_one_attempt(k, job) is None
+        assert ended(k) == (0, 1, 0)
+    assert asked == [1]
+    assert "no answer; its own retry function failed, too: ZeroDivisionError: of its own" in caplog.text
+
+
 # --- what a request asks for --------------------------------------------------------------------------
 
 
@@ -441,6 +465,7 @@ def test_a_request_runs_after_a_delay_or_at_a_time() -> None:
         assert by_command.run_at_us == NOON_US + us(MINUTE * 2)
         clock.advance(MINUTE)
         eventually(lambda: ran[-1] == by_command.id)
+        idle(k)
         assert len(k.jobs.live()) == 2
 
 

@@ -632,3 +632,14 @@ def test_cron(office: Office) -> None:
         eventually(lambda: office.ran == ["night", "night"])
         eventually(lambda: ended(k) == (2, 0, 0))
         assert k.jobs.live() == ()
+
+
+def test_a_job_may_name_what_is_set_only_later(office: Office) -> None:
+    @office.app.job()
+    def look(job: JobRun) -> None:
+        office.ran.append(k.sequence > 0)
+
+    with office.app.open() as k:
+        k.jobs.schedule(look())
+        idle(k)
+    assert office.ran == [True]

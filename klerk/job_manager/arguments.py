@@ -23,7 +23,7 @@ from klerk.jobs import Job, JobRecord, JobState
 LOG = logging.getLogger("klerk")
 
 
-class _Unfit(Exception):
+class _Unfit(ValueError):
     """Why the arguments of a job are of no use to its function."""
 
 
@@ -55,6 +55,15 @@ class StoredArguments:
             state, error = _state_before(record), ""
         version = self._jobs[record.kind].settings.version
         return msgspec.structs.replace(record, arguments=arguments, version=version, state=state, error=error)
+
+    def typed(self, record: JobRecord) -> JobRecord:
+        """Return a stored job with arguments that its function takes, in whatever state it is.
+
+        Raises:
+            ValueError: it has none such; the text says why.
+        """
+        arguments, version = self._arguments(record), self._jobs[record.kind].settings.version
+        return msgspec.structs.replace(record, arguments=arguments, version=version)
 
     def _suspended(self, record: JobRecord, reason: str) -> JobRecord:
         error = storable(reason, limits.ERROR_LENGTH_MAX)

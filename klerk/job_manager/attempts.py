@@ -1,29 +1,29 @@
 """Attempts at jobs: calls their functions and records what became of them."""
 
 import logging
-from typing import Any, Protocol
+import threading
+from asyncio import CancelledError
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
 
 from klerk import limits
 from klerk._waiting import Submission
 from klerk.app import Spec
-from klerk.commands import Actor, System
-from klerk.errors import StoreFailed
+from klerk.commands import System
+from klerk.errors import Closed, StoreFailed
 from klerk.job_manager.completions import Completions
 from klerk.job_manager.results import encoded_result, with_result
+from klerk.job_manager.starts import Starts
 from klerk.job_manager.verdicts import COMPLETED, Verdict, of_error, of_return, text_of
-from klerk.job_manager.work import RecordJob, acting_as, by_manager
-from klerk.job_outcomes import JobOutcome
+from klerk.job_manager.work import RecordJob, Submit, acting_as, by_manager
+from klerk.job_outcomes import Discard, JobOutcome
 from klerk.job_run import JobRun, storable
-from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState
+from klerk.jobs import FINAL_STATES, OUTCOME_UNKNOWN, Job, JobRecord, JobState
 from klerk.scheduler import Scheduler
 
 LOG = logging.getLogger("klerk")
-
-
-class Submit(Protocol):
-    """Puts the transaction of a job into the queue."""
-
-    def __call__(self, work: Any, actor: Actor, behalf: System | None = None) -> Submission[Any]: ...
 
 
 class Attempts:
@@ -33,20 +33,27 @@ class Attempts:
         spec: the declared jobs.
         submit: records what became of them.
         scheduler: gives the time, and a thread for what a committer may not do.
+        over: called with the id of a job for which nothing runs any more.
 
     Attributes:
         is_closing: attempts that fail from now on were interrupted, and leave their jobs as they are.
+        ending: held while an attempt is declared over, and by whoever asks it to stop before that.
     """
 
-    def __init__(self, spec: Spec, submit: Submit, scheduler: Scheduler) -> None:
+    def __init__(self, spec: Spec, submit: Submit, scheduler: Scheduler, over: Callable[[int], None]) -> None:
         self._jobs = spec.jobs
         self._submit = submit
         self._scheduler = scheduler
+        self._over = over
         self._completions = Completions(submit)
+        self._starts = Starts(spec, submit, scheduler)
         self.is_closing = False
+        self.ending = threading.Lock()
 
     def run_plain(self, run: JobRun) -> None:
         """Run a job in the thread that calls this; never raises."""
+        if run.record.kind in self._starts.kinds and not self._started(run):
+            return
         try:
             returned = self._jobs[run.record.kind].function(run, *run.record.arguments)
         except BaseException as error:
@@ -58,6 +65,8 @@ class Attempts:
 
     async def run_coroutine(self, run: JobRun) -> None:
         """Run a job in the task that awaits this; never raises."""
+        if run.record.kind in self._starts.kinds and not await self._started_soon(run):
+            return
         try:
             returned = await self._jobs[run.record.kind].function(run, *run.record.arguments)
         except BaseException as error:
@@ -66,6 +75,37 @@ class Attempts:
         else:
             self._close_readers(run)
             self._returned(run, returned)
+
+    def _started(self, run: JobRun) -> bool:
+        """Wait until it is durable that a job starts; return whether to call its function now."""
+        try:
+            self._starts.record(run).result()
+        except BaseException as error:
+            return self._goes_on(run, error)
+        return self._goes_on(run)
+
+    async def _started_soon(self, run: JobRun) -> bool:
+        """Do what `_started` does; others run meanwhile."""
+        try:
+            await self._starts.record(run)
+        except BaseException as error:
+            return self._goes_on(run, error)
+        return self._goes_on(run)
+
+    def _goes_on(self, run: JobRun, error: BaseException | None = None) -> bool:
+        """Return whether to call the function of a job that starts once.
+
+        Parameters:
+            error: why it is not known to be durable that it starts.
+        """
+        if error is None and not self.is_closing:
+            return True
+        if error is None:
+            self._starts.take_back(run)
+        else:
+            self._starts.failed(run, error)
+        self._over(run.id)
+        return False
 
     def _close_readers(self, run: JobRun) -> None:
         if run.close_readers():
@@ -77,10 +117,12 @@ class Attempts:
 
     def _returned(self, run: JobRun, returned: Any) -> None:
         """Record what a job's function returned, with the commands that it ends with."""
-        job = self._jobs[run.record.kind]
+        if isinstance(returned, JobOutcome):
+            self.failed(run, returned)
+            return
+        verdict = of_return(returned)
         try:
-            verdict = of_return(job, run.attempt, attempts_max(job, run.record), returned)
-            result = encoded_result(job, verdict.value)
+            result = encoded_result(self._jobs[run.record.kind], verdict.value)
         except Exception as error:
             self.failed(run, error)
             return
@@ -92,14 +134,17 @@ class Attempts:
     def _completion_ended(self, run: JobRun, submission: Submission[Any]) -> None:
         error = submission.exception()
         if error is not None and not isinstance(error, StoreFailed):
-            self._scheduler.at(self._scheduler.now_us(), lambda: self.failed(run, error))
+            self._scheduler.at(0, lambda: self.failed(run, error))
 
     def failed(self, run: JobRun, error: BaseException) -> None:
         """Record a failed attempt: to be tried again, given up, or stopped on request."""
-        if self.is_closing and not isinstance(error, JobOutcome):
-            # What was interrupted by the end of the process runs again after the next start.
-            return
         record, job = run.record, self._jobs[run.record.kind]
+        if self.is_closing and not isinstance(error, JobOutcome):
+            # What was interrupted by the end of the process runs again after the next start, if it may.
+            if record.kind not in self._starts.kinds:
+                return
+            if isinstance(error, CancelledError):
+                error = Discard(f"{OUTCOME_UNKNOWN}: closing interrupted it, and it runs at most once")
         try:
             verdict = of_error(job, run.attempt, attempts_max(job, record), error)
         except BaseException as fault:
@@ -114,9 +159,12 @@ class Attempts:
 
     def record(self, run: JobRun, verdict: Verdict, result: bytes = b"") -> Submission[Any] | None:
         """Record the end of an attempt; return the submission of a transaction of its own, if it has one."""
+        with self.ending:
+            run.is_over = True
+        if run.stop is not None and verdict.state is not JobState.COMPLETED:
+            verdict = msgspec.structs.replace(verdict, state=run.stop, delay=None)
         now_us = self._scheduler.now_us()
         run_at_us = 0 if verdict.delay is None else now_us + verdict.delay // verdict.delay.resolution
-        run.is_over = True
         try:
             record = run.ended(
                 state=verdict.state,
@@ -125,24 +173,30 @@ class Attempts:
                 run_at_us=run_at_us,
                 ended_us=now_us if verdict.state in FINAL_STATES else 0,
             )
-            record = with_result(self._jobs[record.kind], record, result)
-            if verdict is COMPLETED and not record.log:
+            record = run.end = with_result(self._jobs[record.kind], record, result)
+            if not verdict.commands:
+                # Not later: the next attempt may have begun by then. What it ends with is still to be done,
+                # and may be what the process dies of.
+                self._over(run.id)
+                if verdict is not COMPLETED or record.log:
+                    return self._submit(RecordJob(record), by_manager(record))
                 self._completions.add(record)
                 return None
-            if not verdict.commands:
-                return self._submit(RecordJob(record), by_manager(record))
             actor, behalf = acting_as(self._jobs[record.kind], record)
             work = RecordJob(record, verdict.commands, is_authorized=isinstance(actor, System))
             return self._submit(work, actor, behalf)
         except Exception as refusal:
-            if verdict.commands:
+            if verdict.commands and not isinstance(refusal, StoreFailed | Closed):
                 self.failed(run, refusal)
                 return None
             # It is still available in the store, and runs again after the next start.
             LOG.error("what became of job %d (%s) is not recorded: %s", run.id, run.record.kind, refusal)
+            self._over(run.id)
             return None
 
 
 def attempts_max(job: Job[Any], record: JobRecord) -> int:
     """Return after how many failures a job is given up."""
+    if job.settings.at_most_once:
+        return 1
     return record.attempts_max or job.settings.max_attempts

@@ -1,20 +1,27 @@
 """What an opened app does for its running jobs: `HostingJobs`."""
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 
 from klerk._waiting import ReadWriteLock, Submission
 from klerk.app import Spec
-from klerk.commands import Actor, Context, System
+from klerk.commands import Actor, Command, Context, Result, System
 from klerk.engine import Engine
+from klerk.job_manager.manager import JobManager
 from klerk.job_manager.work import SaveJob, acting_as, by_manager
 from klerk.job_reader import JobReader
 from klerk.job_run import JobRun
+from klerk.job_steps import Step
 from klerk.jobs import JobRecord
 from klerk.reading.reader import Reader, Sight
 from klerk.reading.snapshots import Snapshot, Snapshots
-from klerk.submitting import Push
+from klerk.submitting import Push, one
+from klerk.tokens.uses import TokenUses
+from klerk.values import Model
+
+M = TypeVar("M", bound=Model)
 
 
 class HostingJobs:
@@ -26,12 +33,40 @@ class HostingJobs:
     _snapshots: Snapshots
     _engine: Engine
     _push: Push
+    _tokens: TokenUses
+    jobs: JobManager
 
     def _system_context(self, actor: Actor) -> Context:
         raise NotImplementedError
 
     def _require_open(self) -> None:
         raise NotImplementedError
+
+    def handle_for_job(self, run: JobRun, command: Command[M], step: str | None) -> Result[M]:
+        """Handle a command on behalf of a running job."""
+        with self._tokens.step_of(run.steps, one(command), step) as asked:
+            submission = self._submission_of(run, asked)
+            self._push(submission, True)
+            result: Result[M] = submission.result()
+            return result
+
+    async def handle_for_coroutine(self, run: JobRun, command: Command[M], step: str | None) -> Result[M]:
+        """Handle a command on behalf of a running job that is a coroutine."""
+        with self._tokens.step_of(run.steps, one(command), step) as asked:
+            submission = self._submission_of(run, asked)
+            room = self._engine.queue.push_soon(submission)
+            if room is not None:
+                await room
+            result: Result[M] = await submission
+            return result
+
+    def _submission_of(self, run: JobRun, step: Step) -> Submission[Any]:
+        context = self._acting_as(run.record)
+        return Submission(step.command, context, False, self._tokens.use_in_job(step, context))
+
+    def idempotency_key_for_job(self, record: JobRecord) -> str:
+        """Return the key of a job's effects outside of the store."""
+        return self._tokens.idempotency_key(record)
 
     def read_for_job(self, record: JobRecord, released: Callable[[float], None]) -> Reader:
         """Return a reader on behalf of a running job; tell how many seconds it was held."""
@@ -45,6 +80,10 @@ class HostingJobs:
     async def snapshot_for_coroutine(self, record: JobRecord) -> Snapshot:
         """Return a snapshot on behalf of a running job that is a coroutine."""
         return await self._snapshots.open_soon(self._acting_as(record))
+
+    def result_for_job(self, record: JobRecord, job_id: int) -> Any:
+        """Return the kept result of an earlier job to a running one."""
+        return self.jobs.result_for(record, job_id)
 
     def save_for_job(self, run: JobRun, checkpoint: bytes) -> None:
         """Save a running job's checkpoint."""

@@ -5,11 +5,14 @@ from collections.abc import Callable, Collection, Container, Iterator
 from itertools import islice
 
 from klerk import limits
+from klerk._image import key_of
+from klerk.audit.commit_log import transaction_at
 from klerk.checkpointer import Checkpointer
+from klerk.codec import number_of, read_job
 from klerk.errors import KlerkError
-from klerk.job_manager.job_rows import DUE, ENDED, Moment, due_of, find_row, scan_rows
+from klerk.job_manager.job_rows import DUE, ENDED, READY, Moment, due_of, find_row, scan_rows
 from klerk.jobs import FINAL_STATES, JobRecord, JobState
-from klerk.storage.contract import Storage
+from klerk.storage.contract import Family, Storage
 
 
 class JobStore:
@@ -114,6 +117,72 @@ class JobStore:
             return self._upcast(record) or record
         except KlerkError:
             return record
+
+    def rows(
+        self, states: Collection[JobState] | None, prefix: bytes, start: Moment | None, *, reverse: bool
+    ) -> Iterator[tuple[Moment, JobRecord]]:
+        """Iterate over jobs as of now, in the order of the place where they stand, with where that is.
+
+        Parameters:
+            prefix: of the place, `READY` or `DUE`; b"" for ended jobs.
+            states: that they ended in; None: all.
+            start: only those that come after it, in the direction of the order; None: from the beginning.
+            reverse: the other way round.
+        """
+        unwritten = self.checkpointer.unwritten_jobs()
+        fresh = [
+            (moment, record)
+            for record in unwritten.values()
+            if (moment := _moment_in(prefix, record)) is not None
+            and (start is None or (moment < start if reverse else moment > start))
+        ]
+        prefixes = [prefix] if prefix else [ENDED[each] for each in sorted(states or FINAL_STATES)]
+        stored = (self._placed(each, start, reverse, unwritten) for each in prefixes)
+        fresh.sort(key=_first, reverse=reverse)
+        return heapq.merge(fresh, *stored, key=_first, reverse=reverse)
+
+    def _placed(
+        self, prefix: bytes, start: Moment | None, reverse: bool, unwritten: Container[int]
+    ) -> Iterator[tuple[Moment, JobRecord]]:
+        for record in self._stored_rows(prefix, start, reverse):
+            moment = _moment_in(prefix, record)
+            if record.id not in unwritten and moment is not None:
+                yield moment, self._up_to_date(record)
+
+    def _stored_rows(self, prefix: bytes, start: Moment | None, reverse: bool) -> Iterator[JobRecord]:
+        if prefix != READY:
+            bound = None if start is None else (start[0], start[1] if reverse else start[1] + 1)
+            if reverse:
+                return scan_rows(self.storage, prefix, stop=bound, reverse=True)
+            return scan_rows(self.storage, prefix, bound)
+        first, end = prefix, bytes((prefix[0] + 1,))
+        if start is not None and reverse:
+            end = prefix + key_of(start[1])
+        elif start is not None:
+            first = prefix + key_of(start[1] + 1)
+        found = self.storage.scan(Family.JOBS, first, end, reverse=reverse)
+        return (read_job(number_of(key[1:]), stored) for key, stored in found)
+
+    def created_by(self, sequence: int) -> list[int] | None:
+        """Return the ids of the jobs that a transaction created; None when that was erased, or never was."""
+        transaction = transaction_at(self.storage, sequence)
+        if transaction is None or transaction.payload is None:
+            return None
+        return [id for id, job in transaction.payload.jobs if read_job(id, job).cause == sequence]
+
+
+def _moment_in(prefix: bytes, record: JobRecord) -> Moment | None:
+    """Return where a job stands in a place; None: not there."""
+    due = due_of(record)
+    if prefix == DUE:
+        return due
+    if prefix == READY:
+        return None if due is not None or record.ended_us else (0, record.id)
+    return (record.ended_us, record.id) if record.ended_us else None
+
+
+def _first(pair: tuple[Moment, JobRecord]) -> Moment:
+    return pair[0]
 
 
 def after(record: JobRecord) -> Moment:

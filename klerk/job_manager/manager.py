@@ -11,35 +11,43 @@ import msgspec
 
 from klerk import limits
 from klerk.app import Spec
-from klerk.batch import Batch, no_request, postponed
+from klerk.batch import Batch, checked_requests
 from klerk.commands import System
-from klerk.errors import NotFound
 from klerk.job_creation import JobCreation
+from klerk.job_manager.acting import ActionDesk, Actions
 from klerk.job_manager.arguments import StoredArguments
-from klerk.job_manager.attempts import Attempts, Submit
-from klerk.job_manager.batches import BatchStatus
+from klerk.job_manager.attempts import Attempts
+from klerk.job_manager.books import Books
+from klerk.job_manager.by_hand import ByHand
+from klerk.job_manager.claims import Claims
+from klerk.job_manager.crashes import Crashes
 from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.gates import Gate
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.live_jobs import LiveJobs
 from klerk.job_manager.pruning import Pruning
+from klerk.job_manager.queue_book import QueueBook
+from klerk.job_manager.queue_control import QueueControl
+from klerk.job_manager.related_jobs import RelatedJobs
 from klerk.job_manager.relations import Relations
 from klerk.job_manager.results import Results
 from klerk.job_manager.retention import Retention
+from klerk.job_manager.status import Explaining
 from klerk.job_manager.tally import ENDS, queue_of
-from klerk.job_manager.work import CreateJobs, RecordJobs
+from klerk.job_manager.work import CreateJobs, RecordJobs, Submit
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
+from klerk.storage.marks import MarkFile
 from klerk.workers import Executor, LoopExecutor, ThreadExecutor
 
 LOG = logging.getLogger("klerk")
 
 
-class JobManager:
+class JobManager(ByHand, QueueControl, RelatedJobs):
     """Dispatches jobs from memory as they become ready; nothing is polled.
 
     Parameters:
@@ -48,14 +56,17 @@ class JobManager:
         submit: records what became of them.
         scheduler: wakes jobs that wait for a time.
         creation: makes jobs, and knows what transactions make of them.
+        desk: lets actions on jobs take effect.
         store: reads the jobs that are not in memory.
         recovered: what the store held.
         retention: how long jobs are kept that have ended.
         threads: for plain functions.
+        marks: where running jobs are marked, so that they are known should the process die; None: nowhere.
+        concurrency: jobs that run at once, of all sorts; None: as many as there are workers.
+        queue_book: what people set of queues, and how full the buckets of rates were when the last run ended.
 
     Attributes:
         store: every job, whether in memory or not.
-        relations: what jobs have to do with each other; for Klerk itself.
     """
 
     def __init__(
@@ -66,16 +77,22 @@ class JobManager:
         scheduler: Scheduler,
         *,
         creation: JobCreation,
+        desk: ActionDesk,
         store: JobStore,
         recovered: Recovered,
         retention: Retention,
         threads: int,
+        marks: MarkFile | None,
+        concurrency: int | None,
+        queue_book: QueueBook,
     ) -> None:
         self._spec = spec
         self._host = host
         self._submit = submit
         self._scheduler = scheduler
         self.store = store
+        self._desk = desk
+        self._queue_book = queue_book
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._running: dict[int, JobRun] = {}
@@ -84,9 +101,13 @@ class JobManager:
             spec,
             self._live,
             now_us=scheduler.now_us,
-            call_at=scheduler.at,
+            call_after=scheduler.after,
             wake=self._refilled,
+            concurrency=concurrency,
+            levels=queue_book.levels.read(scheduler.now_us()),
+            overrides=queue_book.overrides,
         )
+        self._crashes = Crashes(spec, marks, recovered.jobs)
         self.relations = Relations(spec, creation, self._lock, self._live, store, submit, scheduler)
         self._arguments = StoredArguments(spec, recovered.job_versions)
         self._jobs = LiveJobs(
@@ -95,16 +116,29 @@ class JobManager:
             store,
             recovered,
             scheduler,
-            restored=self._restored,
+            restored=lambda record: self.relations.restored(self._restored(record)),
             holds=self.relations.holds,
-            ready=self._dispatcher.add,
+            ready=self._ready,
             wake=self._became_ready,
         )
         self._pruning = Pruning(retention, spec.jobs.values(), store, scheduler, self._jobs, self._lock)
         self._pruning.is_needed = self.relations.is_needed
         self._results = Results(spec.jobs, scheduler.now_us)
-        self._attempts = Attempts(spec, submit, scheduler)
+        self._attempts = Attempts(spec, submit, scheduler, self._crashes.end)
         self._cron = CronJobs(spec.jobs, recovered.cron_marks, scheduler, submit)
+        self._claims = Claims(self._lock, self._live, self._running, self._dispatcher, self._wake)
+        self._books = Books(spec, self._arguments, self._live, self._running, store, scheduler.now_us)
+        self._explaining = Explaining(
+            self._lock,
+            self._running,
+            self._claims.held,
+            self._dispatcher,
+            self._books.peek,
+            scheduler.now_us,
+        )
+        self._actions = Actions(
+            spec, self._books, self._claims, self._attempts.ending, desk, scheduler.now_us
+        )
         self._executors: dict[Pool, Executor] = {}
         pools = {job.pool for job in spec.jobs.values()} if threads else set()
         if "thread" in pools:
@@ -116,8 +150,18 @@ class JobManager:
         self._jobs.take_over(self.relations.restore)
 
     def start(self) -> None:
-        """Begin to run jobs, first of all those that were executing when the process ended."""
+        """Begin to run jobs, first of all those that were executing when the process ended.
+
+        Raises:
+            StoreFailed: what became of those cannot be recorded.
+        """
         self._record_suspended()
+        changed = self._crashes.recorded(self._live, self._scheduler.now_us())
+        if changed:
+            self._submit(RecordJobs(changed), System("recovery")).result()
+        self._crashes.forget()
+        self._actions.end_stopped(self._live.values())
+        self._queue_book.levels.begin()
         self._pruning.start()
         self.relations.start()
         for executor in self._executors.values():
@@ -137,37 +181,53 @@ class JobManager:
 
     # --- what is to be run ------------------------------------------------------------------------
 
-    def _restored(self, record: JobRecord) -> JobRecord:
-        """Return a job that was read from the store as it is kept in memory."""
-        return self.relations.restored(self._arguments.restored(record))
-
     def foresee(self, records: list[JobRecord]) -> None:
         """Look up jobs beside memory that a group changes, before anything takes over what it changed."""
         self._jobs.foresee(records)
 
+    def _restored(self, record: JobRecord) -> JobRecord:
+        """Return a job that was read from the store as it is kept in memory."""
+        if record.state is JobState.EXECUTING:
+            # It runs at most once and was started: it ends before anything starts.
+            return record
+        restored = self._arguments.restored(record)
+        if restored.state is JobState.SUSPENDED or not self._crashes.died_with(record):
+            return restored
+        # What the process died with waits until that is recorded.
+        return in_state(restored, JobState.EXECUTING)
+
     def note(self, records: list[JobRecord]) -> None:
         """Take over jobs that were created or changed by a published group, which were foreseen."""
-        jobs = self._jobs
+        jobs, claimed = self._jobs, self._claims.held
         with self._lock:
             for record in records:
                 known = jobs.withdraw(record)
                 run = self._running.get(record.id)
                 if run is not None and run.end is not record:
-                    # It saved something on its way, and runs on.
-                    jobs.keep_running(record)
+                    # It saved something on its way, or was asked to stop, and its end is still to come.
+                    jobs.keep_running(record if known is None else in_state(record, known.state))
                     continue
                 if run is not None:
                     del self._running[record.id]
+                    self._crashes.end(record.id)
                     self._dispatcher.ended(run.record)
-                elif known is not None:
+                elif known is not None and known.state is JobState.AVAILABLE and record.id not in claimed:
                     self._dispatcher.left(known)
+                if record.id in claimed:
+                    self._claims.settle(record)
                 jobs.keep(record)
                 if record.follows or record.batch or record.id in self.relations.followers:
                     jobs.let_go(self.relations.noted(record, is_new=known is None))
             jobs.noted()
             self.relations.cancel_doomed()
             self._idle.notify_all()
+            self._claims.tell()
         self._wake()
+
+    def _ready(self, record: JobRecord) -> None:
+        """Let a job be given to a worker, unless somebody acts on it."""
+        if record.id not in self._claims.held:
+            self._dispatcher.add(record)
 
     def _became_ready(self) -> None:
         self._record_suspended()
@@ -198,6 +258,7 @@ class JobManager:
                 return None
             if record.unique:
                 self.relations.taken(record)
+            self._crashes.begin(record)
             run = self._running[record.id] = JobRun(
                 self._host, record, self._spec.jobs[record.kind], self._scheduler.now_us
             )
@@ -208,23 +269,18 @@ class JobManager:
     def schedule(self, *requests: JobRequest | Batch, at: datetime | None = None) -> tuple[JobRecord, ...]:
         """Create jobs outside of a command, in one transaction, and return their records once it is durable.
 
+        Of a batch, those of its members come before those of its callbacks.
+
         Parameters:
             at: not before; None: at once. Of a batch, it is for the members.
 
-        Returns:
-            The record of each request; of a batch, those of its members and then those of its callbacks. The
-            record of the job that is there already stands in the place of a unique one.
-
         Raises:
-            ArgumentError: something is no request, or follows a request that does not come before it.
-            NotFound: a request follows a job that there is not.
+            ArgumentError: something is no request, or follows one that does not come before it.
+            NotFound: it follows a job that there is not.
             InvalidValue: an argument does not fit its type.
         """
-        for request in requests:
-            if not isinstance(request, JobRequest | Batch):
-                raise no_request(request)
-        timed = requests if at is None else postponed(requests, at)
-        created: tuple[JobRecord, ...] = self._submit(CreateJobs(timed), System("schedule")).result()
+        work = CreateJobs(checked_requests(requests, at))
+        created: tuple[JobRecord, ...] = self._submit(work, System("schedule")).result()
         return created
 
     def counts(
@@ -256,43 +312,6 @@ class JobManager:
         with self._lock:
             return {state: self._jobs.tally.totals[state] for state in ENDS}
 
-    def get(self, job_id: int) -> JobRecord:
-        """Return a job, whether it is still to run or has ended.
-
-        Raises:
-            NotFound: there is none with this id, or it ended and is not kept any more.
-        """
-        with self._lock:
-            record = self._live.get(job_id)
-            if record is not None:
-                return self._shown(record)
-        record = self.store.get(job_id)
-        if record is None:
-            raise NotFound(f"there is no job {job_id}", hint="It never was, or is not kept any more.")
-        return record
-
-    def batch(self, batch_id: int) -> BatchStatus:
-        """Return how far a batch is.
-
-        Parameters:
-            batch_id: as the records of its members and callbacks name it.
-
-        Raises:
-            NotFound: there is none with this id, or its callbacks are kept no longer.
-        """
-        with self._lock:
-            return self.relations.status(batch_id)
-
-    def waiting_for(self, job_id: int) -> tuple[int, ...]:
-        """Return the ids of the jobs that a job waits for: those that it follows, and members of its batch.
-
-        Raises:
-            NotFound: there is none with this id.
-        """
-        record = self.get(job_id)
-        with self._lock:
-            return self.relations.waiting_for(record)
-
     def live(self) -> tuple[JobRecord, ...]:
         """Return all jobs that have not ended, in the order of their creation.
 
@@ -307,7 +326,7 @@ class JobManager:
         run = self._running.get(record.id)
         if run is None:
             return record
-        return msgspec.structs.replace(run.shown_in(record), state=JobState.EXECUTING)
+        return in_state(run.shown_in(record), JobState.EXECUTING)
 
     def result(self, job_id: int) -> Any:
         """Return what a job's function returned, as the type that it says it returns.
@@ -320,16 +339,6 @@ class JobManager:
             NoResult: it has not ended, or ended badly, or its result was not kept, or has expired.
         """
         return self._results.of(self.get(job_id))
-
-    def result_for(self, record: JobRecord, job_id: int) -> Any:
-        """Return the result of a job to another one, which follows it or is a callback of its batch.
-
-        Raises:
-            ArgumentError: the other one is neither.
-            NotFound, NoResult: as for `result`.
-        """
-        self.relations.require_related(record, job_id)
-        return self.result(job_id)
 
     def prune(self) -> int:
         """Remove all ended jobs that are not kept any longer; return how many. It happens by itself, too.
@@ -370,6 +379,10 @@ class JobManager:
         for executor in self._executors.values():
             if not executor.stop(max(0.0, deadline - monotonic())):
                 LOG.warning("jobs were still running after %s s; they run again after the next start", wait_s)
+        self._crashes.close()
+        with self._lock:
+            levels = self._dispatcher.levels()
+        self._queue_book.levels.keep(levels)
 
     def runs_here(self) -> bool:
         """Return whether the caller runs in a thread of the job manager's, which closing would wait for."""
@@ -380,3 +393,8 @@ class JobManager:
         with self._lock:
             self._attempts.is_closing = True
             self._idle.notify_all()
+
+
+def in_state(record: JobRecord, state: JobState) -> JobRecord:
+    """Return a record in another state."""
+    return msgspec.structs.replace(record, state=state)

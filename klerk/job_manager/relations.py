@@ -110,7 +110,8 @@ class Relations:
 
     def restored(self, record: JobRecord) -> JobRecord:
         """Take over a job that the store held; return it as it is kept in memory. Called in order of ids."""
-        job = None if record.state is JobState.SUSPENDED else self._spec.jobs[record.kind]
+        has_arguments = record.state not in (JobState.SUSPENDED, JobState.EXECUTING)
+        job = self._spec.jobs.get(record.kind) if has_arguments else None
         record = self._creation.uniqueness.restored(job, record)
         self._creation.followers.add(record)
         return record

@@ -217,7 +217,7 @@ class Uniqueness:
         """Let a job block others that the store held; return it with the digest that its kind has now.
 
         Parameters:
-            job: its kind; None when its arguments are not those of the kind.
+            job: its kind; None when its arguments may not be those of the kind.
         """
         if job is not None:
             digest = b"" if job.settings.unique is None else digest_of(job, record.arguments)

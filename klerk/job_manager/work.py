@@ -1,14 +1,21 @@
 """The transactions that the job manager submits."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from klerk._core import InternalWork
+from klerk._waiting import Submission
 from klerk.batch import Batch
 from klerk.codec import encode
 from klerk.commands import Actor, Command, System
 from klerk.job_run import JobRun
 from klerk.jobs import Job, JobRecord, JobRequest
+
+
+class Submit(Protocol):
+    """Puts the transaction of a job into the queue."""
+
+    def __call__(self, work: Any, actor: Actor, behalf: System | None = None) -> Submission[Any]: ...
 
 
 def acting_as(job: Job[Any], record: JobRecord) -> tuple[Actor, System | None]:

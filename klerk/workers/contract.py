@@ -19,6 +19,10 @@ class Executor(abc.ABC):
         """Look for jobs again: some became ready."""
 
     @abc.abstractmethod
+    def resize(self, count: int) -> None:
+        """Run at most so many jobs at once from now on; those that run already go on to their end."""
+
+    @abc.abstractmethod
     def runs_here(self) -> bool:
         """Return whether the caller runs in one of this executor's threads."""
 

@@ -39,6 +39,10 @@ class LoopExecutor(Executor):
             # The loop was closed in the meantime; what is ready runs after the next start.
             return
 
+    def resize(self, count: int) -> None:
+        self._running_max = count
+        self.wake()
+
     def _fill(self) -> None:
         while (
             not self._stopping and len(self._tasks) < self._running_max and (job := self._take()) is not None
