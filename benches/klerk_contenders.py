@@ -264,8 +264,9 @@ def jobs_beside(scheduled: int) -> Contender:
             """A job for tomorrow."""
 
         bank.opened.on(bank.deposit).job(do_nothing)
-        with bank.app.open(workspace.directory / "store", durability="process") as k:
-            schedule_for_tomorrow(k, wait, scheduled, workspace)
+        if scheduled:
+            with bank.app.open(workspace.directory / "store", durability="process") as k:
+                schedule_for_tomorrow(k, wait, scheduled, workspace)
         with open_bank(bank, workspace.directory) as (k, accounts):
             yield partial(_deposit_with_jobs, bank, k, accounts, targets())
 

@@ -25,6 +25,7 @@ from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
 from klerk.job_manager.access import JobAccess
 from klerk.job_manager.acting import OPERATOR, ActionDesk
+from klerk.job_manager.crew import Workers
 from klerk.job_manager.hosting import HostingJobs
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.manager import JobManager
@@ -73,8 +74,7 @@ class Klerk(Submitting, Subscribable, HostingJobs):
         lock: ReadWriteLock,
         *,
         clock: Callable[[], datetime],
-        job_threads: int,
-        job_concurrency: int | None,
+        workers: Workers,
         queue_length_max: int,
         job_retention: Retention,
         token_ttl: timedelta,
@@ -96,10 +96,9 @@ class Klerk(Submitting, Subscribable, HostingJobs):
         self._tokens = TokenUses(storage, self._program, clock, token_ttl)
         self.unsafe = Unsafe(self._run_unsafe, plan_of, is_on=unsafe)
         self._side_writer = SideWriter(storage)
-        now_us, call_at = self._scheduler.now_us, self._scheduler.at
-        shelf = Shelf(Family.KV, self._side_writer, now_us, call_at)
+        timing = self._scheduler.now_us, self._scheduler.at
+        shelf, store = Shelf(Family.KV, self._side_writer, *timing), BlobStore(self._side_writer, *timing)
         self.kv = KeyValues(shelf, self._program.kv_access, self._require_beside)
-        store = BlobStore(self._side_writer, now_us, call_at)
         self.blobs = Blobs(store, self._program.blob_access, self._require_beside)
         self._engine = Engine(
             storage,
@@ -111,9 +110,8 @@ class Klerk(Submitting, Subscribable, HostingJobs):
         )
         self._push = self._engine.queue.push
         self._audit = self._sight.commit_log = Audit(spec, self._program, recovered.history, storage)
-        self._eraser = Eraser(
-            storage, recovered.history, self._program.table, self._engine.checkpointer.write
-        )
+        history, checkpointer = recovered.history, self._engine.checkpointer
+        self._eraser = Eraser(storage, history, self._program.table, checkpointer.write)
         self._hub = Hub(self._program, storage, self._lock, self._engine.queue)
         self.jobs = JobManager(
             spec,
@@ -122,13 +120,11 @@ class Klerk(Submitting, Subscribable, HostingJobs):
             self._scheduler,
             creation=self._program.job_creation,
             desk=self._job_desk(),
-            store=JobStore(storage, self._engine.checkpointer, recovered.up_to_date),
+            store=JobStore(storage, checkpointer, recovered.up_to_date),
             recovered=recovered,
             retention=job_retention,
-            threads=job_threads,
+            workers=workers,
             marks=storage.marks,
-            concurrency=job_concurrency,
-            queue_book=QueueBook(storage, recovered.history, self._program.processor.sequence),
         )
         self.timers = Timers(
             self._scheduler,
@@ -238,7 +234,8 @@ class Klerk(Submitting, Subscribable, HostingJobs):
 
     def _job_desk(self) -> ActionDesk:
         access = JobAccess(self._spec, self._program.resolve, self._sight.plain, self._lock)
-        return ActionDesk(access, self._act_on_jobs, self._audit.catalog.version)
+        book = QueueBook(self._storage, self._audit.history, self._program.processor.sequence)
+        return ActionDesk(access, self._act_on_jobs, self._audit.catalog.version, book)
 
     def _act_on_jobs(self, work: InternalWork, context: Context | None) -> Any:
         submission: Submission[Any] = Submission(

@@ -15,6 +15,7 @@ from klerk.app import Design
 from klerk.clocks import checked_clock
 from klerk.codec import read_catalog
 from klerk.errors import ConfigError
+from klerk.job_manager.crew import Workers
 from klerk.job_manager.retention import DEFAULT, FOR_EVER, Retention
 from klerk.klerk import Klerk
 from klerk.migration.schema import extended
@@ -32,9 +33,8 @@ Durability = Literal["sync", "process", "memory"]
 def _check_options(
     path: Any,
     durability: str,
-    job_threads: int,
+    workers: Workers,
     job_retention: Any,
-    job_concurrency: Any,
     queue_length_max: int,
     token_ttl: Any,
 ) -> None:
@@ -50,15 +50,15 @@ def _check_options(
         problem = "with durability 'memory' nothing is stored, so there can be no path"
     elif not 1 <= queue_length_max <= limits.TRANSACTION_COMMANDS_MAX:
         problem = f"queue_length_max must be 1 to {limits.TRANSACTION_COMMANDS_MAX}, is {queue_length_max}"
-    elif not 0 <= job_threads <= limits.JOB_THREADS_MAX:
-        problem = f"job_threads must be 0 to {limits.JOB_THREADS_MAX}, is {job_threads}"
+    elif not 0 <= workers.threads <= limits.JOB_THREADS_MAX:
+        problem = f"job_threads must be 0 to {limits.JOB_THREADS_MAX}, is {workers.threads}"
+    elif workers.concurrency is not None and (
+        type(workers.concurrency) is not int or not 1 <= workers.concurrency <= limits.JOB_CONCURRENCY_MAX
+    ):
+        problem = f"job_concurrency must be 1 to {limits.JOB_CONCURRENCY_MAX}, is {workers.concurrency!r}"
     elif not isinstance(job_retention, Retention) or job_retention.problem():
         wrong = job_retention.problem() if isinstance(job_retention, Retention) else f"is {job_retention!r}"
         problem = f"job_retention must be a klerk.Retention or None: {wrong}"
-    elif job_concurrency is not None and (
-        type(job_concurrency) is not int or not 1 <= job_concurrency <= limits.JOB_CONCURRENCY_MAX
-    ):
-        problem = f"job_concurrency must be 1 to {limits.JOB_CONCURRENCY_MAX}, is {job_concurrency!r}"
     elif not isinstance(token_ttl, timedelta) or not timedelta(0) < token_ttl <= timedelta(
         days=limits.TOKEN_DAYS_MAX
     ):
@@ -81,8 +81,8 @@ class App(Design):
         durability: Durability = "sync",
         clock: Callable[[], datetime] | None = None,
         job_threads: int = limits.JOB_THREADS,
-        job_retention: Retention | None = DEFAULT,
         job_concurrency: int | None = None,
+        job_retention: Retention | None = DEFAULT,
         queue_length_max: int = limits.QUEUE_LENGTH_MAX,
         token_ttl: timedelta = timedelta(days=limits.TOKEN_DAYS),
         unsafe: bool = False,
@@ -95,8 +95,8 @@ class App(Design):
             durability: ``"sync"`` survives a power cut, ``"process"`` a killed process, ``"memory"`` nothing.
             clock: gives the time, aware; for tests.
             job_threads: threads for plain job functions; 0 runs no jobs.
-            job_retention: how long jobs are kept that have ended; None: for ever.
             job_concurrency: jobs that run at once, of all sorts; None: as many as there are workers.
+            job_retention: how long jobs are kept that have ended; None: for ever.
             queue_length_max: commands that may wait; whoever comes then waits for room.
             token_ttl: how long used tokens are known, and unused ones accepted.
             unsafe: offer `Klerk.unsafe`, which asks neither state machines nor rules.
@@ -114,9 +114,8 @@ class App(Design):
         # Everything that can be wrong with the design is found before a store is touched.
         lock = ReadWriteLock()
         Program(spec, extended(read_catalog(None), spec), utc_now, lock)
-        _check_options(
-            path, durability, job_threads, job_retention, job_concurrency, queue_length_max, token_ttl
-        )
+        workers = Workers(threads=job_threads, concurrency=job_concurrency)
+        _check_options(path, durability, workers, job_retention, queue_length_max, token_ttl)
         storage: Storage = MemoryStorage()
         if path is not None and durability != "memory":
             storage = RocksStorage.open(path, app=self.name, durability=durability)
@@ -129,9 +128,8 @@ class App(Design):
                 recovered,
                 lock,
                 clock=clock,
-                job_threads=job_threads,
+                workers=workers,
                 job_retention=job_retention,
-                job_concurrency=job_concurrency,
                 queue_length_max=queue_length_max,
                 token_ttl=token_ttl,
                 unsafe=unsafe,
@@ -142,21 +140,23 @@ class App(Design):
         finally:
             if line is not None:
                 line.finish()
-        if unsafe:
-            LOG.warning(
-                "'%s' is open for unsafe changes, which ask neither state machines nor rules", self.name
-            )
-        _OPEN.add(opened)
-        try:
-            opened.start()
-        except BaseException:
-            opened.close()
-            raise
-        return opened
+        return _started(opened, self.name, unsafe=unsafe)
 
 
 # Threads inside RocksDB at the end of the interpreter abort it, so what was left open is closed before.
 _OPEN: "weakref.WeakSet[Klerk]" = weakref.WeakSet()
+
+
+def _started(opened: Klerk, name: str, *, unsafe: bool) -> Klerk:
+    if unsafe:
+        LOG.warning("'%s' is open for unsafe changes, which ask neither state machines nor rules", name)
+    _OPEN.add(opened)
+    try:
+        opened.start()
+    except BaseException:
+        opened.close()
+        raise
+    return opened
 
 
 def _close_all() -> None:

@@ -41,7 +41,8 @@ class Scheduler:
         """Return the time, in UTC; while the clock fails, the last one that it gave."""
         try:
             self._newest = self._clock().astimezone(UTC)
-            self._clock_works.set()
+            if not self._clock_works.is_set():
+                self._clock_works.set()
         except Exception as error:
             # Once, not once a second: what waits for a time goes on waiting until the clock works again.
             with self._telling:

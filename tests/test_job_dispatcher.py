@@ -119,6 +119,8 @@ class Model:
             (("queue", name), queue.concurrency, queue.rate),
             (("kind", record.kind), settings.concurrency, settings.rate),
         ]
+        if record.crashes:
+            found.append((("suspects",), 1, None))
         if record.key:
             where = "key", record.kind, record.key
             found.append((where, settings.key_concurrency, settings.key_rate))
@@ -196,8 +198,11 @@ class Dispatching(RuleBasedStateMachine):
         queue=strategies.sampled_from(["", "", "", *QUEUES]),
         priority=strategies.sampled_from([None, None, -3, 0, 7]),
         count=strategies.integers(1, 4),
+        crashes=strategies.sampled_from([0, 0, 0, 1]),
     )
-    def add(self, kind: str, key: str, queue: str, priority: int | None, count: int) -> None:
+    def add(
+        self, kind: str, key: str, queue: str, priority: int | None, count: int, crashes: int = 0
+    ) -> None:
         for _ in range(count):
             self.ids += 1
             self.put(
@@ -208,6 +213,7 @@ class Dispatching(RuleBasedStateMachine):
                     state=JobState.AVAILABLE,
                     queue=queue,
                     priority=priority,
+                    crashes=crashes,
                     key=key if self.SPEC.jobs[kind].settings.key else "",
                 )
             )
@@ -527,6 +533,25 @@ def test_what_was_cancelled_is_swept_out() -> None:
     assert lane.size == 10
     assert len(lane.heap) <= 200
     assert not bench.dispatcher.key_gates
+
+
+def test_a_key_that_was_forgotten_and_is_back_is_not_forgotten_again() -> None:
+    """It is on the list of those to be forgotten twice, and has a job that runs when its first turn comes."""
+    bench = Bench(a=1)
+    bench.add("keyed_rate", key="x")
+    assert bench.take() is not None
+    bench.now_us += 10 * SECOND_US
+    bench.add("keyed_rate", key="x")
+    waiting = bench.dispatcher.key_gates["keyed_rate", "x"]
+    bench.dispatcher.left(bench.live.pop(2))
+    bench.live[-2] = bench.live[1]
+    assert not bench.dispatcher.key_gates
+    bench.add("keyed_rate", key="x")
+    assert bench.dispatcher.take("thread", frozenset()) is not None
+    gate = bench.dispatcher.key_gates["keyed_rate", "x"]
+    assert gate is not waiting
+    bench.add("keyed_rate", key="y")
+    assert bench.dispatcher.key_gates["keyed_rate", "x"] is gate
 
 
 def test_keys_are_forgotten_once_their_buckets_are_full() -> None:

@@ -281,6 +281,120 @@ def test_jobs_come_while_others_are_created_cancelled_and_read_from_disk(rng: ra
         assert sum(k.jobs.counts().values()) == len(due)
 
 
+# --- what changes while a page is read -----------------------------------------------------------------
+
+
+class Held:
+    """Holds up the next reading of a page from the store, after it was read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.page: list[JobRecord] = []
+        self.read, self.go = threading.Event(), threading.Event()
+        self.armed = False
+        original = JobStore.waiting
+
+        def waiting(store: JobStore, *args: Any, **options: Any) -> list[JobRecord]:
+            page = original(store, *args, **options)
+            if self.armed and page:
+                self.armed, self.page = False, page
+                self.read.set()
+                assert self.go.wait(20)
+            return page
+
+        monkeypatch.setattr(JobStore, "waiting", waiting)
+
+    def wait(self) -> None:
+        assert self.read.wait(20)
+
+
+def starts_of(office: Office, id: int) -> int:
+    return [started for started, _ in office.started].count(id)
+
+
+def test_jobs_that_are_changed_while_their_page_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    office, held = Office(), Held(monkeypatch)
+    with office.open() as k:
+        for n in range(40):
+            k.jobs.schedule(office.write(n), at=NOON + SECOND * (100 + 10 * n))
+        held.armed = True
+        office.clock.now = NOON + SECOND * 170
+        held.wait()
+        cancelled, now, put_off = held.page
+        moment = NOON + SECOND * 10_000
+        record_as(k, msgspec.structs.replace(cancelled, state=JobState.CANCELLED, ended_us=us(NOON)))
+        record_as(k, msgspec.structs.replace(now, state=JobState.AVAILABLE, run_at_us=0))
+        record_as(k, msgspec.structs.replace(put_off, run_at_us=us(moment)))
+        at = datetime.fromtimestamp(now.run_at_us / 1e6, tz=NOON.tzinfo)
+        (between,) = k.jobs.schedule(office.write(100), at=at)
+        (last,) = k.jobs.schedule(office.write(101), at=moment)
+        eventually(lambda: starts_of(office, now.id) == 1)
+        held.go.set()
+        office.clock.now = NOON + SECOND * 5_000
+        eventually(lambda: len(office.started) == 39)
+        assert k.jobs.wait_until_idle(20)
+        assert [starts_of(office, record.id) for record in (cancelled, now, put_off, between, last)] == [
+            *(0, 1, 0, 1, 0)
+        ]
+        assert [record.id for record in k.jobs.live()] == [put_off.id, last.id]
+        assert k.jobs.counts()[JobState.COMPLETED] == 39
+        assert k.jobs.counts()[JobState.SCHEDULED] == 2
+        office.clock.now = moment
+        eventually(lambda: len(office.started) == 41)
+        assert k.jobs.wait_until_idle(20)
+        assert sum(k.jobs.counts().values()) == k.jobs.counts()[JobState.COMPLETED] + 1 == 42
+
+
+def test_so_many_sooner_jobs_come_while_a_page_is_read_that_it_is_not_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    office, held = Office(), Held(monkeypatch)
+    with office.open() as k:
+        for n in range(40):
+            k.jobs.schedule(office.write(n), at=NOON + SECOND * (100 + 10 * n))
+        held.armed = True
+        # Some that are in memory now have to make room for the sooner ones.
+        office.clock.now = NOON + SECOND * 130
+        held.wait()
+        for n in range(60):
+            k.jobs.schedule(office.write(n), at=NOON + SECOND * (131 + n / 100))
+        assert len(k.jobs._live) <= 2 * AT_HAND
+        held.go.set()
+        office.clock.now = NOON + SECOND * 5_000
+        eventually(lambda: len(office.started) == 100)
+        assert k.jobs.wait_until_idle(20)
+        assert Counter(id for id, _ in office.started) == Counter(range(1, 101))
+        assert k.jobs.counts()[JobState.COMPLETED] == 100
+
+
+def test_a_running_job_is_not_read_again_after_the_clock_was_set_back() -> None:
+    office = Office()
+    go = threading.Event()
+    started = []
+
+    @office.app.job()
+    def last_long(job: JobRun) -> None:
+        started.append(job.id)
+        assert go.wait(20)
+
+    with office.open(job_threads=2) as k:
+        (long,) = k.jobs.schedule(last_long(), at=NOON + SECOND * 10)
+        office.clock.now = NOON + SECOND * 10
+        eventually(lambda: started)
+        office.clock.now = NOON
+        for n in range(50):
+            k.jobs.schedule(office.write(n), at=NOON + SECOND * (1 + n / 100))
+        office.clock.now = NOON + SECOND * 5
+        eventually(lambda: len(office.started) == 50)
+        office.clock.now = NOON + SECOND * 20
+        k.jobs.schedule(office.write(99), at=NOON + SECOND * 20)
+        eventually(lambda: len(office.started) == 51)
+        assert k.jobs.counts()[JobState.EXECUTING] == 1
+        go.set()
+        assert k.jobs.wait_until_idle(20)
+        assert started == [long.id]
+        assert k.jobs.counts()[JobState.COMPLETED] == sum(k.jobs.counts().values()) == 52
+
+
 # --- what is where ------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from designs import NOON, TESTER, Clock, eventually
 
 import klerk
 from klerk import App, Cancel, ConfigError, Discard, JobRun, JobState, NoResult, NotFound, Retention, limits
+from klerk.job_manager import pruning
 from klerk.job_manager.work import RecordJob
 from klerk.storage.contract import Family
 
@@ -179,6 +180,27 @@ def test_at_most_so_many_are_kept_whatever_their_end() -> None:
         assert sum(ended(k)) == 0
 
 
+def test_what_expires_is_not_counted_among_what_is_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nothing is written, and so nothing pruned, before the time has come.
+    monkeypatch.setattr("klerk.limits.CHECKPOINT_INTERVAL_S", 1_000)
+    office = Office()
+    with office.open(retention=Retention(completed=DAY, cancelled=None, discarded=None, count_max=19)) as k:
+        office.run(k, *[office.end("discarded") for _ in range(3)])
+        office.run(k, *[office.end("completed") for _ in range(5)])
+        office.clock.advance(timedelta(hours=23))
+        office.run(k, *[office.end("completed") for _ in range(10)])
+        assert (k.jobs.prune(), ended(k)) == (0, (15, 3, 0))
+        office.run(k, *[office.end("cancelled") for _ in range(4)])
+        office.clock.advance(timedelta(hours=1))
+        k.jobs.prune()
+        assert ended(k) == (10, 3, 4)
+        assert Counter(record.state for record in k.jobs.store.ended()) == {
+            JobState.COMPLETED: 10,
+            JobState.DISCARDED: 3,
+            JobState.CANCELLED: 4,
+        }
+
+
 def test_many_are_pruned_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("klerk.limits.JOBS_PRUNED_AT_ONCE", 50)
     monkeypatch.setattr("klerk.limits.CHECKPOINT_BATCH_RECORDS", 7)
@@ -287,6 +309,46 @@ def test_what_is_run_again_while_everything_is_pruned_is_never_lost() -> None:
         assert k.jobs.totals()[JobState.COMPLETED] == runs
         k.jobs.prune()
         assert not any(k.jobs.counts().values())
+
+
+def test_a_job_that_ended_again_since_it_was_found_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    office = Office()
+    with office.open() as k:
+        k._engine.checkpointer.tidy = lambda: None
+        (id, other) = office.run(k, office.end("completed"), office.end("completed"))
+        k._engine.checkpointer.write()
+        record = k.jobs.get(id)
+        original, found = pruning.scan_moments, []
+
+        def scan_moments(*args: Any) -> Any:
+            rows = list(original(*args))
+            if rows and threading.current_thread() is threading.main_thread():
+                found.extend(rows)
+                office.clock.advance(3 * DAY)
+                run_again(k, record)
+                assert k.jobs.wait_until_idle(20)
+                k._engine.checkpointer.write()
+            return iter(rows)
+
+        monkeypatch.setattr(pruning, "scan_moments", scan_moments)
+        monkeypatch.setattr(k.jobs._pruning, "_scheduler", Late(3 * DAY))
+        assert k.jobs.prune() == 1
+        assert [job_id for _, job_id in found] == [id, other]
+        assert kept(k) == {id}
+        assert ended(k) == (1, 0, 0)
+
+
+class Late:
+    """A scheduler for which it is later than for all others."""
+
+    def __init__(self, by: timedelta) -> None:
+        self.by = by
+
+    def now_us(self) -> int:
+        return round((NOON + self.by).timestamp() * 1e6)
+
+    def at(self, when_us: int, call: Any) -> None:
+        """Never call anything."""
 
 
 # --- results ------------------------------------------------------------------------------------------

@@ -187,6 +187,7 @@ LAYERS = [
     "job_manager/crashes",
     "job_manager/starts",
     "job_manager/attempts",
+    "job_manager/crew",
     "job_manager/relations",
     "job_manager/related_jobs",
     "job_manager/access",

@@ -30,6 +30,7 @@ from klerk.job_manager.decisions import (
     requested,
     require_works,
 )
+from klerk.job_manager.queue_book import QueueBook
 from klerk.job_manager.searching import Search
 from klerk.jobs import FINAL_STATES, JobRecord, JobState
 
@@ -127,11 +128,13 @@ class ActionDesk(msgspec.Struct, frozen=True):
         access: says who may do what.
         transact: handles a transaction and waits for it; on behalf of the application itself without context.
         schema: the version of the schema that jobs are stored with.
+        queue_book: what people set of queues.
     """
 
     access: JobAccess
     transact: Callable[[InternalWork, Context | None], Any]
     schema: int
+    queue_book: QueueBook
 
 
 class Actions:

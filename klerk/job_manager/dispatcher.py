@@ -87,6 +87,7 @@ class Dispatcher:
         self._levels, self._other_level = dict(levels.known), levels.others
         self._crews: dict[tuple[Pool, frozenset[str]], Crew] = {}
         self._lanes: dict[tuple[str, Pool, frozenset[str]], Lane] = {}
+        self._suspects = Gate("jobs that the process died with", limits.JOB_SUSPECTS_MAX, None)
         self.key_gates: dict[tuple[str, str], Gate] = {}
         # Gates of keys that are kept until their buckets are full: when, a serial number, the gate.
         self._resting: list[tuple[int, int, Gate]] = []
@@ -252,9 +253,15 @@ class Dispatcher:
         """Shut a gate that has no room, and look again when it has, if only time is missing."""
         if not gate.is_shut:
             shut(gate)
-        if wait_us < inf and not gate.has_alarm and any(line.size for line in gate.lines):
-            gate.has_alarm = True
-            self._call_after(int(wait_us), lambda: self._wake(gate))
+        if wait_us < inf and not gate.alarm and any(line.size for line in gate.lines):
+            self._serial += 1
+            gate.alarm = number = self._serial
+            self._call_after(int(wait_us), lambda: self._ring(gate, number))
+
+    def _ring(self, gate: Gate, number: int) -> None:
+        """Tell the owner that it is time to look at a gate, unless that was put off. Needs no lock."""
+        if gate.alarm == number:
+            self._wake(gate)
 
     def change(self, queue: Queue, override: QueueOverride) -> None:
         """Put other limits of a queue in force, or stop its jobs from starting; those that run go on."""
@@ -267,7 +274,7 @@ class Dispatcher:
         gate.concurrency = inf if settings.concurrency is None else settings.concurrency
         queue.set(override)
         # What is set is for the moment that the rate before would have come to.
-        gate.has_alarm = False
+        gate.alarm = 0
         self._look_at(gate)
         for lane in queue.lanes:
             if lane.heap:
@@ -275,14 +282,14 @@ class Dispatcher:
 
     def refilled(self, gate: Gate) -> None:
         """Note that the alarm of a gate went off."""
-        gate.has_alarm = False
+        gate.alarm = 0
         if gate.bucket is not None:
             gate.bucket.note_waited()
         if gate.is_shut:
             self._look_at(gate)
 
     def _gates_of(self, kind: _Kind, record: JobRecord) -> list[Gate]:
-        """Return the gates of a job's kind and key that there are, as `_gates_to_pass` does."""
+        """Return the gates that a job has to pass besides its queue's, outermost first, where there are."""
         gates = [self._suspects] if record.crashes else []
         if kind.gate is not None:
             gates.append(kind.gate)
@@ -293,7 +300,7 @@ class Dispatcher:
         return gates
 
     def _gates_to_pass(self, kind: _Kind, record: JobRecord) -> list[Gate]:
-        """Return the gates of a job besides its queue's, outermost first; that of its key is made."""
+        """Return what `_gates_of` does, with that of the key, which is made when there is none."""
         if kind.is_keyed and record.key and (record.kind, record.key) not in self.key_gates:
             self._new_key_gate(kind, (record.kind, record.key))
         return self._gates_of(kind, record)
@@ -308,8 +315,11 @@ class Dispatcher:
     def _let_rest(self, gate: Gate) -> None:
         """Forget the gate of a key where nothing runs or waits, now or once its bucket is full."""
         assert gate.where is not None
+        if self.key_gates.get(gate.where) is not gate:
+            # It was forgotten before, and there may be a new one.
+            return
         if gate.bucket is None or gate.bucket.is_full:
-            self.key_gates.pop(gate.where, None)
+            del self.key_gates[gate.where]
         elif not gate.is_resting:
             gate.is_resting = True
             self._serial += 1

@@ -117,15 +117,15 @@ class Gate:
     Attributes:
         running: the jobs inside.
         is_shut: there was no room when somebody looked last; who gives room back looks again.
-        has_alarm: it will be looked at again once there is a token.
+        alarm: the number of the alarm that goes off once there is a token; 0: there is none.
         is_resting: it is on the list of those that are forgotten once their buckets are full.
         lines: the `Line`s in front of it, which know about gates.
     """
 
     __slots__ = (
+        "alarm",
         "bucket",
         "concurrency",
-        "has_alarm",
         "is_resting",
         "is_shut",
         "lines",
@@ -147,7 +147,7 @@ class Gate:
         self.where = where
         self.running = 0
         self.is_shut = bucket is not None and bucket.wait_us() > 0
-        self.has_alarm = False
+        self.alarm = 0
         self.is_resting = False
         self.lines: set[Any] = set()
 
@@ -166,7 +166,7 @@ class Gate:
     def obstacle(self) -> Obstacle | None:
         """Return why no job passes now; None when one may."""
         if self.running >= self.concurrency:
-            text = f"{self.name} runs {self.running} of at most {self.concurrency} jobs at once"
+            text = f"{self.name}: {self.running} run, of at most {self.concurrency} at once"
             return Obstacle("concurrency", text)
         wait_us = self.wait_us()
         if not wait_us or self.bucket is None:

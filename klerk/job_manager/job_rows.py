@@ -82,18 +82,6 @@ def due_of(record: JobRecord) -> Moment | None:
     return record.run_at_us, record.id
 
 
-def place_of(record: JobRecord) -> Place | None:
-    """Return where the row of a job belongs; None: among the ready ones."""
-    if record.ended_us:
-        prefix, time_us = ENDED[record.state], record.ended_us
-    elif due_of(record) is not None:
-        prefix, time_us = DUE, record.run_at_us
-    else:
-        return None
-    until_us = record.result_until_us if record.result else 0
-    return Place(prefix, time_us, record.state, record.kind, record.queue, until_us)
-
-
 def sort_of(record: JobRecord) -> Sort:
     """Return what a job is counted as."""
     return record.state, record.kind, record.queue
@@ -207,7 +195,8 @@ class JobRows:
         """Store jobs, given as record and stored record, each once, in small batches."""
         for record, encoded in jobs:
             self._put(record, encoded)
-            self._write_if_full()
+            if len(self._puts) + len(self._deletes) >= limits.CHECKPOINT_BATCH_RECORDS:
+                self._write()
         self._write()
         if self._newest is not None:
             newest_written = max((record.id for record, _ in jobs), default=0)
@@ -238,16 +227,21 @@ class JobRows:
         name = key_of(job_id)
         if self._newest is None or job_id <= self._newest:
             self._take_away(job_id, name)
-        place = place_of(record)
-        if place is None:
+        if record.ended_us:
+            prefix, time_us = ENDED[record.state], record.ended_us
+        elif due_of(record) is not None:
+            prefix, time_us = DUE, record.run_at_us
+        else:
             self._ready.add(job_id)
             self._puts.append((family, READY + name, encoded))
             return
-        self._count(place.sort, 1)
-        self._puts.append((family, PLACE + name, encode(place)))
-        self._puts.append((family, _row_key(place, name), encoded))
-        if place.result_until_us:
-            self._puts.append((family, RESULT + key_of(place.result_until_us) + name, b""))
+        until_us = record.result_until_us if record.result else 0
+        sort = record.state, record.kind, record.queue
+        self._count(sort, 1)
+        self._puts.append((family, PLACE + name, encode((prefix, time_us, *sort, until_us))))
+        self._puts.append((family, prefix + key_of(time_us) + name, encoded))
+        if until_us:
+            self._puts.append((family, RESULT + key_of(until_us) + name, b""))
 
     def _take_away(self, job_id: int, name: bytes) -> None:
         """Delete what is stored of a job."""

@@ -119,19 +119,25 @@ class LiveJobs:
 
         The lock is held.
         """
-        known = self.records.pop(record.id, None)
+        job_id = record.id
+        known = self.records.pop(job_id, None)
         if known is not None:
             self.tally.remove(known)
-        elif self._before and (before := self._before.pop(record.id, None)) is not None:
+        elif self._before and (before := self._before.pop(job_id, None)) is not None:
             self.tally.remove(before)
-        self._newest = max(self._newest, record.id)
+        if job_id > self._newest:
+            self._newest = job_id
         self._horizon.note(record)
         return known
 
     def keep(self, record: JobRecord) -> None:
         """Count a job and remember it where it waits; after it has ended, the store alone does. The lock is
         held."""
-        if record.state in FINAL_STATES:
+        if record.state is JobState.AVAILABLE:
+            self.tally.add(record)
+            self.records[record.id] = record
+            self._ready(record)
+        elif record.state in FINAL_STATES:
             self.tally.add_ended(record)
         elif self._is_held(record):
             self.keep_running(record)

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from klerk import limits
 from klerk.app import Spec
 from klerk.batch import Batch, checked_requests
 from klerk.commands import System
@@ -21,13 +20,13 @@ from klerk.job_manager.books import Books
 from klerk.job_manager.by_hand import ByHand
 from klerk.job_manager.claims import Claims
 from klerk.job_manager.crashes import Crashes
+from klerk.job_manager.crew import Workers, executors_of
 from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.gates import Gate
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.live_jobs import LiveJobs
 from klerk.job_manager.pruning import Pruning
-from klerk.job_manager.queue_book import QueueBook
 from klerk.job_manager.queue_control import QueueControl
 from klerk.job_manager.related_jobs import RelatedJobs
 from klerk.job_manager.relations import Relations
@@ -42,7 +41,6 @@ from klerk.jobs import Job, JobRecord, JobRequest, JobState
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
 from klerk.storage.marks import MarkFile
-from klerk.workers import Executor, LoopExecutor, ThreadExecutor
 
 LOG = logging.getLogger("klerk")
 
@@ -60,10 +58,8 @@ class JobManager(ByHand, QueueControl, RelatedJobs):
         store: reads the jobs that are not in memory.
         recovered: what the store held.
         retention: how long jobs are kept that have ended.
-        threads: for plain functions.
+        workers: who runs them.
         marks: where running jobs are marked, so that they are known should the process die; None: nowhere.
-        concurrency: jobs that run at once, of all sorts; None: as many as there are workers.
-        queue_book: what people set of queues, and how full the buckets of rates were when the last run ended.
 
     Attributes:
         store: every job, whether in memory or not.
@@ -81,10 +77,8 @@ class JobManager(ByHand, QueueControl, RelatedJobs):
         store: JobStore,
         recovered: Recovered,
         retention: Retention,
-        threads: int,
+        workers: Workers,
         marks: MarkFile | None,
-        concurrency: int | None,
-        queue_book: QueueBook,
     ) -> None:
         self._spec = spec
         self._host = host
@@ -92,7 +86,6 @@ class JobManager(ByHand, QueueControl, RelatedJobs):
         self._scheduler = scheduler
         self.store = store
         self._desk = desk
-        self._queue_book = queue_book
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._running: dict[int, JobRun] = {}
@@ -103,9 +96,9 @@ class JobManager(ByHand, QueueControl, RelatedJobs):
             now_us=scheduler.now_us,
             call_after=scheduler.after,
             wake=self._refilled,
-            concurrency=concurrency,
-            levels=queue_book.levels.read(scheduler.now_us()),
-            overrides=queue_book.overrides,
+            concurrency=workers.concurrency,
+            levels=desk.queue_book.levels.read(scheduler.now_us()),
+            overrides=desk.queue_book.overrides,
         )
         self._crashes = Crashes(spec, marks, recovered.jobs)
         self.relations = Relations(spec, creation, self._lock, self._live, store, submit, scheduler)
@@ -129,24 +122,12 @@ class JobManager(ByHand, QueueControl, RelatedJobs):
         self._claims = Claims(self._lock, self._live, self._running, self._dispatcher, self._wake)
         self._books = Books(spec, self._arguments, self._live, self._running, store, scheduler.now_us)
         self._explaining = Explaining(
-            self._lock,
-            self._running,
-            self._claims.held,
-            self._dispatcher,
-            self._books.peek,
-            scheduler.now_us,
+            self._lock, self._running, self._claims, self._dispatcher, self._books, scheduler.now_us
         )
         self._actions = Actions(
             spec, self._books, self._claims, self._attempts.ending, desk, scheduler.now_us
         )
-        self._executors: dict[Pool, Executor] = {}
-        pools = {job.pool for job in spec.jobs.values()} if threads else set()
-        if "thread" in pools:
-            self._executors["thread"] = ThreadExecutor(threads, self._take_plain, self._attempts.run_plain)
-        if "loop" in pools:
-            self._executors["loop"] = LoopExecutor(
-                limits.JOB_COROUTINES_MAX, self._take_coroutine, self._attempts.run_coroutine
-            )
+        self._executors = executors_of(spec, workers, self._take, self._attempts)
         self._jobs.take_over(self.relations.restore)
 
     def start(self) -> None:
@@ -161,7 +142,7 @@ class JobManager(ByHand, QueueControl, RelatedJobs):
             self._submit(RecordJobs(changed), System("recovery")).result()
         self._crashes.forget()
         self._actions.end_stopped(self._live.values())
-        self._queue_book.levels.begin()
+        self._desk.queue_book.levels.begin()
         self._pruning.start()
         self.relations.start()
         for executor in self._executors.values():
@@ -243,12 +224,6 @@ class JobManager(ByHand, QueueControl, RelatedJobs):
     def _wake(self) -> None:
         for executor in self._executors.values():
             executor.wake()
-
-    def _take_plain(self) -> JobRun | None:
-        return self._take("thread")
-
-    def _take_coroutine(self) -> JobRun | None:
-        return self._take("loop")
 
     def _take(self, pool: Pool) -> JobRun | None:
         """Return the next job of a pool, as it is given to its function."""
@@ -382,7 +357,7 @@ class JobManager(ByHand, QueueControl, RelatedJobs):
         self._crashes.close()
         with self._lock:
             levels = self._dispatcher.levels()
-        self._queue_book.levels.keep(levels)
+        self._desk.queue_book.levels.keep(levels)
 
     def runs_here(self) -> bool:
         """Return whether the caller runs in a thread of the job manager's, which closing would wait for."""

@@ -60,6 +60,7 @@ class Pruning:
         self._shortest_us = min(
             (us for us in (*self._keep_us.values(), *results) if us is not None), default=None
         )
+        self._pruning = threading.Lock()
         # Before this moment nothing expires.
         self._next_us: int | None = 0
         self._alarm_us: int | None = None
@@ -82,13 +83,20 @@ class Pruning:
             # The clock may have been set back.
             self._next_us = min(self._next_us, now_us + self._shortest_us)
         if (self._next_us is None or now_us < self._next_us) and not self._surplus():
+            self._set_alarm()
             return
         if self._prune(limits.JOBS_PRUNED_AT_ONCE) >= limits.JOBS_PRUNED_AT_ONCE:
             self._next_us = 0
             self._checkpointer.nudge()
 
     def _prune(self, count_max: int | None) -> int:
-        now_us = self._scheduler.now_us()
+        # One at a time: what is too many for one is gone before another counts.
+        with self._pruning:
+            pruned = self._prune_in_turn(self._scheduler.now_us(), count_max)
+            self._set_alarm()
+        return pruned
+
+    def _prune_in_turn(self, now_us: int, count_max: int | None) -> int:
         # What ends from now on expires no sooner than this.
         self._next_us = None if self._shortest_us is None else now_us + self._shortest_us
         for batch in _batches(self._expired(RESULT, 0, now_us)):
@@ -99,11 +107,11 @@ class Pruning:
             if (keep_us := self._keep_us[state]) is not None
         )
         pruned = 0
-        for batch in _batches(chain(*expired, self._too_many())):
+        # What is too many is seen only after the others have gone.
+        for batch in chain(_batches(chain(*expired)), _batches(self._too_many())):
             pruned += self._remove(batch)
             if count_max is not None and pruned >= count_max:
                 break
-        self._set_alarm()
         return pruned
 
     # --- what is to go ----------------------------------------------------------------------------
@@ -151,12 +159,11 @@ class Pruning:
     def _drop_results(self, batch: Batch) -> None:
         """Store ended jobs without their results, except those that were changed since."""
         with self._checkpointer.rows_at_rest() as rows, self._jobs.foreseeing:
-            records = [find_row(self._storage, row[2]) for row in batch if self._is_settled(row[2])]
-            without = [
-                msgspec.structs.replace(record, result=b"")
-                for record in records
-                if record is not None and record.ended_us
-            ]
+            without = []
+            for _, until_us, job_id in batch:
+                record = find_row(self._storage, job_id) if self._is_settled(job_id) else None
+                if record is not None and record.result_until_us == until_us:
+                    without.append(msgspec.structs.replace(record, result=b""))
             rows.write([(record, encode(record)) for record in without])
 
     def _is_settled(self, job_id: int) -> bool:

@@ -15,7 +15,7 @@ from klerk.commands import Context
 from klerk.errors import ArgumentError, NotFound
 from klerk.job_manager.acting import ActionDesk
 from klerk.job_manager.dispatcher import Dispatcher
-from klerk.job_manager.queue_book import ChangeQueue, QueueBook
+from klerk.job_manager.queue_book import ChangeQueue
 from klerk.job_manager.shares import QueueOverride
 from klerk.job_options import Pool, Rate
 from klerk.workers import Executor
@@ -57,7 +57,6 @@ class QueueControl:
     _lock: threading.Lock
     _dispatcher: Dispatcher
     _desk: ActionDesk
-    _queue_book: QueueBook
     _executors: dict[Pool, Executor]
 
     def _wake(self) -> None:
@@ -144,7 +143,7 @@ class QueueControl:
             kinds = [kind for kind, job in self._spec.jobs.items() if job.settings.queue == name]
             # Jobs of any kind may be in a queue that none was declared to be in.
             self._desk.access.require(context, action, kinds or self._spec.jobs)
-        work = ChangeQueue(action, name, self._queue_book, change)
+        work = ChangeQueue(action, name, self._desk.queue_book, change)
         self._desk.transact(work, context)
         with self._lock:
             queue = self._dispatcher.queues[name]

@@ -14,8 +14,8 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
 
     Parameters:
         completed, cancelled, discarded: for so long after their end; None: for ever.
-        count_max: of all that have ended; beyond that the oldest go first, however they ended. None: no
-            bound.
+        count_max: of all that have ended. When there are more, the oldest go, however they ended, and a
+            twentieth of this number with them. None: no bound.
     """
 
     completed: timedelta | None = timedelta(days=limits.JOBS_COMPLETED_DAYS)

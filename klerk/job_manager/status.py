@@ -8,6 +8,8 @@ from typing import Final
 import msgspec
 
 from klerk._dispatch import moment_of
+from klerk.job_manager.books import Books
+from klerk.job_manager.claims import Claims
 from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.gates import Obstacle
 from klerk.job_run import JobRun
@@ -72,9 +74,9 @@ class Explaining:
     Parameters:
         lock: of the job manager.
         running: the attempts.
-        claimed: the jobs that belong to actions, by id.
+        claims: knows the jobs that belong to actions.
         dispatcher: has the ready jobs.
-        find: returns any job, or None.
+        books: find any job.
         now_us: gives the time, in microseconds.
     """
 
@@ -82,16 +84,16 @@ class Explaining:
         self,
         lock: threading.Lock,
         running: Mapping[int, JobRun],
-        claimed: Mapping[int, object],
+        claims: Claims,
         dispatcher: Dispatcher,
-        find: Callable[[int], JobRecord | None],
+        books: Books,
         now_us: Callable[[], int],
     ) -> None:
         self._lock = lock
         self._running = running
-        self._claimed = claimed
+        self._claimed = claims.held
         self._dispatcher = dispatcher
-        self._find = find
+        self._find = books.peek
         self._now_us = now_us
 
     def status(self, record: JobRecord) -> JobStatus:
