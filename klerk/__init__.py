@@ -5,6 +5,7 @@ from klerk._waiting import Submission
 from klerk.aio import AioKlerk
 from klerk.audit.entries import ActorName, LogEntry, LogFilter, LoggedCommand, LogPage, Version
 from klerk.audit.erasure import Erasure
+from klerk.batch import Batch, chain
 from klerk.changes.change import Change, ChangeKind
 from klerk.changes.subscriptions import AioChanges, Changes
 from klerk.commands import Actor, Anonymous, Args, Command, Context, Result, System, User
@@ -44,6 +45,7 @@ from klerk.errors import (
     WrongState,
     WrongStore,
 )
+from klerk.job_manager.batches import BatchStatus
 from klerk.job_manager.queue_control import QueueStatus
 from klerk.job_manager.retention import Retention
 from klerk.job_manager.searching import JobFilter, JobPage, JobQuery
@@ -89,6 +91,8 @@ __all__ = [
     "Args",
     "ArgumentError",
     "Backoff",
+    "Batch",
+    "BatchStatus",
     "BlobInfo",
     "BlobReader",
     "Blobs",
@@ -194,5 +198,6 @@ __all__ = [
     "WrongState",
     "WrongStore",
     "__version__",
+    "chain",
     "label",
 ]

@@ -11,12 +11,14 @@ from klerk import limits
 from klerk._waiting import CommandQueue, Submission
 from klerk.audit.entries import LogFilter, LogPage, Version
 from klerk.audit.erasure import Erasure
+from klerk.batch import Batch
 from klerk.changes.feeds import Hub
 from klerk.changes.subscriptions import AioSubscribable
 from klerk.commands import Command, Context, Result
 from klerk.job_manager.by_hand import AioByHand
 from klerk.job_manager.manager import JobManager
 from klerk.job_manager.queue_control import AioQueueControl
+from klerk.job_manager.related_jobs import AioRelatedJobs
 from klerk.jobs import JobRecord, JobRequest
 from klerk.keyed.aio_blobs import AioBlobs
 from klerk.keyed.blobs import Blobs
@@ -223,7 +225,7 @@ class AioKlerk(AioSubscribable):
         return submission
 
 
-class AioJobs(AioByHand, AioQueueControl):
+class AioJobs(AioByHand, AioQueueControl, AioRelatedJobs):
     """The asyncio face of the job manager; what does not wait is the same."""
 
     def __init__(self, jobs: JobManager) -> None:
@@ -245,7 +247,9 @@ class AioJobs(AioByHand, AioQueueControl):
         """See `JobManager.live`."""
         return await asyncio.to_thread(self._jobs.live)
 
-    async def schedule(self, *requests: JobRequest, at: datetime | None = None) -> tuple[JobRecord, ...]:
+    async def schedule(
+        self, *requests: JobRequest | Batch, at: datetime | None = None
+    ) -> tuple[JobRecord, ...]:
         """See `JobManager.schedule`."""
         return await asyncio.to_thread(partial(self._jobs.schedule, *requests, at=at))
 

@@ -15,6 +15,7 @@ from klerk._dispatch import moment_at
 from klerk.commands import Command, Result
 from klerk.errors import ArgumentError, JobCancelled, JobError
 from klerk.job_reader import JobSnapshot
+from klerk.job_results import EarlierResults, ResultHost
 from klerk.job_states import decoded_state, encoded_state, typed_state
 from klerk.job_steps import JobSteps
 from klerk.jobs import Job, JobRecord, JobState
@@ -48,7 +49,7 @@ class Completion(msgspec.Struct, frozen=True):
     commands: tuple[Command[Any], ...]
 
 
-class JobHost(Protocol):
+class JobHost(ResultHost, Protocol):
     """What a running job needs of the open Klerk."""
 
     def handle_for_job(self, run: "JobRun", command: Command[M], step: str | None) -> Result[M]: ...
@@ -63,7 +64,7 @@ class JobHost(Protocol):
     async def save_for_coroutine(self, run: "JobRun", checkpoint: bytes) -> None: ...
 
 
-class JobRun:
+class JobRun(EarlierResults):
     """One attempt at a job, as its function receives it.
 
     Parameters:
@@ -86,6 +87,8 @@ class JobRun:
         stopped_by: why it was asked to stop; None: it was not.
         goes_on: it was asked to stop some time ago, nothing can force it, and it has not stopped.
     """
+
+    _host: JobHost
 
     def __init__(self, host: JobHost, record: JobRecord, job: Job[Any], now_us: Callable[[], int]) -> None:
         self._host = host

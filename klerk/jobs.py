@@ -88,6 +88,8 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
         trace: the W3C trace context of the command that created it.
         stop: "cancelled" or "discarded", once it was asked to end so while it runs; it does when its function
             fails or the process ends, and not if the function succeeds all the same.
+        members: how many the batch has that it waits for.
+        batch_ended_us: when the batch that it waits for had ended; 0: not yet, or it waits for none.
     """
 
     id: int
@@ -124,6 +126,8 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     result_until_us: int = 0
     trace: str = ""
     stop: str = ""
+    members: int = 0
+    batch_ended_us: int = 0
 
     @property
     def created_at(self) -> datetime:

@@ -120,6 +120,7 @@ class Klerk(Submitting, Subscribable, HostingJobs):
             self,
             self._submit_as,
             self._scheduler,
+            creation=self._program.job_creation,
             desk=self._job_desk(),
             store=JobStore(storage, checkpointer, recovered.up_to_date),
             recovered=recovered,

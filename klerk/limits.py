@@ -143,6 +143,21 @@ JOB_VERSION_MAX: Final = 10_000
 # For how long a job can be unique whatever becomes of it: it has to be remembered meanwhile.
 JOB_UNIQUE_DAYS_MAX: Final = 366
 
+# Unique jobs whose time is over that are dropped with each new one: many more than come, so that they never
+# pile up, and few enough that no command waits for them.
+JOB_UNIQUE_DROPPED_AT_ONCE: Final = 64
+
+# Jobs that one job can follow: their ids are stored with it. More of them are members of a batch.
+JOB_FOLLOWS_MAX: Final = 1_000
+
+# Jobs that one transaction cancels because what they follow ended badly, so that commands get their turn in
+# between; and how long these wait after the context provider failed, in seconds.
+JOB_CASCADE_JOBS: Final = 500
+JOB_CASCADE_RETRY_S: Final = 1.0
+
+# Jobs named when it is asked what a job waits for.
+JOB_WAITS_SHOWN_MAX: Final = 20
+
 # How far ahead a job can be scheduled or put off: a thousand years, as for timers.
 JOB_DELAY_DAYS_MAX: Final = 365_250
 

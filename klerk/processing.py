@@ -89,7 +89,7 @@ class Program:
             for each in spec.events
         ]
         self.table = ModelTable()
-        self.job_creation = JobCreation(catalog.version)
+        self.job_creation = JobCreation(catalog.version, spec.jobs)
         self.processor: Processor = Processor(
             self.table,
             self.plans,

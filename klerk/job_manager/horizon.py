@@ -47,6 +47,8 @@ class Horizon:
         self._later = later
         self._heap: list[Moment] = []
         self._due_us: dict[int, int] = {}
+        # Those among them that never are in the store alone.
+        self._staying: set[int] = set()
         self._alarm_us = 0
         self._asked = False
         self._began: Moment | None = None
@@ -65,9 +67,14 @@ class Horizon:
     # --- jobs come and go -------------------------------------------------------------------------
 
     def add(self, record: JobRecord) -> None:
-        """Take a job that waits for a time, unless it waits for longer than all that are in memory."""
+        """Take a job that waits for a time, unless it waits for longer than all that are in memory.
+
+        One that has to do with others is always taken.
+        """
         moment = record.run_at_us, record.id
-        if self._later is not None and moment >= self._later:
+        if due_of(record) is None:
+            self._staying.add(record.id)
+        elif self._later is not None and moment >= self._later:
             return
         self._live[record.id] = record
         if self._due_us.get(record.id) != record.run_at_us:
@@ -78,26 +85,31 @@ class Horizon:
     def note(self, record: JobRecord) -> None:
         """Learn that a job was changed; it is `add`-ed after this if it waits for a time."""
         self._due_us.pop(record.id, None)
+        self._staying.discard(record.id)
         if self._noted is not None:
             self._noted[record.id] = record
+
+    def _at_hand(self) -> int:
+        return len(self._due_us) - len(self._staying)
 
     def shorten(self) -> None:
         """Leave the last jobs to the store alone when there are too many in memory.
 
         They must have been taken over by what writes them.
         """
-        too_many = len(self._due_us) >= 2 * limits.JOBS_AT_HAND_MAX
+        too_many = self._at_hand() >= 2 * limits.JOBS_AT_HAND_MAX
         if not too_many and len(self._heap) < 4 * limits.JOBS_AT_HAND_MAX:
             return
         # What was put off, or does not wait any more, leaves the heap with this.
         self._heap = sorted((due_us, job_id) for job_id, due_us in self._due_us.items())
         if not too_many:
             return
-        last = self._heap[limits.JOBS_AT_HAND_MAX :]
-        del self._heap[limits.JOBS_AT_HAND_MAX :]
+        at_hand = [moment for moment in self._heap if moment[1] not in self._staying]
+        last = at_hand[limits.JOBS_AT_HAND_MAX :]
         self._later = last[0]
         for _, job_id in last:
             del self._due_us[job_id], self._live[job_id]
+        self._heap = [moment for moment in self._heap if moment[1] in self._due_us]
 
     def take(self, now_us: int) -> list[int]:
         """Return the ids of the jobs that have come due, and forget them."""
@@ -107,6 +119,7 @@ class Horizon:
             due_us, job_id = heapq.heappop(self._heap)
             if self._due_us.get(job_id) == due_us:
                 del self._due_us[job_id]
+                self._staying.discard(job_id)
                 due.append(job_id)
         self._set_alarm()
         return due
@@ -122,7 +135,7 @@ class Horizon:
 
     def look_ahead(self) -> None:
         """Have more jobs read when those in memory run low."""
-        if self._later is None or self._asked or len(self._due_us) > limits.JOBS_AT_HAND_MAX // 2:
+        if self._later is None or self._asked or self._at_hand() > limits.JOBS_AT_HAND_MAX // 2:
             return
         self._ask(0)
 

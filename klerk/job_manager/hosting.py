@@ -9,6 +9,7 @@ from klerk._waiting import ReadWriteLock, Submission
 from klerk.app import Spec
 from klerk.commands import Actor, Command, Context, Result, System
 from klerk.engine import Engine
+from klerk.job_manager.manager import JobManager
 from klerk.job_manager.work import SaveJob, acting_as, by_manager
 from klerk.job_reader import JobReader
 from klerk.job_run import JobRun
@@ -33,6 +34,7 @@ class HostingJobs:
     _engine: Engine
     _push: Push
     _tokens: TokenUses
+    jobs: JobManager
 
     def _system_context(self, actor: Actor) -> Context:
         raise NotImplementedError
@@ -78,6 +80,10 @@ class HostingJobs:
     async def snapshot_for_coroutine(self, record: JobRecord) -> Snapshot:
         """Return a snapshot on behalf of a running job that is a coroutine."""
         return await self._snapshots.open_soon(self._acting_as(record))
+
+    def result_for_job(self, record: JobRecord, job_id: int) -> Any:
+        """Return the kept result of an earlier job to a running one."""
+        return self.jobs.result_for(record, job_id)
 
     def save_for_job(self, run: JobRun, checkpoint: bytes) -> None:
         """Save a running job's checkpoint."""

@@ -66,8 +66,18 @@ _decode_sort = msgspec.msgpack.Decoder(Sort).decode
 
 
 def due_of(record: JobRecord) -> Moment | None:
-    """Return where a job stands among those that wait for a time; None: it does not."""
-    if record.ended_us or record.run_at_us <= 0 or record.state not in WAITING:
+    """Return where a job stands among those that wait for a time; None: it does not.
+
+    One that has to do with others is among the ready ones whatever its time is: it must always be in memory.
+    """
+    if (
+        record.unique
+        or record.follows
+        or record.batch
+        or record.ended_us
+        or record.run_at_us <= 0
+        or record.state not in WAITING
+    ):
         return None
     return record.run_at_us, record.id
 

@@ -29,6 +29,7 @@ class LiveJobs:
         recovered: what the store held.
         scheduler: wakes jobs that wait for a time, and lends its thread for reading the store.
         restored: gives a job that was read from the store as it is kept in memory.
+        holds: says whether a job that is scheduled waits for others.
         ready: called, with the lock held, with each job that may run now.
         wake: called without the lock after jobs became ready by themselves.
 
@@ -46,6 +47,7 @@ class LiveJobs:
         scheduler: Scheduler,
         *,
         restored: Callable[[JobRecord], JobRecord],
+        holds: Callable[[JobRecord], bool],
         ready: Callable[[JobRecord], None],
         wake: Callable[[], None],
     ) -> None:
@@ -56,6 +58,7 @@ class LiveJobs:
         self._recovered = recovered.jobs
         self._scheduler = scheduler
         self._restored = restored
+        self._holds = holds
         self._ready = ready
         self._wake = wake
         self._newest = recovered.program.processor.next_job_id - 1
@@ -67,13 +70,19 @@ class LiveJobs:
             self.records, scheduler, due=self._due, load=self._load, later=recovered.later_jobs
         )
 
-    def take_over(self) -> None:
-        """Take the jobs into memory that were found when the store was opened."""
+    def take_over(self, related: Callable[[list[JobRecord]], None]) -> None:
+        """Take the jobs into memory that were found when the store was opened.
+
+        Parameters:
+            related: called before that with all of them: some have to do with others.
+        """
         records, self._recovered = self._recovered, []
-        for record in records:
+        restored = [self._restored(record) for record in records]
+        related(restored)
+        for record, now in zip(records, restored, strict=True):
             if due_of(record) is None:
                 self.tally.add(record)
-            self._admit(record, self._restored(record))
+            self._admit(record, now)
         self._horizon.look_ahead()
 
     # --- jobs are changed -------------------------------------------------------------------------
@@ -130,6 +139,8 @@ class LiveJobs:
             self._ready(record)
         elif record.state in FINAL_STATES:
             self.tally.add_ended(record)
+        elif self._is_held(record):
+            self.keep_running(record)
         else:
             record = self._as_it_is_now(record)
             self.tally.add(record)
@@ -137,8 +148,18 @@ class LiveJobs:
         if self._changes_twice and record.id not in self.records:
             self._before[record.id] = record
 
+    def _is_held(self, record: JobRecord) -> bool:
+        if not record.follows and not record.role:
+            return False
+        return record.state in WAITING and self._holds(record)
+
+    def let_go(self, job_ids: list[int]) -> None:
+        """Let jobs go on that wait for no others any more. The lock is held."""
+        for job_id in job_ids:
+            self._advance(self.records[job_id])
+
     def keep_running(self, record: JobRecord) -> None:
-        """Count and remember a job that is running. The lock is held."""
+        """Count and remember a job that is running, or waits for others. The lock is held."""
         self.records[record.id] = record
         self.tally.add(record)
 
@@ -149,11 +170,20 @@ class LiveJobs:
         self._horizon.look_ahead()
 
     def _admit(self, stored: JobRecord, record: JobRecord) -> None:
-        """Take a job from the store into memory, where it is counted already."""
-        record = self._as_it_is_now(record)
+        """Take a job that is counted already to where it waits in memory."""
         if record.state is not stored.state:
             self.tally.move(stored, record)
-        self._place(record)
+        if self._is_held(record):
+            self.records[record.id] = record
+        else:
+            self._advance(record)
+
+    def _advance(self, record: JobRecord) -> None:
+        """Put a job that is counted already where its time lets it be."""
+        now = self._as_it_is_now(record)
+        if now is not record:
+            self.tally.move(record, now)
+        self._place(now)
 
     def _as_it_is_now(self, record: JobRecord) -> JobRecord:
         if record.state in WAITING and record.run_at_us <= self._scheduler.now_us():

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from klerk.app import Spec
+from klerk.batch import Batch, checked_requests
 from klerk.commands import System
-from klerk.errors import ArgumentError
+from klerk.job_creation import JobCreation
 from klerk.job_manager.acting import ActionDesk, Actions
 from klerk.job_manager.arguments import StoredArguments
 from klerk.job_manager.attempts import Attempts
@@ -26,6 +27,8 @@ from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.live_jobs import LiveJobs
 from klerk.job_manager.pruning import Pruning
 from klerk.job_manager.queue_control import QueueControl
+from klerk.job_manager.related_jobs import RelatedJobs
+from klerk.job_manager.relations import Relations
 from klerk.job_manager.results import Results
 from klerk.job_manager.retention import Retention
 from klerk.job_manager.status import Explaining
@@ -43,7 +46,7 @@ from klerk.workers import Patience, stop
 LOG = logging.getLogger("klerk")
 
 
-class JobManager(ByHand, QueueControl):
+class JobManager(ByHand, QueueControl, RelatedJobs):
     """Dispatches jobs from memory as they become ready; nothing is polled.
 
     Parameters:
@@ -51,6 +54,7 @@ class JobManager(ByHand, QueueControl):
         host: what running jobs may use.
         submit: records what became of them.
         scheduler: wakes jobs that wait for a time.
+        creation: makes jobs, and knows what transactions make of them.
         desk: lets actions on jobs take effect.
         store: reads the jobs that are not in memory.
         recovered: what the store held.
@@ -70,6 +74,7 @@ class JobManager(ByHand, QueueControl):
         submit: Submit,
         scheduler: Scheduler,
         *,
+        creation: JobCreation,
         desk: ActionDesk,
         store: JobStore,
         recovered: Recovered,
@@ -99,6 +104,7 @@ class JobManager(ByHand, QueueControl):
         )
         recovered.jobs = with_marked(recovered.jobs, marks, store.get)
         self._crashes = Crashes(spec, marks, recovered.jobs)
+        self.relations = Relations(spec, creation, self._lock, self._live, store, submit, scheduler)
         self._arguments = StoredArguments(spec, recovered.job_versions)
         self._jobs = LiveJobs(
             self._live,
@@ -106,11 +112,13 @@ class JobManager(ByHand, QueueControl):
             store,
             recovered,
             scheduler,
-            restored=self._restored,
+            restored=lambda record: self.relations.restored(self._restored(record)),
+            holds=self.relations.holds,
             ready=self._ready,
             wake=self._became_ready,
         )
         self._pruning = Pruning(retention, spec.jobs.values(), store, scheduler, self._jobs, self._lock)
+        self._pruning.is_needed = self.relations.is_needed
         self._results = Results(spec.jobs, scheduler.now_us)
         self._attempts = Attempts(spec, submit, scheduler, self._crashes.end)
         self._cron = CronJobs(spec.jobs, recovered.cron_marks, scheduler, submit)
@@ -133,7 +141,7 @@ class JobManager(ByHand, QueueControl):
             scheduler.now_us,
         )
         self.patience = Patience()
-        self._jobs.take_over()
+        self._jobs.take_over(self.relations.restore)
 
     def start(self) -> None:
         """Begin to run jobs, first of all those that were executing when the process ended.
@@ -149,6 +157,7 @@ class JobManager(ByHand, QueueControl):
         self._actions.end_stopped(list(self._live.values()))
         self._desk.queue_book.levels.begin()
         self._pruning.start()
+        self.relations.start()
         for executor in self._executors.values():
             executor.start()
             executor.wake()
@@ -204,7 +213,10 @@ class JobManager(ByHand, QueueControl):
                 if record.id in claimed:
                     self._claims.settle(record)
                 jobs.keep(record)
+                if record.follows or record.batch or record.id in self.relations.followers:
+                    jobs.let_go(self.relations.noted(record, is_new=known is None))
             jobs.noted()
+            self.relations.cancel_doomed()
             self._idle.notify_all()
             self._claims.tell()
         self._wake()
@@ -235,6 +247,8 @@ class JobManager(ByHand, QueueControl):
             record = None if self._attempts.is_closing else self._dispatcher.take(pool, self._tags)
             if record is None:
                 return None
+            if record.unique:
+                self.relations.taken(record)
             self._crashes.begin(record)
             run = self._running[record.id] = JobRun(
                 self._host, record, self._spec.jobs[record.kind], self._scheduler.now_us
@@ -249,17 +263,21 @@ class JobManager(ByHand, QueueControl):
 
     # --- what users see ---------------------------------------------------------------------------
 
-    def schedule(self, *requests: JobRequest, at: datetime | None = None) -> tuple[JobRecord, ...]:
-        """Create jobs outside of a command and return their records once they are durable.
+    def schedule(self, *requests: JobRequest | Batch, at: datetime | None = None) -> tuple[JobRecord, ...]:
+        """Create jobs outside of a command, in one transaction, and return their records once it is durable.
+
+        Of a batch, those of its members come before those of its callbacks.
 
         Parameters:
-            at: not before; None: at once.
+            at: not before; None: at once. Of a batch, it is for the members.
+
+        Raises:
+            ArgumentError: something is no request, or follows one that does not come before it.
+            NotFound: it follows a job that there is not.
+            InvalidValue: an argument does not fit its type.
         """
-        for request in requests:
-            if not isinstance(request, JobRequest):
-                raise ArgumentError(f"expected a job request, got {type(request).__name__}")
-        timed = tuple(requests if at is None else (request.at(at) for request in requests))
-        created: tuple[JobRecord, ...] = self._submit(CreateJobs(timed), System("schedule")).result()
+        work = CreateJobs(checked_requests(requests, at))
+        created: tuple[JobRecord, ...] = self._submit(work, System("schedule")).result()
         return created
 
     def counts(
@@ -357,7 +375,7 @@ class JobManager(ByHand, QueueControl):
     def _nothing_to_do(self) -> bool:
         if self._jobs.tally.has(JobState.AVAILABLE):
             return False
-        return not self._jobs.is_behind()
+        return not self._jobs.is_behind() and not self.relations.is_cancelling
 
     def close(self) -> None:
         """Start no more jobs and wait for those that run, then ask them to stop, then force them.

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from klerk._core import InternalWork
 from klerk._waiting import Submission
+from klerk.batch import Batch
 from klerk.codec import encode
 from klerk.commands import Actor, Command, System
 from klerk.job_run import JobRun
@@ -34,7 +35,7 @@ class RecordJob(InternalWork):
 
     Parameters:
         record: to be stored.
-        commands: handled before that.
+        commands: handled after that.
         is_authorized: nobody has to be asked about them, because the system itself acts.
     """
 
@@ -47,9 +48,10 @@ class RecordJob(InternalWork):
         self.commands = commands
 
     def perform(self, processor: Any) -> None:
+        # First of all: a job that ends does not stand in the way of one that its commands request.
+        processor.put_job(self.record, self.encoded)
         for command in self.commands:
             processor.apply_command(command, not self.is_authorized)
-        processor.put_job(self.record, self.encoded)
 
 
 class RecordJobs(InternalWork):
@@ -98,7 +100,7 @@ class SaveJob(InternalWork):
 class CreateJobs(InternalWork):
     """The transaction that creates jobs outside of a command."""
 
-    def __init__(self, requests: tuple[JobRequest, ...]) -> None:
+    def __init__(self, requests: tuple[JobRequest | Batch, ...]) -> None:
         self.requests = requests
 
     def perform(self, processor: Any) -> tuple[JobRecord, ...]:
