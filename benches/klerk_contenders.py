@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import klerk
 from benches.harness import Contender, Sample, Workspace
 from benches.jobs import GROUP_SIZE as JOBS_IN_FLIGHT
 from benches.workload import ACCOUNTS, ACTOR, AMOUNT, AMOUNT_MAX, BALANCE_MAX, ROLE, owner, targets
-from klerk import App, Args, Context, JobRun, Klerk, Model, Ref, User
+from klerk import App, Args, Context, Job, JobRun, Klerk, Model, Ref, User
 
 BUILD_TRANSACTION = 10_000
 
@@ -246,27 +248,51 @@ def opening(models: int) -> Contender:
     return contender
 
 
-@contextmanager
-def jobs_end_to_end(workspace: Workspace) -> Iterator[Sample]:
-    """Each deposit creates a job; a window of deposits in flight; until all jobs are completed."""
-    bank = declare_bank()
+def jobs_beside(scheduled: int) -> Contender:
+    """Each deposit creates a job, while so many others wait for tomorrow; until all have completed."""
 
-    @bank.app.job()
-    def do_nothing(job: JobRun, account: Ref[Account]) -> None:
-        """The job."""
+    @contextmanager
+    def contender(workspace: Workspace) -> Iterator[Sample]:
+        bank = declare_bank()
 
-    bank.opened.on(bank.deposit).job(do_nothing)
-    with open_bank(bank, workspace.directory) as (k, accounts):
-        numbers = targets()
+        @bank.app.job()
+        def do_nothing(job: JobRun, account: Ref[Account]) -> None:
+            """The job."""
 
-        def sample(operations: int) -> None:
-            window: deque[Future[Any]] = deque()
-            for _ in range(operations):
-                if len(window) == JOBS_IN_FLIGHT:
-                    window.popleft().result()
-                window.append(k.submit(bank.deposit(accounts[next(numbers)], Amount(AMOUNT)), TELLER))
-            for future in window:
-                future.result()
-            k.jobs.wait_until_idle()
+        @bank.app.job()
+        def wait(job: JobRun, number: int) -> None:
+            """A job for tomorrow."""
 
-        yield sample
+        bank.opened.on(bank.deposit).job(do_nothing)
+        if scheduled:
+            with bank.app.open(workspace.directory / "store", durability="process") as k:
+                schedule_for_tomorrow(k, wait, scheduled, workspace)
+        with open_bank(bank, workspace.directory) as (k, accounts):
+            yield partial(_deposit_with_jobs, bank, k, accounts, targets())
+
+    return contender
+
+
+jobs_end_to_end = jobs_beside(0)
+
+
+def _deposit_with_jobs(
+    bank: Bank, k: Klerk, accounts: list[Ref[Account]], numbers: Iterator[int], operations: int
+) -> None:
+    window: deque[Future[Any]] = deque()
+    for _ in range(operations):
+        if len(window) == JOBS_IN_FLIGHT:
+            window.popleft().result()
+        window.append(k.submit(bank.deposit(accounts[next(numbers)], Amount(AMOUNT)), TELLER))
+    for future in window:
+        future.result()
+    k.jobs.wait_until_idle()
+
+
+def schedule_for_tomorrow(k: Klerk, job: Job[[int]], count: int, workspace: Workspace) -> None:
+    """Schedule that many jobs, one for each second from tomorrow on."""
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    for first in range(0, count, BUILD_TRANSACTION):
+        numbers = range(first, min(first + BUILD_TRANSACTION, count))
+        k.jobs.schedule(*[job(number).at(tomorrow + timedelta(seconds=number)) for number in numbers])
+        workspace.announce(f"klerk: scheduling {numbers.stop:,}/{count:,}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from benches import floors, growth, job_peers, jobs, klerk_contenders, latency, peers
+from benches import floors, growth, job_peers, jobs, klerk_contenders, latency, peers, scheduled
 from benches.harness import (
     FLOOR,
     JOBS_PER_SECOND,
@@ -26,7 +26,15 @@ NOT_DURABLE = "none (in memory)"
 
 def benchmarks(models: int) -> list[Benchmark]:
     """All benchmarks in the order they run; `models` is the size of the store that is opened."""
-    return [*_submits(), *_handles(), *_reads(), *_growth(models), _opening(models), *_jobs()]
+    return [
+        *_submits(),
+        *_handles(),
+        *_reads(),
+        *_growth(models),
+        _opening(models),
+        *_jobs(),
+        *_scheduled(models),
+    ]
 
 
 def _submits() -> Iterator[Benchmark]:
@@ -201,3 +209,43 @@ def _jobs() -> Iterator[Benchmark]:
                 "procrastinate": latency.start(latency.procrastinate, figure),
             },
         )
+
+
+def _scheduled(count: int) -> Iterator[Benchmark]:
+    """What jobs cost that wait for tomorrow."""
+    size = "1m" if count == MODELS_FULL else f"{count // 1_000}k"
+    waiting = f"{count:,} jobs wait for tomorrow"
+    yield Benchmark(
+        name=f"scheduled_{size}",
+        unit=JOBS_PER_SECOND,
+        workload=f"as jobs_end_to_end, while {waiting}; klerk_none_scheduled: while none do",
+        durability=DURABLE,
+        group_size=jobs.GROUP_SIZE,
+        operations_step=jobs.GROUP_SIZE,
+        contenders={
+            KLERK: klerk_contenders.jobs_beside(count),
+            FLOOR: jobs.floor,
+            "klerk_none_scheduled": klerk_contenders.jobs_end_to_end,
+        },
+    )
+    yield Benchmark(
+        name=f"scheduled_{size}_memory",
+        unit=scheduled.MEGABYTES,
+        workload=f"what a process grows by until {waiting}; the floor keeps them in a heap",
+        durability='"process"; the floor: none',
+        operations_max=1,
+        rounds_max=OPENINGS,
+        contenders={
+            KLERK: scheduled.memory(scheduled.klerk, count),
+            FLOOR: scheduled.memory(scheduled.floor, count),
+        },
+    )
+    yield Benchmark(
+        name=f"scheduled_{size}_open",
+        unit=SECONDS,
+        workload=f"open a store in which {waiting}, and close it; files in the page cache",
+        durability=DURABLE,
+        operations_max=1,
+        rounds_max=OPENINGS,
+        contenders={KLERK: scheduled.opening(count)},
+    )

@@ -5,6 +5,7 @@ from klerk._waiting import Submission
 from klerk.aio import AioKlerk
 from klerk.audit.entries import ActorName, LogEntry, LogFilter, LoggedCommand, LogPage, Version
 from klerk.audit.erasure import Erasure
+from klerk.batch import Batch, chain
 from klerk.changes.change import Change, ChangeKind
 from klerk.changes.subscriptions import AioChanges, Changes
 from klerk.commands import Actor, Anonymous, Args, Command, Context, Result, System, User
@@ -29,6 +30,7 @@ from klerk.errors import (
     MigrationFailed,
     MissingLibrary,
     NewerStore,
+    NoResult,
     NotAStore,
     NotFound,
     NotPure,
@@ -44,6 +46,11 @@ from klerk.errors import (
     WrongState,
     WrongStore,
 )
+from klerk.job_manager.batches import BatchStatus
+from klerk.job_manager.queue_control import QueueStatus
+from klerk.job_manager.retention import Retention
+from klerk.job_manager.searching import JobFilter, JobPage, JobQuery
+from klerk.job_manager.status import JobReason, JobStatus
 from klerk.job_options import Backoff, JobOptions, QueueOptions, Unique
 from klerk.job_outcomes import Cancel, Discard, Retry, Snooze
 from klerk.job_run import Completion, JobRun
@@ -86,6 +93,8 @@ __all__ = [
     "Args",
     "ArgumentError",
     "Backoff",
+    "Batch",
+    "BatchStatus",
     "BlobInfo",
     "BlobReader",
     "Blobs",
@@ -120,11 +129,16 @@ __all__ = [
     "JobCancelled",
     "JobCrashed",
     "JobError",
+    "JobFilter",
     "JobOptions",
+    "JobPage",
+    "JobQuery",
+    "JobReason",
     "JobRecord",
     "JobRequest",
     "JobRun",
     "JobState",
+    "JobStatus",
     "JobTimeout",
     "KeyPage",
     "KeyValue",
@@ -143,6 +157,7 @@ __all__ = [
     "MissingLibrary",
     "Model",
     "NewerStore",
+    "NoResult",
     "NotAStore",
     "NotFound",
     "NotPure",
@@ -151,6 +166,7 @@ __all__ = [
     "Problem",
     "QueueFull",
     "QueueOptions",
+    "QueueStatus",
     "ReadLockHeld",
     "Readable",
     "Reader",
@@ -159,6 +175,7 @@ __all__ = [
     "RefusedTimer",
     "Rejected",
     "Result",
+    "Retention",
     "Retry",
     "SchemaChanged",
     "Snapshot",
@@ -185,5 +202,6 @@ __all__ = [
     "WrongState",
     "WrongStore",
     "__version__",
+    "chain",
     "label",
 ]

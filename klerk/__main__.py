@@ -12,6 +12,9 @@ from klerk.audit.printing import actor_named, printed_log
 from klerk.demo import command as demo
 from klerk.errors import ConfigError, KlerkError
 from klerk.inspection import describe_store, verified_store
+from klerk.job_manager.listing import printed_jobs
+from klerk.job_manager.searching import JobQuery
+from klerk.jobs import JobState
 from klerk.recovery import ProgressLine
 from klerk.showing.advice import design_advice
 from klerk.showing.describe import describe, summary
@@ -51,11 +54,18 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("path", type=Path, help="of the store, a directory")
     log = commands.add_parser("log", help="print a store's commit log, the newest transactions first")
     log.add_argument("path", type=Path, help="of the store, a directory")
+    log.add_argument("--sequence", type=int, metavar="N", help="only this transaction")
     log.add_argument("--model", type=int, metavar="ID", help="only what touched this model")
     log.add_argument("--actor", help="only what this user did, or KIND:ID as in system:timer")
     log.add_argument("--event", help="only what holds this event, as in Loan.lend")
     log.add_argument("--limit", type=int, default=limits.LOG_PAGE, help="transactions at most (%(default)s)")
     log.add_argument("--oldest-first", action="store_true")
+    jobs = commands.add_parser("jobs", help="print how many jobs a store holds, and some of them")
+    jobs.add_argument("path", type=Path, help="of the store, a directory; it must not be in use")
+    jobs.add_argument("--state", action="append", choices=list(JobState), help="only these; can be repeated")
+    jobs.add_argument("--kind", action="append", help="only these; can be repeated")
+    jobs.add_argument("--error", metavar="TEXT", help="only those whose error contains this")
+    jobs.add_argument("--limit", type=int, default=limits.JOB_QUERY, help="jobs at most (%(default)s)")
     return parser
 
 
@@ -123,6 +133,7 @@ def _rehearsed(spec: Spec, store: Path) -> str:
 def _log(options: argparse.Namespace) -> int:
     actor = None if options.actor is None else actor_named(options.actor)
     which = LogFilter(
+        sequence=options.sequence,
         model=options.model,
         actor=actor,
         event=options.event,
@@ -153,7 +164,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _check(options.app, options.store, full=options.full)
         if options.command == "log":
             return _log(options)
-        if options.command == "verify":
+        if options.command == "jobs":
+            which = JobQuery(state=options.state, kind=options.kind, error=options.error, limit=options.limit)
+            print("\n".join(printed_jobs(options.path, which)))
+        elif options.command == "verify":
             print(verified_store(options.path))
         elif options.command == "show":
             print(describe(load_app(options.app).freeze()))

@@ -253,8 +253,7 @@ cdef class Processor(WorkingState):
             else:
                 self.pending[id] = before
         self.touched.clear()
-        if self.jobs:
-            self.job_creation.undo(self.jobs)
+        self.job_creation.undo(self.sequence, self.jobs)
         self.next_id = self.first_id
         self.next_job_id = self.first_job_id
         return 0
@@ -632,13 +631,15 @@ cdef class Processor(WorkingState):
         """Write the record of a job that the transaction at hand creates under `next_job_id`."""
         if len(self.jobs) >= TRANSACTION_JOBS_MAX:
             raise LimitExceeded(f"more than {TRANSACTION_JOBS_MAX} jobs in one transaction")
-        self.put_job(record, encoded)
+        self.notices.append((record, encoded))
         self.jobs.append(record)
         self.next_job_id += 1
 
     def put_job(self, record, bytes encoded not None):
         """Write a job's record with the transaction at hand, and tell the job manager once it is durable."""
         self.notices.append((record, encoded))
+        if record.unique or record.batch or record.follows:
+            self.job_creation.changed(self, record)
 
     def log_unchecked(self, int code, int64_t id, tuple parameters=()):
         """Name what was done to a model without a command in the commit log, under a code of Klerk's own."""

@@ -312,7 +312,7 @@ cdef class Args:
         command: the command at hand; `parameters` are its arguments by name.
         field: in a rule about fields, the name of the field.
         key, action: in a rule about key-values or blobs, what is used and how: "read", "write", "delete" or,
-            with a prefix for a key, "list".
+            with a prefix for a key, "list". In a rule about jobs, the name of their kind, and what is done.
     """
 
     def __class_getitem__(cls, _):

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from typing import Any, Protocol, TypeVar, Unpack
@@ -11,10 +11,14 @@ from klerk import limits
 from klerk._waiting import Submission
 from klerk.audit.entries import LogFilter, LogPage, Version
 from klerk.audit.erasure import Erasure
+from klerk.batch import Batch
 from klerk.changes.feeds import Hub
 from klerk.changes.subscriptions import AioSubscribable
 from klerk.commands import Command, Context, Result
+from klerk.job_manager.by_hand import AioByHand
 from klerk.job_manager.manager import JobManager
+from klerk.job_manager.queue_control import AioQueueControl
+from klerk.job_manager.related_jobs import AioRelatedJobs
 from klerk.jobs import JobRecord, JobRequest
 from klerk.keyed.aio_blobs import AioBlobs
 from klerk.keyed.blobs import Blobs
@@ -23,7 +27,7 @@ from klerk.reading.reader import Reader
 from klerk.reading.snapshots import OpeningSnapshot, Snapshots
 from klerk.signals import Signals
 from klerk.statistics import Statistics
-from klerk.submitting import Commands, one, several
+from klerk.submitting import Commands, PushSoon, one, several
 from klerk.timers.timers import Timers
 from klerk.timers.work import DueTimer, RefusedTimer
 from klerk.tokens.token import Token
@@ -42,6 +46,7 @@ class Blocking(Protocol):
     unsafe: Unsafe
     kv: KeyValues
     blobs: Blobs
+    signals: Signals
 
     def token(self, *models: Model) -> Token: ...
     def parse_token(self, text: str) -> Token: ...
@@ -70,7 +75,6 @@ class AioKlerk(AioSubscribable):
         tokens: which tokens were used.
         blocking: does the rest.
         hub: hands out what is published.
-        signals: what the process is sent.
 
     Attributes:
         jobs: the asyncio face of the job manager.
@@ -81,13 +85,12 @@ class AioKlerk(AioSubscribable):
 
     def __init__(
         self,
-        push_soon: Callable[[Submission[Any]], Awaitable[None] | None],
+        push_soon: PushSoon,
         read: Callable[[Context], Reader],
         snapshots: Snapshots,
         tokens: TokenUses,
         blocking: Blocking,
         hub: Hub,
-        signals: Signals,
     ) -> None:
         self._push_soon = push_soon
         self._tokens = tokens
@@ -95,7 +98,6 @@ class AioKlerk(AioSubscribable):
         self._snapshots = snapshots
         self._blocking = blocking
         self._hub = hub
-        self._signals = signals
         self.jobs = AioJobs(blocking.jobs)
         self.timers = AioTimers(blocking.timers)
         self.unsafe = AioUnsafe(blocking.unsafe, self._run_unsafe)
@@ -225,7 +227,7 @@ class AioKlerk(AioSubscribable):
 
     async def wait_for_signal(self, *signals: int) -> None:
         """See `Klerk.wait_for_signal`; for a task of the main thread's event loop."""
-        await self._signals.wait_soon(signals)
+        await self._blocking.signals.wait_soon(signals)
 
     async def checkpoint(self, path: str | os.PathLike[str]) -> None:
         """See `Klerk.checkpoint`."""
@@ -242,20 +244,33 @@ class AioKlerk(AioSubscribable):
         return submission
 
 
-class AioJobs:
+class AioJobs(AioByHand, AioQueueControl, AioRelatedJobs):
     """The asyncio face of the job manager; what does not wait is the same."""
 
     def __init__(self, jobs: JobManager) -> None:
-        self._jobs = jobs
+        self._jobs: JobManager = jobs
         self.counts = jobs.counts
-        self.get = jobs.get
-        self.live = jobs.live
+        self.totals = jobs.totals
         self.cancel_running = jobs.cancel_running
         self.observe = jobs.observe
         self.declared = jobs.declared
         self.unstoppable = jobs.unstoppable
 
-    async def schedule(self, *requests: JobRequest, at: datetime | None = None) -> tuple[JobRecord, ...]:
+    async def result(self, job_id: int) -> Any:
+        """See `JobManager.result`."""
+        return await asyncio.to_thread(self._jobs.result, job_id)
+
+    async def prune(self) -> int:
+        """See `JobManager.prune`."""
+        return await asyncio.to_thread(self._jobs.prune)
+
+    async def live(self) -> tuple[JobRecord, ...]:
+        """See `JobManager.live`."""
+        return await asyncio.to_thread(self._jobs.live)
+
+    async def schedule(
+        self, *requests: JobRequest | Batch, at: datetime | None = None
+    ) -> tuple[JobRecord, ...]:
         """See `JobManager.schedule`."""
         return await asyncio.to_thread(partial(self._jobs.schedule, *requests, at=at))
 

@@ -5,6 +5,7 @@ import inspect
 import sys
 from collections import ChainMap
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -346,11 +347,10 @@ class Design:
 
 def _closure(function: Any) -> dict[str, Any]:
     """Return the names that a function sees from the function around it."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     found = {}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
+    for name, cell in cells:
+        # One that is empty is of a variable that is set later, such as the opened app itself.
+        with suppress(ValueError):
             found[name] = cell.cell_contents
-        except ValueError:
-            # It gets its value later, as `k` does in a test that declares a job before it opens the app.
-            continue
     return found

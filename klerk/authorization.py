@@ -8,6 +8,7 @@ from klerk._dispatch import Args
 from klerk.declared import needs_parentheses, require_function
 from klerk.errors import ConfigError
 from klerk.field_types import FieldType
+from klerk.jobs import Job
 from klerk.machine import CreateEvent, Event
 from klerk.places import Place, here
 from klerk.values import Model
@@ -23,8 +24,10 @@ LOG: Final = "log"
 ERASURE: Final = "erasure"
 KV: Final = "kv"
 BLOB: Final = "blob"
+JOBS: Final = "jobs"
 
 KeyAction = Literal["read", "write", "delete", "list"]
+JobAction = Literal["cancel", "discard", "retry", "run_now", "edit", "rerun", "pause", "resume", "scale"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +36,13 @@ class Permission:
 
     Parameters:
         function: ``function(a) -> bool``.
-        subject: commands, models, fields, key-values, blobs, the commit log or erasures.
-        targets: the events or model classes meant; empty for all.
+        subject: commands, models, fields, key-values, blobs, jobs, the commit log or erasures.
+        targets: the events, model classes or jobs meant; empty for all.
         names: the fields meant; empty for all.
         tag: only fields whose type has this tag.
         prefixes: of the keys meant; empty for all.
         action: only this use of a key; None for all.
+        job_action: only this action on a job; None for all.
     """
 
     function: Permit
@@ -48,6 +52,7 @@ class Permission:
     tag: str | None = None
     prefixes: tuple[str, ...] = ()
     action: KeyAction | None = None
+    job_action: JobAction | None = None
     place: Place
 
     def covers(self, target: Any) -> bool:
@@ -64,8 +69,8 @@ class Permission:
 class Permissions:
     """What ``app.allow`` and ``app.deny`` are: decorators for functions ``(a: Args) -> bool``.
 
-    A command, model, field or key, the commit log or an erasure is permitted when an allow rule that covers
-    it says yes and no deny rule does.
+    A command, model, field, key or action on a job, the commit log or an erasure is permitted when an allow
+    rule that covers it says yes and no deny rule does.
 
     A refused command does not tell whether there is a model or reference: `NotFound` is the answer only for
     those whom the rules permit the event on every model, without looking at it; `Denied` for everyone else.
@@ -137,6 +142,40 @@ class Permissions:
         """Cover blobs, as `kv` covers key-values."""
         return self._declare_keys(BLOB, prefixes, action)
 
+    @needs_parentheses
+    def jobs(self, *jobs: Job[Any], action: JobAction | None = None) -> Callable[[F], F]:
+        """Cover what is done to jobs by hand, as in ``k.jobs.cancel(id, context)``.
+
+        The rule knows the name of the job's kind as ``a.key`` and what is to be done as ``a.action``.
+
+        An action without a context is the application's own, and no rule is asked about it. Nor is one about
+        looking at jobs: who may be shown them is up to the code that shows them.
+
+        Parameters:
+            jobs: the kinds meant; all when none is named.
+            action: only "cancel", "discard", "retry", "run_now", "edit" or "rerun"; or "pause", "resume" or
+                "scale", of a queue that jobs of the kind are in; None for all of them.
+
+        Raises:
+            ConfigError: K017.
+        """
+        for job in jobs:
+            if not isinstance(job, Job):
+                raise ConfigError(
+                    "K017",
+                    f"{job!r} is not a job.",
+                    where=str(here()),
+                    hint="Name the decorated functions.",
+                )
+        if action is not None and action not in get_args(JobAction):
+            raise ConfigError(
+                "K017",
+                f"nothing is done to jobs as in action={action!r}.",
+                where=str(here()),
+                hint=f"The actions are {', '.join(get_args(JobAction))}.",
+            )
+        return self._declare(JOBS, jobs, job_action=action)
+
     def _declare_keys(
         self, subject: str, prefixes: tuple[str, ...], action: KeyAction | None
     ) -> Callable[[F], F]:
@@ -175,6 +214,7 @@ class Permissions:
         tag: str | None = None,
         prefixes: tuple[str, ...] = (),
         action: KeyAction | None = None,
+        job_action: JobAction | None = None,
     ) -> Callable[[F], F]:
         self._app_open_check()
         place = here()
@@ -190,6 +230,7 @@ class Permissions:
                     tag=tag,
                     prefixes=prefixes,
                     action=action,
+                    job_action=job_action,
                     place=place,
                 )
             )
@@ -218,6 +259,14 @@ class Permissions:
     def for_keys(self, subject: str) -> list[Permission]:
         """Return the rules about key-values or about blobs."""
         return [p for p in self.all if p.subject == subject]
+
+    def for_job(self, job: Job[Any] | None, action: JobAction) -> list[Permit]:
+        """Return the rules about an action on the jobs of a kind, or of one that is no longer declared."""
+        return [
+            p.function
+            for p in self.all
+            if p.subject == JOBS and p.covers(job) and p.job_action in (None, action)
+        ]
 
     def check_fields(self, fields: Mapping[type[Model], Mapping[str, FieldType]]) -> None:
         """Refuse rules about fields that there are not: a misspelt deny rule would deny nothing.

@@ -8,6 +8,8 @@ in the store, always after what it stands for.
 
 import logging
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
@@ -15,8 +17,10 @@ from klerk import limits
 from klerk._core import Group
 from klerk._image import key_of, model_puts
 from klerk.audit.history import History
-from klerk.codec import APPLIED_KEY, job_puts, token_puts
+from klerk.codec import APPLIED_KEY, token_puts
+from klerk.cron_marks import mark_puts
 from klerk.errors import StorageError
+from klerk.job_manager.job_rows import JobRows
 from klerk.jobs import JobRecord
 from klerk.log_events import about
 from klerk.storage.contract import Family, Storage
@@ -26,6 +30,7 @@ LOG = logging.getLogger("klerk")
 
 def apply(
     storage: Storage,
+    rows: JobRows,
     images: dict[int, bytes | None],
     jobs: dict[int, tuple[JobRecord, bytes]],
     tokens: dict[int, bytes | None],
@@ -34,19 +39,21 @@ def apply(
     """Write models, jobs and tokens in small batches, then mark the log record up to which they were applied.
 
     Parameters:
+        rows: stores the jobs.
         images: stored models by id; None for a deleted one.
         jobs: record and stored record by id.
         tokens: used tokens by sequence; None for one that expired.
         newest: the key of the log record.
     """
     puts, deletes = model_puts(Family.MODELS, images)
-    more_puts, more_deletes = job_puts(jobs.values())
-    for batch in _batches(deletes + more_deletes):
+    for batch in _batches(deletes):
         storage.write([], batch)
-    for batch in _batches(puts + more_puts):
+    for batch in _batches(puts):
         storage.write(batch, [])
+    rows.write(jobs.values())
     write_tokens(storage, tokens)
-    storage.write([(Family.META, APPLIED_KEY, key_of(newest))], [])
+    marks = mark_puts(storage, [record for record, _ in jobs.values()])
+    storage.write([*marks, (Family.META, APPLIED_KEY, key_of(newest))], [])
 
 
 def write_tokens(storage: Storage, tokens: dict[int, bytes | None]) -> None:
@@ -64,20 +71,29 @@ class Checkpointer:
     Parameters:
         storage: where to.
         history: collects by itself what it needs of the groups, and is written at the same times.
+        rows: stores the jobs.
+
+    Attributes:
+        tidy: called in this thread after it has written, and when it was nudged.
     """
 
-    def __init__(self, storage: Storage, history: History) -> None:
+    def __init__(self, storage: Storage, history: History, rows: JobRows) -> None:
         self._storage = storage
+        self._rows = rows
         self._history = history
         self._writing = threading.Lock()
         self._transactions = 0
         self._changed = threading.Condition()
         self._images: dict[int, bytes | None] = {}
         self._jobs: dict[int, tuple[JobRecord, bytes]] = {}
+        self._jobs_in_writing: dict[int, tuple[JobRecord, bytes]] = {}
+        self._job_moves = 0
         self._tokens: dict[int, bytes | None] = {}
         self._newest = 0
         self._since_s = 0.0
         self._closed = False
+        self._nudged = False
+        self.tidy: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._run, name="klerk-checkpointer", daemon=True)
         self._thread.start()
 
@@ -100,11 +116,13 @@ class Checkpointer:
     def _run(self) -> None:
         while not self._closed:
             with self._changed:
-                self._changed.wait_for(lambda: self._newest or self._closed)
+                self._changed.wait_for(lambda: self._newest or self._nudged or self._closed)
                 # What comes within the next second is written together with it.
                 self._changed.wait_for(self._is_urgent, limits.CHECKPOINT_INTERVAL_S)
+                self._nudged = False
             try:
                 self.write()
+                self.tidy()
             except StorageError as error:
                 LOG.error(
                     "models and jobs are no longer written behind the log: %s",
@@ -125,7 +143,7 @@ class Checkpointer:
 
     def _is_urgent(self) -> bool:
         collected = max(len(self._images) + len(self._jobs) + len(self._tokens), self._transactions)
-        return self._closed or collected >= limits.CHECKPOINT_RECORDS_MAX
+        return self._closed or self._nudged or collected >= limits.CHECKPOINT_RECORDS_MAX
 
     def write(self) -> None:
         """Write what was collected until now, and return when that is done."""
@@ -135,9 +153,50 @@ class Checkpointer:
                 images, jobs, tokens, newest = self._images, self._jobs, self._tokens, self._newest
                 self._images, self._jobs, self._tokens, self._newest = {}, {}, {}, 0
                 self._transactions = 0
+                self._jobs_in_writing = jobs
+                self._job_moves += 1
             if newest:
-                apply(self._storage, images, jobs, tokens, newest)
+                apply(self._storage, self._rows, images, jobs, tokens, newest)
+                with self._changed:
+                    self._jobs_in_writing = {}
+                    self._job_moves += 1
                 self._history.write()
+
+    def nudge(self) -> None:
+        """Write, and tidy up, without waiting for more."""
+        with self._changed:
+            self._nudged = True
+            self._changed.notify()
+
+    @contextmanager
+    def rows_at_rest(self) -> Iterator[JobRows]:
+        """Let the caller change the rows of jobs, which nobody else does meanwhile."""
+        with self._writing:
+            with self._changed:
+                self._job_moves += 1
+            try:
+                yield self._rows
+            finally:
+                with self._changed:
+                    self._job_moves += 1
+
+    def unwritten_job(self, job_id: int) -> tuple[JobRecord | None, int]:
+        """Return a job that is not written yet, or is being written; and a number that changes whenever the
+        rows of jobs begin or end to change.
+
+        Who finds nothing here, and nothing in the store while the number stays the same, knows that there is
+        nothing.
+        """
+        with self._changed:
+            noted = self._jobs.get(job_id) or self._jobs_in_writing.get(job_id)
+            return (None if noted is None else noted[0]), self._job_moves
+
+    def unwritten_jobs(self) -> dict[int, JobRecord]:
+        """Return all jobs that are not written yet, or are being written: of the others, what the store holds
+        when it is read after this is the newest that there is."""
+        with self._changed:
+            noted = {**self._jobs_in_writing, **self._jobs}
+        return {job_id: record for job_id, (record, _) in noted.items()}
 
     def close(self) -> None:
         """Write the rest and stop."""

@@ -1,6 +1,6 @@
 """Records and bytes: what stands in the store, and how it is read back. Every format carries its version."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Any, Final
 
@@ -20,6 +20,8 @@ APPLIED_KEY: Final = b"applied"
 INDEXED_KEY: Final = b"indexed"
 ERASED_KEY: Final = b"erased"
 TOKEN_SECRET_KEY: Final = b"token secret"
+JOB_LEVELS_KEY: Final = b"job levels"
+JOB_QUEUES_KEY: Final = b"job queues"
 GENESIS: Final = b"\0" * 32
 
 # What Klerk itself does stands in the commit log under event codes of its own; 0 is a timer.
@@ -28,6 +30,8 @@ UNSAFE_UPDATE: Final = -2
 UNSAFE_DELETE: Final = -3
 ERASURE: Final = -4
 RENEWAL: Final = -5
+JOB_ACTION: Final = -6
+QUEUE_ACTION: Final = -7
 
 OWN_EVENTS: Final = {
     0: "timer",
@@ -36,13 +40,11 @@ OWN_EVENTS: Final = {
     UNSAFE_DELETE: "unsafe delete",
     ERASURE: "erasure",
     RENEWAL: "renewal",
+    JOB_ACTION: "job action",
+    QUEUE_ACTION: "queue action",
 }
 """The names of Klerk's own events by their code. A renewal stores the newest version of a model once more,
 because the payload that held it is erased for the sake of another model."""
-
-# Jobs that are still to run come first in their family, so that opening reads nothing else.
-LIVE_JOB: Final = b"a"
-ENDED_JOB: Final = b"z"
 
 
 def number_of(key: bytes) -> int:
@@ -143,21 +145,6 @@ def seal(
     return sha256(head).digest(), (Family.LOG, key_of(first), encode((head, group.payloads)))
 
 
-def job_puts(jobs: Iterable[tuple[JobRecord, bytes]]) -> tuple[list[Put], list[Delete]]:
-    """Return what stores jobs, given as record and encoded record."""
-    puts: list[Put] = []
-    deletes: list[Delete] = []
-    family = int(Family.JOBS)
-    for record, encoded in jobs:
-        key = key_of(record.id)
-        if record.ended_us:
-            deletes.append((family, LIVE_JOB + key))
-            puts.append((family, ENDED_JOB + key, encoded))
-        else:
-            puts.append((family, LIVE_JOB + key, encoded))
-    return puts, deletes
-
-
 def token_puts(tokens: dict[int, bytes | None]) -> tuple[list[Put], list[Delete]]:
     """Return what stores used tokens by the sequence of the transaction that used them; None deletes one."""
     family = int(Family.TOKENS)
@@ -247,11 +234,12 @@ class EarlierClass(msgspec.Struct, frozen=True):
 
 
 class EarlierJob(msgspec.Struct, frozen=True):
-    """With which parameters the jobs of a kind were stored up to a schema version."""
+    """With which parameters the jobs of a kind were stored up to a schema version: those of which version."""
 
     kind: str
     until: int
     parameters: Types
+    version: int = 1
 
 
 class EarlierEvent(msgspec.Struct, frozen=True):
@@ -286,6 +274,8 @@ class Catalog(msgspec.Struct, frozen=True):
         fingerprint: of the design that opened the store last.
         event_parameters: the names of each event's parameters, by code; empty where they are not known.
         earlier_events: what they were before, oldest first. Some at the end may have been added since.
+        job_versions: the parameters of each job kind in each version of them that was declared so far, the
+            one in use last.
     """
 
     format: int
@@ -301,6 +291,7 @@ class Catalog(msgspec.Struct, frozen=True):
     fingerprint: str = ""
     event_parameters: tuple[tuple[str, ...], ...] = ()
     earlier_events: tuple[EarlierEvent, ...] = ()
+    job_versions: dict[str, dict[int, Types]] = {}
 
 
 def read_catalog(value: bytes | None) -> Catalog:

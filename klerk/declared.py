@@ -10,9 +10,10 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
 from klerk import limits
 from klerk._dispatch import Args, Command, EventBase
+from klerk.batch import Requested
 from klerk.commands import Actor
 from klerk.errors import ConfigError
-from klerk.jobs import Job, JobRequest
+from klerk.jobs import Job
 from klerk.places import Place, here, place_of
 from klerk.values import Model
 
@@ -24,7 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 # which type checkers cannot express; `klerk.validation` checks those names when the app is opened.
 Updating: TypeAlias = "Callable[Concatenate[Args[M, Any], P], M | None]"
 Commanding: TypeAlias = "Callable[Concatenate[Args[M, Any], P], Command[Any] | Iterable[Command[Any]] | None]"
-Requesting: TypeAlias = "Callable[Concatenate[Args[M, Any], P], JobRequest | Iterable[JobRequest] | None]"
+Requesting: TypeAlias = "Callable[Concatenate[Args[M, Any], P], Requested | None]"
 Calling: TypeAlias = "Callable[Concatenate[Args[M, Any], P], object]"
 Condition: TypeAlias = "Callable[Concatenate[Args[M, Any], P], bool]"
 Due: TypeAlias = "Callable[[Args[M, Any]], datetime | None]"

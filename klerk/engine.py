@@ -61,6 +61,7 @@ class Engine:
         recovered: what it held.
         lock: held for writing while a group is published.
         queue_length_max: commands that may wait.
+        foreseen: called with each durable group before anything takes over what it did.
         published: called with each published group, to wake jobs, timers and subscribers.
     """
 
@@ -71,6 +72,7 @@ class Engine:
         lock: ReadWriteLock,
         *,
         queue_length_max: int,
+        foreseen: Callable[[Group], None],
         published: Callable[[Group], None],
     ) -> None:
         self.storage = storage
@@ -83,8 +85,8 @@ class Engine:
         self._acknowledged = threading.Condition()
         self._processor = recovered.program.processor
         self._digest = recovered.digest
-        self._published = published
-        self.checkpointer = Checkpointer(storage, recovered.history)
+        self._foreseen, self._published = foreseen, published
+        self.checkpointer = Checkpointer(storage, recovered.history, recovered.rows)
         self._baton = threading.Lock()
         self._turn: Turn | None = None
         self._failure: StoreFailed | None = None
@@ -149,6 +151,7 @@ class Engine:
                 self.queue.give_back(left_over)
             if group.heads:
                 self._count_ended_jobs(group)
+                processor.tokens.follow_jobs(group)
                 digest, record = seal(
                     group, self._digest, processor.next_id, processor.next_job_id, self.ended_jobs
                 )
@@ -167,6 +170,7 @@ class Engine:
             turn.wait()
             if digest is not None:
                 self.storage.witness(group.first_sequence, digest)
+                self._foreseen(group)
                 # Noted first: whoever sees what a group did finds it in the history.
                 self.checkpointer.note(group)
                 self.lock.acquire_write(limits.READ_LOCK_WARN_S, _warn_of_readers)

@@ -331,13 +331,19 @@ class JobTimeout(JobError, TimeoutError):
 
     code = "job_timeout"
 
-    __str__ = KlerkError.__str__
-
 
 class JobCrashed(JobError):
     """The worker process that ran the job died: it was killed, ran out of memory, or ended itself."""
 
     code = "job_crashed"
+
+
+class NoResult(JobError, LookupError):
+    """A job has no result to show; the code says why: ``result_pending`` (it has not ended),
+    ``result_failed`` (it was discarded or cancelled), ``result_not_kept`` or ``result_expired``."""
+
+    code = "no_result"
+    status = 404
 
 
 def _in_english(key: str, default: str, values: Mapping[str, Any]) -> str:

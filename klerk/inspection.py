@@ -7,8 +7,9 @@ from pathlib import Path
 
 from klerk._dispatch import moment_of
 from klerk._image import class_code_of
-from klerk.codec import CATALOG_KEY, number_of, read_catalog, read_job
+from klerk.codec import CATALOG_KEY, number_of, read_catalog
 from klerk.errors import Corrupted
+from klerk.job_manager.job_rows import FORMER, READY, scan_rows, stored_counts
 from klerk.keyed.blob_store import manifest_of
 from klerk.keyed.expiring import stored_entries
 from klerk.migration.migrating import Progress
@@ -100,9 +101,10 @@ def _schema_lines(storage: Storage) -> list[str]:
 
 def _job_lines(storage: Storage) -> list[str]:
     counts: Counter[str] = Counter(
-        f"{job.kind} {job.state}"
-        for job in (read_job(number_of(key[1:]), value) for key, value in storage.scan(Family.JOBS))
+        f"{record.kind} {record.state}" for prefix in (READY, FORMER) for record in scan_rows(storage, prefix)
     )
+    for (state, kind, _), count in stored_counts(storage).items():
+        counts[f"{kind} {state}"] += count
     return ["jobs:"] + [f"  {kind}: {count:,}" for kind, count in sorted(counts.items())]
 
 

@@ -1,15 +1,22 @@
 """What a transaction creates of the jobs that its functions ask for."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any
+
+import msgspec
 
 from klerk import limits
 from klerk._core import Processor
 from klerk._dispatch import Args, microseconds
+from klerk.batch import Batch, Requested, no_request
 from klerk.codec import encode
-from klerk.errors import ArgumentError, FunctionFailed
-from klerk.jobs import JobRecord, JobRequest, JobState
+from klerk.errors import ArgumentError, FunctionFailed, LimitExceeded, NotFound
+from klerk.job_manager.batches import OpenBatches, decided
+from klerk.job_manager.dependencies import Followers
+from klerk.job_manager.journal import Journal
+from klerk.job_manager.uniqueness import Uniqueness, digest_of
+from klerk.jobs import Job, JobRecord, JobRequest, JobState
 
 
 class JobCreation:
@@ -20,36 +27,108 @@ class JobCreation:
 
     Parameters:
         schema: the version of the schema that records are stored with.
+        jobs: the declared ones.
+
+    Attributes:
+        uniqueness: which jobs block others.
+        batches: those that have not ended.
+        followers: the jobs that wait for others.
+        knows: says whether there is a published job of an id, ended or not.
     """
 
-    def __init__(self, schema: int) -> None:
+    def __init__(self, schema: int, jobs: Mapping[str, Job[Any]]) -> None:
         self._schema = schema
+        self._journal = Journal()
+        self.uniqueness = Uniqueness(jobs, self._journal)
+        self.batches = OpenBatches(self._journal)
+        self.followers = Followers(self._journal)
+        self.knows: Callable[[int], bool] = lambda job_id: False
 
-    def create(
-        self, processor: Processor, requests: JobRequest | Iterable[JobRequest], a: Args[Any]
-    ) -> list[JobRecord]:
-        """Create the jobs that a function asked for, and return their records.
+    def create(self, processor: Processor, requests: Requested, a: Args[Any]) -> list[JobRecord]:
+        """Create the jobs that a function asked for.
+
+        Returns:
+            The record of each, those of a batch's members before those of its callbacks. The record of a job
+            that was there already stands in the place of a unique one.
 
         Raises:
-            ArgumentError: one of them is no job request.
+            ArgumentError: one of them is no job request, or follows one that is not requested before it.
+            NotFound: one of them follows a job that there is not.
             InvalidValue: an argument does not fit its type.
-            LimitExceeded: there are too many in one transaction.
+            LimitExceeded: there are too many in one transaction, or that one job follows.
         """
+        now_us = microseconds(a.now)
         if type(requests) is JobRequest:
+            if not requests.follows and requests.job.settings.unique is None:
+                return [self._create_plain(processor.checked_request(requests), processor, now_us)]
             requests = (requests,)
-        elif isinstance(requests, JobRequest) or not isinstance(requests, Iterable):
-            raise _no_request(requests)
-        created = []
+        elif isinstance(requests, JobRequest | Batch) or not isinstance(requests, Iterable):
+            if type(requests) is not Batch:
+                raise no_request(requests)
+            requests = (requests,)
+        made = Made(processor, now_us)
         for request in requests:
-            if type(request) is not JobRequest:
-                raise _no_request(request)
-            record = self._record(processor.checked_request(request), processor, microseconds(a.now))
-            processor.new_job(record, encode(record))
-            created.append(record)
-        return created
+            if type(request) is JobRequest:
+                made.add(request, self._create(request, made))
+            elif type(request) is Batch:
+                self._create_batch(request, made)
+            else:
+                raise no_request(request)
+        return made.records
 
-    def undo(self, records: list[JobRecord]) -> None:
-        """Forget what the creation of jobs left here, because their transaction is not kept."""
+    def changed(self, processor: Processor, record: JobRecord) -> None:
+        """Note what the transaction at hand makes of a job that has to do with others."""
+        if record.unique:
+            self.uniqueness.changed(record, processor.sequence)
+        if record.follows:
+            self.followers.changed(record, processor.sequence)
+        if record.batch:
+            self.batches.changed(processor, record)
+
+    def undo(self, sequence: int, records: list[JobRecord]) -> None:
+        """Forget what the transaction at hand left here, because it is not kept.
+
+        Parameters:
+            sequence: of the newest transaction that was kept.
+            records: of the jobs that it created.
+        """
+        self._journal.undo(sequence)
+        self.uniqueness.undo(sequence, records)
+        self.followers.undo(records)
+
+    # --- one job ----------------------------------------------------------------------------------
+
+    def _create_plain(self, request: JobRequest, processor: Processor, now_us: int) -> JobRecord:
+        """Create a job that has nothing to do with others."""
+        record = self._record(request, processor, now_us)
+        processor.new_job(record, encode(record))
+        return record
+
+    def _create(self, request: JobRequest, made: "Made", batch: int = 0) -> JobRecord:
+        """Create a job, unless one that is there already stands for it.
+
+        Parameters:
+            batch: that it is a member of.
+        """
+        processor = made.processor
+        request = processor.checked_request(request)
+        job = request.job
+        is_unique = job.settings.unique is not None
+        if not is_unique and not batch and not request.follows:
+            return self._create_plain(request, processor, made.now_us)
+        digest = b""
+        if is_unique:
+            digest = digest_of(job, request.values)
+            holder = self.uniqueness.holder(digest, made.now_us, processor.sequence)
+            if holder is not None:
+                return holder
+        record = self._related(self._record(request, processor, made.now_us), request, made, batch, digest)
+        processor.new_job(record, encode(record))
+        if digest:
+            self.uniqueness.claim(record)
+        if record.follows:
+            self.followers.add(record)
+        return record
 
     def _record(self, request: JobRequest, processor: Processor, now_us: int) -> JobRecord:
         run_at_us = 0
@@ -66,25 +145,125 @@ class JobCreation:
             state=JobState.SCHEDULED if run_at_us > now_us else JobState.AVAILABLE,
             run_at_us=run_at_us,
             created_us=now_us,
-            cause=processor.sequence + 1,
+            cause=0 if request.tick_us else processor.sequence + 1,
             schema=self._schema,
             queue=request.queue or "",
             priority=request.priority,
             attempts_max=request.max_attempts or 0,
             version=settings.version,
             trace=processor.trace or "",
-            key="" if settings.key is None else _key_of(job, request.values),
+            tick_us=request.tick_us,
+            key="" if settings.key is None else key_of(job, request.values),
         )
 
+    def _related(
+        self, record: JobRecord, request: JobRequest, made: "Made", batch: int, digest: bytes
+    ) -> JobRecord:
+        """Return the record of a job that has to do with others."""
+        follows = self._followed(request, made)
+        state = JobState.SCHEDULED if follows else record.state
+        return msgspec.structs.replace(
+            record, state=state, follows=follows, anyway=request.anyway, batch=batch, unique=digest
+        )
 
-def _no_request(given: object) -> ArgumentError:
-    return ArgumentError(
-        f"expected a job request, got {type(given).__name__}",
-        hint="Call the job to make one: remind(ref).",
-    )
+    def _followed(self, request: JobRequest, made: "Made") -> tuple[int, ...]:
+        """Return the ids of the jobs that a request follows, each once."""
+        found: dict[int, None] = {}
+        for each in request.follows:
+            if isinstance(each, JobRequest):
+                job_id = made.id_of(each, request)
+            else:
+                job_id = each.id if isinstance(each, JobRecord) else each
+                if not 0 < job_id < made.processor.next_job_id or not self.knows(job_id):
+                    raise NotFound(f"there is no job {job_id}, which {request} is to follow")
+            found[job_id] = None
+        if len(found) > limits.JOB_FOLLOWS_MAX:
+            raise LimitExceeded(
+                f"{request} follows {len(found)} jobs, more than {limits.JOB_FOLLOWS_MAX}",
+                hint="Make those a batch: Batch([...], ended=...).",
+            )
+        return tuple(found)
+
+    # --- a batch ----------------------------------------------------------------------------------
+
+    def _create_batch(self, batch: Batch, made: "Made") -> None:
+        """Create the members of a batch, and its callbacks under the ids before theirs."""
+        processor = made.processor
+        batch_id = processor.next_job_id
+        first_member = processor.next_job_id = batch_id + len(batch.callbacks)
+        for request in batch.requests:
+            made.add(request, self._create(request, made, batch_id))
+        next_job_id = processor.next_job_id
+        members = next_job_id - first_member
+        processor.next_job_id = batch_id
+        callbacks = []
+        for role, request in batch.callbacks:
+            record = self._callback(request, made, batch_id, role, members)
+            callbacks.append(record)
+            made.add(request, record)
+        processor.next_job_id = next_job_id
+        if members:
+            self.batches.add(members, callbacks, processor.sequence)
+
+    def _callback(
+        self, request: JobRequest, made: "Made", batch_id: int, role: str, members: int
+    ) -> JobRecord:
+        """Create a callback, which has to wait unless the batch is empty."""
+        processor = made.processor
+        checked = processor.checked_request(request)
+        record = self._record(checked, processor, made.now_us)
+        record = self._related(record, request, made, batch_id, b"")
+        record = msgspec.structs.replace(record, state=JobState.SCHEDULED, role=role, members=members)
+        if not members:
+            record = decided(record, 0, made.now_us)
+        processor.new_job(record, encode(record))
+        self.followers.add(record)
+        return record
 
 
-def _key_of(job: Any, values: tuple[Any, ...]) -> str:
+class Made:
+    """What was made so far of the requests of one function.
+
+    Parameters:
+        processor: of the transaction at hand.
+        now_us: its time.
+    """
+
+    __slots__ = ("_known", "_places", "_requests", "now_us", "processor", "records")
+
+    def __init__(self, processor: Processor, now_us: int) -> None:
+        self.processor = processor
+        self.now_us = now_us
+        self.records: list[JobRecord] = []
+        self._requests: list[JobRequest] = []
+        # The places of those before `_known`, by identity. Most are never referred to.
+        self._places: dict[int, int] = {}
+        self._known = 0
+
+    def add(self, request: JobRequest, record: JobRecord) -> None:
+        """Note which job stands for a request."""
+        self._requests.append(request)
+        self.records.append(record)
+
+    def id_of(self, request: JobRequest, follower: JobRequest) -> int:
+        """Return the id of the job that stands for the very same request.
+
+        Raises:
+            ArgumentError: it is not among those before.
+        """
+        while self._known < len(self._requests):
+            self._places[id(self._requests[self._known])] = self._known
+            self._known += 1
+        found = self._places.get(id(request))
+        if found is None:
+            raise ArgumentError(
+                f"{follower} is to follow {request}, which is not requested before it",
+                hint="Request both together, the one that comes first first, as in chain(load(), report()).",
+            )
+        return self.records[found].id
+
+
+def key_of(job: Any, values: tuple[Any, ...]) -> str:
     """Return the key by which a job's key limits count."""
     try:
         key = job.settings.key(*values)

@@ -71,6 +71,11 @@ class Rate(msgspec.Struct, frozen=True):
             raise ValueError(f"the rate {text!r} is not of the form '20/min' (units: s, min, h, day)")
         return Rate(int(count), timedelta(seconds=seconds))
 
+    def __str__(self) -> str:
+        seconds = int(self.period.total_seconds())
+        unit = {1: "s", 60: "min", 3600: "h", 86_400: "day"}.get(seconds, f"{seconds} s")
+        return f"{self.count}/{unit}"
+
 
 class Unique(msgspec.Struct, frozen=True, kw_only=True):
     """Which jobs of a kind count as the same, so that no second one is created: the first one stands for it.
@@ -97,7 +102,8 @@ class JobOptions(TypedDict, total=False):
         queue: where it waits; declared with `App.queue`, or made with its defaults by being named here.
         priority: higher ones start first within their queue.
         max_attempts: failures after which the job is discarded.
-        max_crashes: as often the process may die while it runs, before it is discarded as poison.
+        max_crashes: as often the process may die while it runs, before it is discarded as poison. All jobs
+            that run at that moment are counted; from then on they run one at a time.
         at_most_once: record durably that it starts before it does, and never start it a second time; after a
             crash in between its outcome is unknown, and it is discarded with `JobRecord.outcome_unknown`.
         retry: how long to wait after a failure: a `Backoff`, or a function ``(attempt, error)`` that returns
@@ -108,10 +114,13 @@ class JobOptions(TypedDict, total=False):
         key: a function of the job's arguments that gives the key by which the next two count.
         key_rate, key_concurrency: as `rate` and `concurrency`, for all jobs of the kind with the same key.
         unique: which jobs count as the same.
-        cron: run by itself at these times, as in ``"0 3 * * *"``; the job has no parameters then.
-        timezone: in which `cron` is meant, as in ``"Europe/Oslo"``.
-        missed: what becomes of times that passed while nothing was open: ``"skip"``, ``"once"`` (one job for
-            all of them), or ``"all"`` (one for each).
+        cron: run by itself at these times, as in ``"0 3 * * *"``, one job for each; its parameters, if it has
+            any, have defaults. `JobRun.tick` is the time. See `klerk.cron_ticks` for changes of the clock.
+        timezone: in which `cron` is meant, as in ``"Europe/Oslo"``. Once one of the two is changed, times
+            that passed before mean nothing.
+        missed: what becomes of times that passed while nothing was open, or the machine slept: ``"skip"``,
+            ``"once"`` (one job for all of them), or ``"all"`` (one for each, the newest
+            `limits.JOBS_MISSED_MAX`).
         executor: where it runs; left out, coroutine functions run on the loop and others as their queue says.
             A process imports the function by its module and name. Arguments, what it returns or raises, and
             what it reads cross by pickle; its `JobRun` asks this process for all else.
@@ -123,8 +132,12 @@ class JobOptions(TypedDict, total=False):
         tags: what a worker must have, to be given the job.
         keep_result: how long the value that the function returns is kept.
         version: of the parameters; counted up when they change.
-        upcast: for each earlier version, a function of the arguments by name that returns those of the next.
-        run_as: the actor as which the job acts; left out: the system.
+        upcast: for each earlier version, a function of the arguments by name that returns those of the next,
+            as they are stored: references are numbers. Jobs for which it fails are suspended, with what they
+            have, until it does not. What a migration transforms (`Migration.transform_job`) is of the newest
+            version.
+        run_as: the actor as which the job acts, on behalf of the job: rules are asked about it, also about
+            the commands that the job ends with. Left out: the system, about which rules are not asked.
     """
 
     queue: str

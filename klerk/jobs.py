@@ -2,13 +2,14 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, Generic, ParamSpec
 
 import msgspec
 
-from klerk._dispatch import Check
+from klerk import limits
+from klerk._dispatch import Check, moment_of
 from klerk.errors import ArgumentError
 from klerk.job_options import JobSettings, Pool
 from klerk.places import Place
@@ -17,6 +18,7 @@ P = ParamSpec("P")
 
 __all__ = [
     "FINAL_STATES",
+    "OUTCOME_UNKNOWN",
     "Job",
     "JobRecord",
     "JobRequest",
@@ -40,7 +42,13 @@ class JobState(StrEnum):
     SUSPENDED = "suspended"
 
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LONGEST_DELAY: Final = timedelta(days=limits.JOB_DELAY_DAYS_MAX)
+
 FINAL_STATES: Final = frozenset({JobState.COMPLETED, JobState.DISCARDED, JobState.CANCELLED})
+
+OUTCOME_UNKNOWN: Final = "outcome unknown"
+"""How the error of a job begins that runs at most once, was started, and was not seen to end."""
 
 
 class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -78,6 +86,10 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
         result: the value that it returned, in MessagePack; empty: none is kept.
         result_until_us: until when the result is kept.
         trace: the W3C trace context of the command that created it.
+        stop: "cancelled" or "discarded", once it was asked to end so while it runs; it does when its function
+            fails or the process ends, and not if the function succeeds all the same.
+        members: how many the batch has that it waits for.
+        batch_ended_us: when the batch that it waits for had ended; 0: not yet, or it waits for none.
     """
 
     id: int
@@ -113,6 +125,34 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     result: bytes = b""
     result_until_us: int = 0
     trace: str = ""
+    stop: str = ""
+    members: int = 0
+    batch_ended_us: int = 0
+
+    @property
+    def created_at(self) -> datetime:
+        """The time of the context that created it, in UTC."""
+        return _EPOCH + timedelta(microseconds=self.created_us)
+
+    @property
+    def run_at(self) -> datetime | None:
+        """Not before this time, in UTC; None: at once."""
+        return moment_of(self.run_at_us)
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When its newest attempt began, in UTC; None: none did."""
+        return moment_of(self.started_us)
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """When it came to a final state, in UTC; None: it has not."""
+        return moment_of(self.ended_us)
+
+    @property
+    def outcome_unknown(self) -> bool:
+        """Whether it runs at most once and was started, and nobody knows what it did: the process ended."""
+        return self.state is JobState.DISCARDED and self.error.startswith(OUTCOME_UNKNOWN)
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -193,6 +233,7 @@ class JobRequest(msgspec.Struct, frozen=True, gc=False):
         follows: the jobs that must end before it starts: their records or ids, or requests that create their
             jobs in the same transaction.
         anyway: start it however those ended; otherwise it is cancelled once one of them ends badly.
+        tick_us: the time of a cron job that it is for, in microseconds since 1970 UTC; 0: nobody's cron asks.
     """
 
     job: "Job[Any]"
@@ -204,6 +245,7 @@ class JobRequest(msgspec.Struct, frozen=True, gc=False):
     max_attempts: int | None = None
     follows: "tuple[JobRequest | JobRecord | int, ...]" = ()
     anyway: bool = False
+    tick_us: int = 0
 
     def at(self, moment: datetime) -> "JobRequest":
         """Return the same request, to be run no sooner than `moment`.
@@ -212,7 +254,7 @@ class JobRequest(msgspec.Struct, frozen=True, gc=False):
             ArgumentError: it is no aware datetime.
         """
         given: object = moment
-        if not isinstance(given, datetime) or given.tzinfo is None:
+        if not isinstance(given, datetime) or given.utcoffset() is None:
             raise ArgumentError(
                 f"a job cannot run at {moment!r}, which has no time zone",
                 hint="Use an aware datetime: datetime.now(UTC).",
@@ -228,11 +270,11 @@ class JobRequest(msgspec.Struct, frozen=True, gc=False):
                 discarded or cancelled.
 
         Raises:
-            ArgumentError: it is none of these, or a delay under 0.
+            ArgumentError: it is none of these, or a delay under 0 or over `limits.JOB_DELAY_DAYS_MAX` days.
         """
         changed = self
         for each in what:
-            if isinstance(each, timedelta) and each >= timedelta(0):
+            if isinstance(each, timedelta) and timedelta(0) <= each <= _LONGEST_DELAY:
                 changed = msgspec.structs.replace(changed, delay=each, run_at=None)
             elif isinstance(each, JobRequest | JobRecord | int) and not isinstance(each, bool):
                 changed = msgspec.structs.replace(
@@ -241,14 +283,34 @@ class JobRequest(msgspec.Struct, frozen=True, gc=False):
             else:
                 raise ArgumentError(
                     f"a job cannot run after {each!r}",
-                    hint="Give a delay of 0 or more as a timedelta, or jobs: their records, ids or requests.",
+                    hint=f"Give a delay of 0 to {limits.JOB_DELAY_DAYS_MAX:,} days as a timedelta, or jobs:"
+                    " their records, ids or requests.",
                 )
         return changed
 
     def options(
         self, *, queue: str | None = None, priority: int | None = None, max_attempts: int | None = None
     ) -> "JobRequest":
-        """Return the same request with other options than declared; those left out stay as they are."""
+        """Return the same request with other options than declared; those left out stay as they are.
+
+        Raises:
+            ArgumentError: one of them is out of its bounds, or a job that runs at most once would be tried
+                again.
+        """
+        named: object = queue
+        if named is not None and not (
+            isinstance(named, str) and 0 < len(named) <= limits.JOB_NAME_LENGTH_MAX
+        ):
+            raise ArgumentError(
+                f"a queue's name is a text of 1 to {limits.JOB_NAME_LENGTH_MAX} characters, got {queue!r}"
+            )
+        _require_number("priority", priority, -limits.JOB_PRIORITY_MAX, limits.JOB_PRIORITY_MAX)
+        _require_number("max_attempts", max_attempts, 1, limits.JOB_ATTEMPTS_LIMIT)
+        if self.job.settings.at_most_once and max_attempts not in (None, 1):
+            raise ArgumentError(
+                f"job {self.job} runs at most once, got max_attempts {max_attempts}",
+                hint="Leave max_attempts out.",
+            )
         return msgspec.structs.replace(
             self,
             queue=self.queue if queue is None else queue,
@@ -262,6 +324,12 @@ class JobRequest(msgspec.Struct, frozen=True, gc=False):
 
     def __repr__(self) -> str:
         return f"<request for job {self.job}>"
+
+
+def _require_number(option: str, value: int | None, low: int, high: int) -> None:
+    given: object = value
+    if given is not None and (type(given) is not int or not low <= given <= high):
+        raise ArgumentError(f"{option} is a whole number from {low} to {high}, got {value!r}")
 
 
 class Job(Generic[P]):

@@ -20,13 +20,17 @@ from klerk.audit.trail import Audit
 from klerk.authorization import ERASURE
 from klerk.changes.feeds import Hub
 from klerk.changes.subscriptions import Subscribable
-from klerk.commands import Actor, Command, Context, Result, System
+from klerk.commands import Actor, Context, Result, System
 from klerk.engine import Engine
 from klerk.errors import Closed, NotPure, ReadLockHeld
+from klerk.job_manager.access import JobAccess
+from klerk.job_manager.acting import OPERATOR, ActionDesk
 from klerk.job_manager.crew import Workers
+from klerk.job_manager.hosting import HostingJobs
+from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.manager import JobManager
-from klerk.job_manager.work import acting_as
-from klerk.jobs import JobRecord
+from klerk.job_manager.queue_book import QueueBook
+from klerk.job_manager.retention import Retention
 from klerk.keyed.blob_store import BlobStore
 from klerk.keyed.blobs import Blobs
 from klerk.keyed.expiring import Shelf
@@ -51,7 +55,7 @@ from klerk.watched import Watched
 M = TypeVar("M", bound=Model)
 
 
-class Klerk(Submitting, Subscribable, Watched):
+class Klerk(Submitting, Subscribable, HostingJobs, Watched):
     """An opened app. Made by `App.open`; close it, or use it with ``with``.
 
     Every method can be called from any thread. `aio` offers the same to asyncio.
@@ -62,6 +66,7 @@ class Klerk(Submitting, Subscribable, Watched):
         kv: key-values.
         blobs: files of any size.
         aio: the asyncio face of this object.
+        signals: those that end a program, see `wait_for_signal`.
         unsafe: changes that ask neither state machines nor rules, when the app was opened with them.
     """
 
@@ -74,8 +79,8 @@ class Klerk(Submitting, Subscribable, Watched):
         *,
         clock: Callable[[], datetime],
         workers: Workers,
-        close_wait: timedelta,
         queue_length_max: int,
+        job_retention: Retention,
         token_ttl: timedelta,
         unsafe: bool,
         telemetry: Telemetry | None,
@@ -86,7 +91,6 @@ class Klerk(Submitting, Subscribable, Watched):
         self._program: Program = recovered.program
         self._clock = clock
         self._lock = lock
-        self._close_wait_s = close_wait.total_seconds()
         self._closing = threading.Lock()
         self._is_closing = self._closed = self._forked = False
         self._unmanaged = UnmanagedCalls()
@@ -98,28 +102,35 @@ class Klerk(Submitting, Subscribable, Watched):
         self._tokens = TokenUses(storage, self._program, clock, token_ttl)
         self.unsafe = Unsafe(self._run_unsafe, plan_of, is_on=unsafe)
         self._side_writer = SideWriter(storage)
-        now_us, call_at = self._scheduler.now_us, self._scheduler.at
-        shelf = Shelf(Family.KV, self._side_writer, now_us, call_at)
+        timing = self._scheduler.now_us, self._scheduler.at
+        shelf, store = Shelf(Family.KV, self._side_writer, *timing), BlobStore(self._side_writer, *timing)
         self.kv = KeyValues(shelf, self._program.kv_access, self._require_beside)
-        store = BlobStore(self._side_writer, now_us, call_at)
         self.blobs = Blobs(store, self._program.blob_access, self._require_beside)
         self._engine = Engine(
-            storage, recovered, self._lock, queue_length_max=queue_length_max, published=self._published
+            storage,
+            recovered,
+            self._lock,
+            queue_length_max=queue_length_max,
+            foreseen=self._foreseen,
+            published=self._published,
         )
-        self._push, push_soon = pushes(self._engine.queue, telemetry, workshop)
+        self._push, self._push_soon = pushes(self._engine.queue, telemetry, workshop)
         self._audit = self._sight.commit_log = Audit(spec, self._program, recovered.history, storage)
-        self._eraser = Eraser(
-            storage, recovered.history, self._program.table, self._engine.checkpointer.write
-        )
+        history, checkpointer = recovered.history, self._engine.checkpointer
+        self._eraser = Eraser(storage, history, self._program.table, checkpointer.write)
         self._hub = Hub(self._program, storage, self._lock, self._engine.queue)
         self.jobs = JobManager(
             spec,
             self,
             self._submit_as,
             self._scheduler,
-            records=recovered.jobs,
-            ended_jobs=recovered.ended_jobs,
+            creation=self._program.job_creation,
+            desk=self._job_desk(),
+            store=JobStore(storage, checkpointer, recovered.up_to_date),
+            recovered=recovered,
+            retention=job_retention,
             workers=workers,
+            marks=storage.marks,
         )
         if telemetry is not None:
             self.jobs.observe(telemetry)
@@ -131,10 +142,8 @@ class Klerk(Submitting, Subscribable, Watched):
             submit=self._submit_in,
             refuse_waiting=self._refuse_waiting,
         )
-        self._signals = Signals(self.jobs.patience.hurry)
-        self.aio = AioKlerk(
-            push_soon, self.read, self._snapshots, self._tokens, self, self._hub, self._signals
-        )
+        self.signals = Signals(self.jobs.patience.hurry)
+        self.aio = AioKlerk(self._push_soon, self.read, self._snapshots, self._tokens, self, self._hub)
 
     def start(self) -> None:
         """Begin to fire timers and run jobs; `App.open` calls it."""
@@ -217,21 +226,6 @@ class Klerk(Submitting, Subscribable, Watched):
 
     # --- jobs and timers --------------------------------------------------------------------------
 
-    def handle_for_job(self, record: JobRecord, command: Command[M]) -> Result[M]:
-        """Handle a command on behalf of a running job."""
-        return self.handle(command, self._acting_as(record))
-
-    async def handle_for_coroutine(self, record: JobRecord, command: Command[M]) -> Result[M]:
-        """Handle a command on behalf of a running job that is a coroutine."""
-        return await self.aio.handle(command, self._acting_as(record))
-
-    def read_for_job(self, record: JobRecord) -> Reader:
-        """Return a reader on behalf of a running job."""
-        return self.read(self._acting_as(record))
-
-    def _acting_as(self, record: JobRecord) -> Context:
-        return self._system_context(acting_as(self._spec.jobs[record.kind], record))
-
     def _system_context(self, actor: Actor) -> Context:
         return self._spec.system_context(actor, self._clock())
 
@@ -239,13 +233,25 @@ class Klerk(Submitting, Subscribable, Watched):
         """Return a context in which a timer acts; refuse one that no transaction could begin with."""
         return self._program.resolve(self._system_context(actor))[0]
 
-    def _submit_as(self, work: InternalWork, actor: System) -> Submission[Any]:
-        return self._submit_in(work, self._system_context(actor))
+    def _submit_as(self, work: InternalWork, actor: Actor, behalf: System | None = None) -> Submission[Any]:
+        return self._submit_in(work, self._job_context(actor, behalf))
 
     def _submit_in(self, work: InternalWork, context: Context) -> Submission[Any]:
         submission: Submission[Any] = Submission(work, context)
         self._push(submission, False)
         return submission
+
+    def _job_desk(self) -> ActionDesk:
+        access = JobAccess(self._spec, self._program.resolve, self._sight.plain, self._lock)
+        book = QueueBook(self._storage, self._audit.history, self._program.processor.sequence)
+        return ActionDesk(access, self._act_on_jobs, self._audit.catalog.version, book)
+
+    def _act_on_jobs(self, work: InternalWork, context: Context | None) -> Any:
+        submission: Submission[Any] = Submission(
+            work, self._system_context(OPERATOR) if context is None else context
+        )
+        self._push(submission, True)
+        return submission.result()
 
     def _refuse_waiting(self, blocking: bool) -> None:
         """Refuse to wait for a command where its outcome would never come.
@@ -263,6 +269,10 @@ class Klerk(Submitting, Subscribable, Watched):
                 "timers were waited for by a function that Klerk calls while it commits or fires timers",
                 hint="Wait in a thread of your own.",
             )
+
+    def _foreseen(self, group: Group) -> None:
+        if group.notices:
+            self.jobs.foresee([record for record, _ in group.notices])
 
     def _published(self, group: Group) -> None:
         """Tell everyone who waits for what a group did."""
@@ -299,7 +309,7 @@ class Klerk(Submitting, Subscribable, Watched):
             ArgumentError: this is not the main thread, or a signal cannot be waited for.
         """
         self._require_open()
-        self._signals.wait(signals)
+        self.signals.wait(signals)
 
     def checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Copy the store, while it is in use, into a new directory that can be opened by itself."""
@@ -332,7 +342,7 @@ class Klerk(Submitting, Subscribable, Watched):
             self._scheduler.close()
             self.timers.close()
             # Running jobs may read and handle commands until they have ended.
-            self.jobs.close(self._close_wait_s)
+            self.jobs.close()
             self._closed = True
             self._engine.close()
             self._hub.close()
@@ -340,7 +350,7 @@ class Klerk(Submitting, Subscribable, Watched):
             # Whoever still streams a blob is refused with its next chunk.
             self._side_writer.close()
             self._storage.close()
-            self._signals.give_back()
+            self.signals.give_back()
 
     def runs_here(self) -> bool:
         """Return whether the caller runs in a thread of this Klerk's, which closing would wait for."""

@@ -1,20 +1,17 @@
 """What can be put around an opened app: telemetry, and what runs jobs in place of Klerk's own threads."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
-from klerk._waiting import CommandQueue, Submission
+from klerk._waiting import CommandQueue
 from klerk.job_manager.attempts import Attempts
 from klerk.job_manager.observing import JobObserver
 from klerk.job_options import Pool
 from klerk.job_run import JobRun
-from klerk.submitting import Push
+from klerk.submitting import Push, PushSoon
 from klerk.workers import Executor
 
 __all__ = ["Push", "PushSoon", "Pushing", "Telemetry", "Workshop", "pushes"]
-
-PushSoon = Callable[[Submission[Any]], Awaitable[None] | None]
-"""Puts a submission into the queue, or returns what to await until there is room; see `Klerk.aio`."""
 
 
 class Pushing(Protocol):

@@ -17,6 +17,7 @@ from klerk.codec import read_catalog
 from klerk.errors import ConfigError
 from klerk.job_manager.crew import Workers
 from klerk.job_manager.process_runs import check_importable
+from klerk.job_manager.retention import DEFAULT, FOR_EVER, Retention
 from klerk.klerk import Klerk
 from klerk.log_events import about
 from klerk.migration.schema import extended
@@ -34,7 +35,12 @@ Durability = Literal["sync", "process", "memory"]
 
 
 def _check_options(
-    path: Any, durability: str, workers: Workers, close_wait: Any, queue_length_max: int, token_ttl: Any
+    path: Any,
+    durability: str,
+    workers: Workers,
+    job_retention: Any,
+    queue_length_max: int,
+    token_ttl: Any,
 ) -> None:
     """Refuse options of `App.open` that cannot be meant.
 
@@ -52,11 +58,13 @@ def _check_options(
         problem = f"job_threads must be 0 to {limits.JOB_THREADS_MAX}, is {workers.threads}"
     elif not 0 <= workers.processes <= limits.JOB_PROCESSES_MAX:
         problem = f"job_processes must be 0 to {limits.JOB_PROCESSES_MAX}, is {workers.processes}"
-    elif not isinstance(close_wait, timedelta) or not timedelta(0) <= close_wait <= timedelta(
-        seconds=limits.CLOSE_WAIT_S_MAX
+    elif workers.concurrency is not None and (
+        type(workers.concurrency) is not int or not 1 <= workers.concurrency <= limits.JOB_CONCURRENCY_MAX
     ):
-        longest = timedelta(seconds=limits.CLOSE_WAIT_S_MAX)
-        problem = f"close_wait must be a timedelta of 0 to {longest}, is {close_wait!r}"
+        problem = f"job_concurrency must be 1 to {limits.JOB_CONCURRENCY_MAX}, is {workers.concurrency!r}"
+    elif not isinstance(job_retention, Retention) or job_retention.problem():
+        wrong = job_retention.problem() if isinstance(job_retention, Retention) else f"is {job_retention!r}"
+        problem = f"job_retention must be a klerk.Retention or None: {wrong}"
     elif not isinstance(token_ttl, timedelta) or not timedelta(0) < token_ttl <= timedelta(
         days=limits.TOKEN_DAYS_MAX
     ):
@@ -66,26 +74,40 @@ def _check_options(
 
 
 def _workers(
-    threads: int, processes: int | None, tags: Collection[str], workshop: Workshop | None
+    threads: int,
+    processes: int | None,
+    concurrency: int | None,
+    tags: Collection[str],
+    close_wait: timedelta,
+    workshop: Workshop | None,
 ) -> Workers:
     """Return who is to run jobs.
 
     Raises:
         ConfigError: K017.
     """
+    problem = ""
     given: object = tags
-    if (
-        isinstance(given, str)
-        or not isinstance(given, Collection)
-        or not all(isinstance(tag, str) for tag in given)
-    ):
-        raise ConfigError(
-            "K017", f"worker_tags must be texts, as in {{'gpu'}}, are {tags!r}.", where=str(here())
-        )
+    given_wait: object = close_wait
+    longest = timedelta(seconds=limits.CLOSE_WAIT_S_MAX)
+    if isinstance(given, str) or not isinstance(given, Collection):
+        problem = f"worker_tags must be a collection of texts, as in {{'gpu'}}, are {tags!r}"
+    elif not all(isinstance(tag, str) for tag in given):
+        problem = f"worker_tags must be texts, are {tags!r}"
+    elif not isinstance(given_wait, timedelta) or not timedelta(0) <= given_wait <= longest:
+        problem = f"close_wait must be a timedelta of 0 to {longest}, is {close_wait!r}"
+    if problem:
+        raise ConfigError("K017", f"{problem}.", where=str(here()))
     if processes is None:
         processes = min(limits.JOB_PROCESSES, os.cpu_count() or 1)
-    make = None if workshop is None else workshop.executor
-    return Workers(threads=threads, processes=processes, tags=frozenset(tags), make=make)
+    return Workers(
+        threads=threads,
+        processes=processes,
+        concurrency=concurrency,
+        tags=frozenset(tags),
+        close_wait=close_wait,
+        make=None if workshop is None else workshop.executor,
+    )
 
 
 def _refuse_worker_process() -> None:
@@ -118,8 +140,10 @@ class App(Design):
         clock: Callable[[], datetime] | None = None,
         job_threads: int = limits.JOB_THREADS,
         job_processes: int | None = None,
+        job_concurrency: int | None = None,
         worker_tags: Collection[str] = (),
         close_wait: timedelta = timedelta(seconds=limits.CLOSE_WAIT_S),
+        job_retention: Retention | None = DEFAULT,
         queue_length_max: int = limits.QUEUE_LENGTH_MAX,
         token_ttl: timedelta = timedelta(days=limits.TOKEN_DAYS),
         unsafe: bool = False,
@@ -136,8 +160,10 @@ class App(Design):
             job_threads: threads for plain job functions; 0 runs no jobs.
             job_processes: processes, at most, for jobs that run in them, each started when there is a job for
                 it; None: one for each processor, up to `limits.JOB_PROCESSES`.
+            job_concurrency: jobs that run at once, of all sorts; None: as many as there are workers.
             worker_tags: what all workers here have: jobs that ask for other tags wait.
             close_wait: how long `Klerk.close` lets running jobs go on before it asks them to stop.
+            job_retention: how long jobs are kept that have ended; None: for ever.
             queue_length_max: commands that may wait; whoever comes then waits for room.
             token_ttl: how long used tokens are known, and unused ones accepted.
             unsafe: offer `Klerk.unsafe`, which asks neither state machines nor rules.
@@ -149,15 +175,18 @@ class App(Design):
             ConfigError: the design is wrong.
             StorageError: the store cannot be used; its subclasses say why.
         """
+        job_retention = FOR_EVER if job_retention is None else job_retention
         spec = self._complete()
         # The machine's own clock needs no check, which would cost every command a little.
         clock = utc_now if clock is None else checked_clock(clock)
         # Everything that can be wrong with the design is found before a store is touched.
         lock = ReadWriteLock()
         Program(spec, extended(read_catalog(None), spec), utc_now, lock)
-        workers = _workers(job_threads, job_processes, worker_tags, workshop)
-        _check_options(path, durability, workers, close_wait, queue_length_max, token_ttl)
-        storage = self._storage(path, durability)
+        workers = _workers(job_threads, job_processes, job_concurrency, worker_tags, close_wait, workshop)
+        _check_options(path, durability, workers, job_retention, queue_length_max, token_ttl)
+        storage: Storage = MemoryStorage()
+        if path is not None and durability != "memory":
+            storage = RocksStorage.open(path, app=self.name, durability=durability)
         try:
             recovered = _recovered(storage, spec, clock, lock, progress)
             opened = Klerk(
@@ -167,7 +196,7 @@ class App(Design):
                 lock,
                 clock=clock,
                 workers=workers,
-                close_wait=close_wait,
+                job_retention=job_retention,
                 queue_length_max=queue_length_max,
                 token_ttl=token_ttl,
                 unsafe=unsafe,
@@ -177,23 +206,7 @@ class App(Design):
         except BaseException:
             storage.close()
             raise
-        return self._started(opened, unsafe)
-
-    def _started(self, opened: Klerk, unsafe: bool) -> Klerk:
-        if unsafe:
-            LOG.warning(
-                "'%s' is open for unsafe changes, which ask neither state machines nor rules",
-                self.name,
-                extra=about("opened_unsafe", app=self.name),
-            )
-        _OPEN.add(opened)
-        opened.start()
-        return opened
-
-    def _storage(self, path: str | os.PathLike[str] | None, durability: Durability) -> Storage:
-        if path is None or durability == "memory":
-            return MemoryStorage()
-        return RocksStorage.open(path, app=self.name, durability=durability)
+        return _started(opened, self.name, unsafe=unsafe)
 
     def _complete(self) -> Spec:
         """Return the checked design, of which every job can run where it is to run.
@@ -226,6 +239,22 @@ def _recovered(
 
 # Threads inside RocksDB at the end of the interpreter abort it, so what was left open is closed before.
 _OPEN: "weakref.WeakSet[Klerk]" = weakref.WeakSet()
+
+
+def _started(opened: Klerk, name: str, *, unsafe: bool) -> Klerk:
+    if unsafe:
+        LOG.warning(
+            "'%s' is open for unsafe changes, which ask neither state machines nor rules",
+            name,
+            extra=about("opened_unsafe", app=name),
+        )
+    _OPEN.add(opened)
+    try:
+        opened.start()
+    except BaseException:
+        opened.close()
+        raise
+    return opened
 
 
 def _close_all() -> None:

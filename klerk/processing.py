@@ -89,7 +89,7 @@ class Program:
             for each in spec.events
         ]
         self.table = ModelTable()
-        self.job_creation = JobCreation(catalog.version)
+        self.job_creation = JobCreation(catalog.version, spec.jobs)
         self.processor: Processor = Processor(
             self.table,
             self.plans,
@@ -151,7 +151,9 @@ class Program:
                 hint="Use datetime.now(UTC).",
             )
         trusted = isinstance(actor, System)
-        cause = actor.cause if isinstance(actor, System) else 0
+        # Who acts on behalf of a job does so because of what caused the job.
+        source = behalf if isinstance(behalf, System) else actor
+        cause = source.cause if isinstance(source, System) else 0
         named = None if behalf is None else (behalf.kind, behalf.id)
         return context, microseconds(context.now), trusted, (actor.kind, actor.id, cause), named
 

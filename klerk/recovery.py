@@ -3,11 +3,12 @@
 import gc
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from klerk import limits
+from klerk._dispatch import microseconds
 from klerk._image import key_of, load_models
 from klerk._waiting import ReadWriteLock
 from klerk.app import Spec
@@ -17,10 +18,9 @@ from klerk.checkpointer import apply
 from klerk.codec import (
     APPLIED_KEY,
     CATALOG_KEY,
-    ENDED_JOB,
     GENESIS,
-    LIVE_JOB,
     VERIFIED_KEY,
+    Types,
     check_payloads,
     number_of,
     read_catalog,
@@ -28,7 +28,10 @@ from klerk.codec import (
     read_payload,
     read_record,
 )
+from klerk.cron_marks import open_marks
 from klerk.errors import Corrupted
+from klerk.job_manager.job_loading import load_jobs
+from klerk.job_manager.job_rows import JobRows, Moment
 from klerk.jobs import JobRecord
 from klerk.migration.migrating import Migrating, Progress
 from klerk.migration.schema import plan_of
@@ -45,15 +48,26 @@ class Recovered:
         program: with all models in its table.
         digest: of the newest log record's head.
         ended_jobs: completed, discarded and cancelled, since the store was made.
-        jobs: those that are still to run.
+        jobs: those that are ready, and the soonest of those that wait for a time.
+        later_jobs: where those begin that are left in the store, in the order of their times; None: there are
+            none.
+        rows: where jobs are stored, and how many there are.
+        up_to_date: gives a stored job as the design has it.
         history: up to date.
+        job_versions: the parameters of each kind and version that jobs may be stored with.
+        cron_marks: of each cron job, the newest time that was dealt with, in microseconds since 1970 UTC.
     """
 
     program: Program
     history: History
+    rows: JobRows
+    up_to_date: Callable[[JobRecord], JobRecord | None]
     digest: bytes = GENESIS
     ended_jobs: tuple[int, int, int] = (0, 0, 0)
     jobs: list[JobRecord] = field(default_factory=list)
+    job_versions: dict[str, dict[int, Types]] = field(default_factory=dict)
+    cron_marks: dict[str, int] = field(default_factory=dict)
+    later_jobs: Moment | None = None
 
 
 def recover(storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, progress: Progress) -> Recovered:
@@ -69,6 +83,8 @@ def recover(storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, pro
     # Written last: a design that cannot be opened leaves the store to the one that can.
     migrating.commit(clock, progress)
     retiming.write(progress)
+    next_job_id = recovered.program.processor.next_job_id
+    recovered.cron_marks = open_marks(storage, spec.jobs, microseconds(clock()), next_job_id)
     storage.write([(Family.META, VERIFIED_KEY, key_of(_newest(storage)))], [])
     return recovered
 
@@ -82,16 +98,25 @@ def prepare(
         As `recover`.
     """
     plan = plan_of(read_catalog(storage.get(Family.META, CATALOG_KEY)), spec)
-    recovered = Recovered(program=Program(spec, plan.catalog, clock, lock), history=History(storage))
+    program, rows = Program(spec, plan.catalog, clock, lock), JobRows(storage)
+    migrating = Migrating(storage, program, plan, rows)
+    recovered = Recovered(
+        program=program,
+        history=History(storage),
+        rows=rows,
+        up_to_date=migrating.job_up_to_date,
+        job_versions=plan.catalog.job_versions,
+    )
     _read_head(storage, recovered)
     verify_log(storage, _marked(storage, VERIFIED_KEY), progress)
-    _apply_tail(storage, progress)
+    rows.take_over()
+    _apply_tail(storage, rows, progress)
     recovered.history.catch_up(progress)
     finish_erasures(storage, recovered.history, recovered.program.processor.sequence)
-    migrating = Migrating(storage, recovered.program, plan)
     with _without_collection():
         _load_models(storage, recovered.program, migrating if plan.is_migrating else None, progress)
-    _load_jobs(storage, recovered, migrating, progress)
+    newest_job = program.processor.next_job_id - 1
+    recovered.jobs, recovered.later_jobs = load_jobs(storage, rows, migrating, newest_job, progress)
     migrating.check()
     retiming = Retiming(storage, recovered.program, since=plan.known.rewritten)
     with _without_collection():
@@ -110,7 +135,7 @@ def _marked(storage: Storage, mark: bytes) -> int:
     return 0 if value is None else number_of(value)
 
 
-def _apply_tail(storage: Storage, progress: Progress) -> None:
+def _apply_tail(storage: Storage, rows: JobRows, progress: Progress) -> None:
     """Bring models, jobs and tokens up to the end of the log, which they may be behind after a crash."""
     applied = _marked(storage, APPLIED_KEY)
     images: dict[int, bytes | None] = {}
@@ -130,10 +155,10 @@ def _apply_tail(storage: Storage, progress: Progress) -> None:
         newest = head.first
         progress("applying the end of the log", head.last - applied, 0)
         if len(images) + len(jobs) + len(tokens) >= limits.CHECKPOINT_RECORDS_MAX:
-            apply(storage, images, jobs, tokens, newest)
+            apply(storage, rows, images, jobs, tokens, newest)
             images, jobs, tokens, newest = {}, {}, {}, 0
     if newest:
-        apply(storage, images, jobs, tokens, newest)
+        apply(storage, rows, images, jobs, tokens, newest)
 
 
 def _read_head(storage: Storage, recovered: Recovered) -> None:
@@ -248,15 +273,6 @@ def _load_models(storage: Storage, program: Program, migrating: Migrating | None
         progress(what, count, total)
 
     load_models(program.table, storage.scan(Family.MODELS), program.plan_of_code, tell, refused)
-
-
-def _load_jobs(storage: Storage, recovered: Recovered, migrating: Migrating, progress: Progress) -> None:
-    for count, (key, stored) in enumerate(storage.scan(Family.JOBS, LIVE_JOB, ENDED_JOB)):
-        record = migrating.up_to_date(read_job(number_of(key[1:]), stored))
-        if record is not None:
-            recovered.jobs.append(record)
-        if count % 4096 == 0:
-            progress("loading jobs", count, 0)
 
 
 def quiet(_what: str, _done: int, _total: int) -> None:

@@ -26,7 +26,9 @@ class Scheduler:
         self._newest = clock().astimezone(UTC)
         self._clock_works = threading.Event()
         self._telling = threading.Lock()
-        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        # When, in which order, what, and whether it is so long after now, wherever the clock is set.
+        self._heap: list[tuple[int, int, Callable[[], None], bool]] = []
+        self._seen_us = 0
         self._order = itertools.count()
         self._changed = threading.Condition()
         self._closed = False
@@ -41,7 +43,8 @@ class Scheduler:
         """Return the time, in UTC; while the clock fails, the last one that it gave."""
         try:
             self._newest = self._clock().astimezone(UTC)
-            self._clock_works.set()
+            if not self._clock_works.is_set():
+                self._clock_works.set()
         except Exception as error:
             # Once, not once a second: what waits for a time goes on waiting until the clock works again.
             with self._telling:
@@ -57,9 +60,18 @@ class Scheduler:
     def at(self, when_us: int, call: Callable[[], None]) -> None:
         """Call something at a moment, in microseconds since 1970 UTC, or at once when that is over."""
         with self._changed:
-            heapq.heappush(self._heap, (when_us, next(self._order), call))
-            if self._heap[0][0] == when_us:
-                self._changed.notify_all()
+            self._push(when_us, call, False)
+
+    def after(self, delay_us: int, call: Callable[[], None]) -> None:
+        """Call something after some microseconds, however far the clock is set back meanwhile."""
+        with self._changed:
+            # Were the clock set back before now, this call would be moved, too.
+            self._push(self._follow_clock() + delay_us, call, True)
+
+    def _push(self, when_us: int, call: Callable[[], None], is_relative: bool) -> None:
+        heapq.heappush(self._heap, (when_us, next(self._order), call, is_relative))
+        if self._heap[0][0] == when_us:
+            self._changed.notify_all()
 
     def _run(self) -> None:
         while True:
@@ -71,7 +83,7 @@ class Scheduler:
                     self._changed.wait(self._patience_s())
                 if self._closed:
                     return
-                _, _, call = heapq.heappop(self._heap)
+                call = heapq.heappop(self._heap)[2]
                 self._is_calling = True
             try:
                 call()
@@ -82,12 +94,14 @@ class Scheduler:
     @property
     def is_due(self) -> bool:
         """Whether something is due by now and not called yet."""
-        return bool(self._heap) and self._heap[0][0] <= self.now_us()
+        with self._changed:
+            return bool(self._heap) and self._follow_clock() >= self._heap[0][0]
 
     @property
     def next_us(self) -> int | None:
         """When the next call is due, in microseconds since 1970 UTC; None when there is none."""
         with self._changed:
+            self._follow_clock()
             return self._heap[0][0] if self._heap else None
 
     def look_again(self) -> None:
@@ -97,6 +111,18 @@ class Scheduler:
         with self._changed:
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._closed or not (self._is_calling or self.is_due))
+
+    def _follow_clock(self) -> int:
+        """Return the time, after moving what is to come so long after its request with a clock set back."""
+        now_us = self.now_us()
+        back_us, self._seen_us = self._seen_us - now_us, now_us
+        if back_us > 0:
+            self._heap = [
+                (when_us - back_us if is_relative else when_us, order, call, is_relative)
+                for when_us, order, call, is_relative in self._heap
+            ]
+            heapq.heapify(self._heap)
+        return now_us
 
     def _patience_s(self) -> float | None:
         if not self._heap:

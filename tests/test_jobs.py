@@ -377,8 +377,7 @@ def test_a_failed_job_is_tried_again_and_then_given_up(office: Office) -> None:
         clock.advance(timedelta(seconds=1))
         eventually(lambda: ended(k) == (0, 1, 0))
         assert office.ran == ["x 1", "x 2"]
-        with pytest.raises(NotFound):
-            k.jobs.get(record.id)
+        assert k.jobs.get(record.id).state is JobState.DISCARDED
 
 
 def test_delays_double_up_to_a_bound() -> None:
@@ -633,3 +632,14 @@ def test_cron(office: Office) -> None:
         eventually(lambda: office.ran == ["night", "night"])
         eventually(lambda: ended(k) == (2, 0, 0))
         assert k.jobs.live() == ()
+
+
+def test_a_job_may_name_what_is_set_only_later(office: Office) -> None:
+    @office.app.job()
+    def look(job: JobRun) -> None:
+        office.ran.append(k.sequence > 0)
+
+    with office.app.open() as k:
+        k.jobs.schedule(look())
+        idle(k)
+    assert office.ran == [True]

@@ -80,7 +80,7 @@ def test_a_job_in_a_process_has_all_that_jobs_have(
     ended, _ = run_to_its_end(k, use_everything(str(tmp_path), ada))
     assert (ended, notes(tmp_path), caplog.messages) == ("completed", {"used"}, [])
     with k.read(TESTER) as r:
-        assert (r.get(ada).balance, r.get(ada).meta.state) == (15, worked.closed)
+        assert (r.get(ada).balance, r.get(ada).meta.state) == (16, worked.closed)
 
 
 def test_a_coroutine_in_a_process(k: klerk.Klerk, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -175,6 +175,7 @@ def test_a_job_waits_for_a_worker_with_its_tags(tmp_path: Path) -> None:
         eventually(lambda: notes(tmp_path))
         assert "rendered" not in notes(tmp_path)
         assert k.jobs.get(record.id).state == JobState.AVAILABLE
+        assert "gpu" in str(k.jobs.why(record))
     with app.open(worker_tags={"gpu", "large"}) as k:
         k.jobs.schedule(worked.render(str(tmp_path)))
         assert k.jobs.wait_until_idle(60)
@@ -191,6 +192,20 @@ def test_without_such_jobs_no_process_is_started() -> None:
         k.jobs.schedule(worked.hold_thread("/nonexistent", "", ""))
         assert k.jobs.wait_until_idle(60)
         assert set(multiprocessing.active_children()) == before[1]
+
+
+def test_processes_are_added_while_jobs_run(tmp_path: Path) -> None:
+    directory = str(tmp_path)
+    with app_of_its_own() as k:
+        k.jobs.schedule(*(worked.hold_process(directory, each, "heeds") for each in ("one", "two")))
+        eventually(lambda: "one begins" in notes(tmp_path), 60)
+        k.jobs.scale_workers(processes=2)
+        eventually(lambda: "two begins" in notes(tmp_path), 60)
+        k.jobs.scale_workers(processes=1)
+        worked.note(directory, "end")
+        assert k.jobs.wait_until_idle(60)
+    with pytest.raises(klerk.ArgumentError), Bank().app.open() as k:
+        k.jobs.scale_workers(processes=1)
 
 
 # --- what cannot be meant -----------------------------------------------------------------------------
@@ -212,7 +227,7 @@ def test_a_function_that_cannot_be_imported_is_refused() -> None:
     ("options", "told"),
     [
         ({"job_processes": -1}, "job_processes must be 0 to"),
-        ({"worker_tags": "gpu"}, "worker_tags must be texts"),
+        ({"worker_tags": "gpu"}, "worker_tags must be a collection"),
         ({"worker_tags": [1]}, "worker_tags must be texts"),
         ({"close_wait": 5}, "close_wait must be a timedelta"),
         ({"close_wait": timedelta(-1)}, "close_wait must be a timedelta"),

@@ -489,10 +489,10 @@ def test_after_a_restart_of_the_machine_only_synced_positions_bind(
 ) -> None:
     path = tmp_path / "store"
     for durability, noted in [("process", None), ("sync", Witness(sequence=5, digest=DIGEST))]:
-        monkeypatch.setattr(witness, "_current_boot", lambda: b"before the cut  ")
+        monkeypatch.setattr(witness, "current_boot", lambda: b"before the cut  ")
         with contextlib.closing(open_store(path, durability=durability)) as store:
             store.witness(5, DIGEST)
-        monkeypatch.setattr(witness, "_current_boot", lambda: b"after the cut   ")
+        monkeypatch.setattr(witness, "current_boot", lambda: b"after the cut   ")
         for _ in range(2):  # opening it must not make it bind
             with contextlib.closing(open_store(path)) as store:
                 assert store.witnessed() == noted

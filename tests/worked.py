@@ -153,6 +153,14 @@ def use_everything(job: JobRun, directory: str, account: Ref[Account]) -> Comple
         job.log(each)
     assert (job.done, job.total) == (3, 3)
     job.heartbeat()
+    job.progress(7, 9)
+    assert (job.done, job.total, job.tick, job.state) == (7, 9, None, None)
+    job.checkpoint({"row": 7})
+    assert job.state == {"row": 7}
+    assert job.state_as(dict[str, int]) == {"row": 7}
+    with job.snapshot() as s:
+        job.handle(deposit(account, 1))
+        assert s.get(account).balance == 5
     note(directory, "used")
     return job.complete_with(deposit(account, 10), close(account))
 
@@ -168,6 +176,10 @@ async def use_soon(job: JobRun, directory: str, account: Ref[Account]) -> Any:
         assert r.get(account).owner == "Ada"
     results = await asyncio.gather(*(job.handle_async(deposit(account, each)) for each in (1, 2, 3)))
     assert max(result.model.balance for result in results) >= 1
+    await job.checkpoint_async("soon")
+    async with job.snapshot() as s:
+        assert s.get(account).owner == "Ada"
+    assert job.state == "soon"
     note(directory, "used soon")
     return job.complete_with(deposit(account, 4))
 

@@ -39,7 +39,7 @@ class LoggedCommand(msgspec.Struct, frozen=True, kw_only=True):
     """A command of a transaction, or something that Klerk did by itself.
 
     Parameters:
-        event: its name, as in ``"Loan.lend"``, or ``"timer"``, ``"erasure"`` and the like.
+        event: its name, as in ``"Loan.lend"``, or ``"timer"``, ``"job action"`` and the like.
         target: the model that it was about, or created; None for a command that created none.
         depth: 0, or how deep it is below the command that caused it.
         parameters: by the names that they had then; `klerk.MASKED` where the reader may not see the value, or
@@ -125,6 +125,7 @@ class LogFilter(TypedDict, total=False):
     """Which entries are wanted: those that fit everything given.
 
     Parameters:
+        sequence: only this transaction.
         model: only transactions that touched this one.
         actor: only those of this actor, or on its behalf; an actor, or its kind and id.
         event: only those that hold a command of this event; an event or its name, ``"timer"`` too.
@@ -134,6 +135,7 @@ class LogFilter(TypedDict, total=False):
         newest_first: the order; True unless given.
     """
 
+    sequence: int | None
     model: Ref[Any] | Model | None
     actor: Actor | tuple[str, str] | None
     event: CreateEvent[Any, Any] | Event[Any, Any] | str | None

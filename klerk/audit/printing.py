@@ -12,6 +12,7 @@ from klerk.audit.history import History
 from klerk.audit.search import search_for
 from klerk.codec import (
     CATALOG_KEY,
+    JOB_ACTION,
     OWN_EVENTS,
     RENEWAL,
     Catalog,
@@ -69,7 +70,7 @@ def _lines(catalog: Catalog, head: TransactionHead, payload: Payload | None) -> 
     for place, (code, id, depth) in enumerate(head.targets):
         values: tuple[Any, ...] = () if payload is None else payload.parameters[place]
         target = f" of {id}" if id else ""
-        arguments = f": {', '.join(map(repr, values))}" if values else ""
+        arguments = f": {_said(code, values)}" if values else ""
         yield f"  {'  ' * depth}{event_name(catalog, code)}{target}{arguments}"
     if payload is None:
         yield "  what it did was erased"
@@ -84,6 +85,15 @@ def _lines(catalog: Catalog, head: TransactionHead, payload: Payload | None) -> 
         yield f"  deleted {', '.join(map(str, payload.deleted))}"
     if payload.jobs:
         yield f"  jobs {', '.join(str(id) for id, _ in payload.jobs)}"
+
+
+def _said(code: int, values: tuple[Any, ...]) -> str:
+    """Return the parameters of a command for people."""
+    if code != JOB_ACTION:
+        return ", ".join(map(repr, values))
+    action, jobs, changed = values
+    new = ", ".join(f"{name}={value!r}" for name, value in changed.items())
+    return f"{action.replace('_', ' ')} of {', '.join(map(str, jobs))}" + (f" with {new}" if new else "")
 
 
 def _class_name(catalog: Catalog, image: bytes) -> str:

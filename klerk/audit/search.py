@@ -30,6 +30,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
     """A checked filter.
 
     Parameters:
+        sequence: of the one transaction that is looked for; None for any.
         model: an id; 0 for any.
         actor: kind and id.
         event: a code.
@@ -40,6 +41,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
         newest: the sequence of the newest transaction that may be seen.
     """
 
+    sequence: int | None
     model: int
     actor: tuple[str, str] | None
     event: int | None
@@ -68,6 +70,8 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
             last = None if self.until_us is None else (self.until_us - 1) // HOUR_US
             facets.append(history.of_hours(first, last))
         after = None if self.after is None else self._place(self.after, lookup)
+        if self.sequence is not None:
+            return iter([self.sequence] if after is None and 1 <= self.sequence <= self.newest else [])
         if self.newest_first:
             return newest_first(facets, self.newest if after is None else after - 1)
         return oldest_first(facets, 1 if after is None else after + 1, self.newest)
@@ -103,7 +107,10 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
 
     def _check(self, head: TransactionHead) -> bytes:
         """Return what makes a cursor one of this search in this log; whoever may read both can make it."""
-        asked = (self.model, self.actor, self.event, self.since_us, self.until_us, self.newest_first)
+        asked = (
+            *(self.sequence, self.model, self.actor, self.event),
+            *(self.since_us, self.until_us, self.newest_first),
+        )
         return sha256(encode((head.sequence, head.digest, *asked))).digest()[:_CHECK_BYTES]
 
 
@@ -128,8 +135,11 @@ def search_for(which: LogFilter, event_codes: Mapping[str, int], newest: int) ->
         raise ArgumentError(f"expected the cursor of a page for 'after', got {type(after).__name__}")
     if type(order) is not bool:
         raise ArgumentError(f"expected True or False for 'newest_first', got {type(order).__name__}")
-    model = given.get("model")
+    model, sequence = given.get("model"), given.get("sequence")
+    if sequence is not None and type(sequence) is not int:
+        raise ArgumentError(f"expected a number for 'sequence', got {type(sequence).__name__}")
     return Search(
+        sequence=sequence,
         model=0 if model is None else id_of(model),
         actor=_actor(given.get("actor")),
         event=_event_code(given.get("event"), event_codes),

@@ -24,7 +24,9 @@ from klerk.authorization import LOG
 from klerk.codec import (
     CATALOG_KEY,
     ERASURE,
+    JOB_ACTION,
     OWN_EVENTS,
+    QUEUE_ACTION,
     RENEWAL,
     EarlierEvent,
     Payload,
@@ -38,7 +40,7 @@ from klerk.errors import ArgumentError, Denied, Erased, NotFound
 from klerk.processing import Program
 from klerk.reading.reader import AuthorizedReading, Reader
 from klerk.storage.contract import Family, Storage
-from klerk.values import Ref
+from klerk.values import MASKED, Ref
 
 R = TypeVar("R")
 _Transaction = tuple[TransactionHead, Payload | None]
@@ -229,6 +231,10 @@ class _Entries(Question[LogPage]):
             event = self._audit.name_of(code)
             if code == ERASURE:
                 parameters: dict[str, Any] = dict(zip(("until",), values, strict=False))
+            elif code == QUEUE_ACTION:
+                parameters = dict(zip(("action", "queue", "in_force"), values, strict=False))
+            elif code == JOB_ACTION:
+                parameters = _of_action(reader, values)
             else:
                 names = self._audit.parameters_at(code, head.sequence)
                 parameters = self._audit.masking.shown(reader, event, id, names, values)
@@ -326,6 +332,16 @@ class _VersionAt(Question[Any]):
         if model is None:
             raise NotFound(f"model {self._id} is of a class that a migration deleted")
         return reader.show(model)
+
+
+def _of_action(reader: AuthorizedReading, values: tuple[Any, ...]) -> dict[str, Any]:
+    """Return what was done to jobs; new arguments are for the application itself, as jobs are."""
+    if not values:
+        return {}
+    action, jobs, changed = values
+    if "arguments" in changed and not isinstance(reader.context.actor, System):
+        changed = {**changed, "arguments": MASKED}
+    return {"action": action, "jobs": tuple(jobs), "changed": changed}
 
 
 def _concerns(payload: Payload, id: int) -> bool:

@@ -182,7 +182,7 @@ def figures(show: Screen, replay: Replay, job_seconds: float) -> None:
         ("commands per second", f"{rate:,.0f}"),
         (f"time to acknowledge, {IN_FLIGHT_MAX} in flight, p50", f"{done.latency_ms(50):.2f} ms"),
         (f"time to acknowledge, {IN_FLIGHT_MAX} in flight, p99", f"{done.latency_ms(99):.2f} ms"),
-        ("jobs run", f"{k.jobs.counts()[klerk.JobState.COMPLETED]:,}"),
+        ("jobs run", f"{k.jobs.totals()[klerk.JobState.COMPLETED]:,}"),
         ("waited for the last job", f"{job_seconds:.2f} s"),
         ("store", f"{k.storage_bytes() / 1e6:,.1f} MB"),
     ]

@@ -37,7 +37,8 @@ def read_contents(k: klerk.Klerk, data: Data, context: klerk.Context) -> Content
         )
     assert len(set(told)) == len(told), "an index makes notices unique"
     assert len(set(to_tell)) == len(to_tell), "no flight has two jobs for one reason"
-    jobs = sum(k.jobs.counts().values())
+    # Those that ended are counted whether or not they are kept.
+    jobs = len(live) + sum(k.jobs.totals().values())
     return Contents(flights=flights, told=frozenset(told), to_tell=frozenset(to_tell), jobs=jobs)
 
 

@@ -55,8 +55,10 @@ def snapshot(k: klerk.Klerk, context: klerk.Context) -> Snapshot:
                 models = r.list(state)
                 digests[f"{name}, {state.name}"] = _digest(models)
                 counts[f"{name}, {state.name}"] = len(models)
+    # Those that ended are counted whether or not they are kept.
+    jobs = {**k.jobs.counts(), **k.jobs.totals()}
     return Snapshot(
-        digests=digests, counts=counts, jobs={state.value: count for state, count in k.jobs.counts().items()}
+        digests=digests, counts=counts, jobs={state.value: count for state, count in jobs.items()}
     )
 
 

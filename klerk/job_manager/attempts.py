@@ -1,33 +1,35 @@
 """Attempts at jobs: calls their functions and records what became of them."""
 
 import logging
+import threading
+from asyncio import CancelledError
+from collections.abc import Callable
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
+import msgspec
+
+from klerk import limits
 from klerk._waiting import Submission
 from klerk.app import Spec
 from klerk.commands import System
-from klerk.errors import StoreFailed
+from klerk.errors import Closed, JobCancelled, JobCrashed, StoreFailed
 from klerk.job_manager.completions import Completions
 from klerk.job_manager.observing import Observers
 from klerk.job_manager.process_runs import ProcessRuns
+from klerk.job_manager.results import encoded_result, with_result
+from klerk.job_manager.starts import Starts
 from klerk.job_manager.stopped import meant_by, of_stopped
 from klerk.job_manager.verdicts import COMPLETED, Verdict, of_error, of_return, text_of
-from klerk.job_manager.work import RecordJob, by_manager
-from klerk.job_outcomes import JobOutcome
-from klerk.job_run import JobRun
-from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState
+from klerk.job_manager.work import RecordJob, Submit, acting_as, by_manager
+from klerk.job_outcomes import Discard, JobOutcome
+from klerk.job_run import JobRun, storable
+from klerk.jobs import FINAL_STATES, OUTCOME_UNKNOWN, Job, JobRecord, JobState
 from klerk.log_events import about_job
 from klerk.scheduler import Scheduler
 from klerk.workers import WorkerProcess
 
 LOG = logging.getLogger("klerk")
-
-
-class Submit(Protocol):
-    """Puts the transaction of a job into the queue."""
-
-    def __call__(self, work: Any, actor: System) -> Submission[Any]: ...
 
 
 class Attempts:
@@ -37,49 +39,47 @@ class Attempts:
         spec: the declared jobs.
         submit: records what became of them.
         scheduler: gives the time, and a thread for what a committer may not do.
+        over: called with the id of a job for which nothing runs any more.
 
     Attributes:
         observers: who watches.
         is_closing: no more attempts begin.
         is_interrupting: attempts that fail from now on were interrupted, and leave their jobs as they are.
+        ending: held while an attempt is declared over, and by whoever asks it to stop before that.
     """
 
-    def __init__(self, spec: Spec, submit: Submit, scheduler: Scheduler) -> None:
+    def __init__(self, spec: Spec, submit: Submit, scheduler: Scheduler, over: Callable[[int], None]) -> None:
         self._jobs = spec.jobs
         self._submit = submit
         self._scheduler = scheduler
+        self._over = over
         self._process_runs = ProcessRuns(spec)
         self._completions = Completions(submit)
+        self._starts = Starts(spec, submit, scheduler)
         self.observers = Observers()
         self.is_closing = self.is_interrupting = False
+        self.ending = threading.Lock()
 
     def run_plain(self, run: JobRun) -> None:
         """Run a job in the thread that calls this; never raises."""
-        if self.observers.all:
-            self.observers.started(run)
-        try:
-            returned = self._jobs[run.record.kind].function(run, *run.record.arguments)
-        except BaseException as error:
-            self._close_readers(run)
-            self.failed(run, error)
-        else:
-            self._close_readers(run)
-            self._returned(run, returned)
-        if self.observers.all:
-            self.observers.stopped(run)
+        self._run(run, self._jobs[run.record.kind].function, run, *run.record.arguments)
 
     def run_in_process(self, run: JobRun, worker: WorkerProcess) -> None:
         """Run a job in a worker process, which the thread that calls this serves meanwhile; never raises."""
+        self._run(run, self._process_runs.call, run, worker)
+
+    def _run(self, run: JobRun, function: Callable[..., Any], *arguments: Any) -> None:
         if self.observers.all:
             self.observers.started(run)
-        try:
-            returned = self._process_runs.call(run, worker)
-        except BaseException as error:
-            self._close_readers(run)
-            self.failed(run, error)
-        else:
-            self._close_readers(run)
-            self._returned(run, returned)
+        if run.record.kind not in self._starts.kinds or self._started(run):
+            try:
+                returned = function(*arguments)
+            except BaseException as error:
+                self._close_readers(run)
+                self.failed(run, error)
+            else:
+                self._close_readers(run)
+                self._returned(run, returned)
         if self.observers.all:
             self.observers.stopped(run)
 
@@ -87,16 +87,50 @@ class Attempts:
         """Run a job in the task that awaits this; never raises."""
         if self.observers.all:
             self.observers.started(run)
-        try:
-            returned = await self._jobs[run.record.kind].function(run, *run.record.arguments)
-        except BaseException as error:
-            self._close_readers(run)
-            self.failed(run, error)
-        else:
-            self._close_readers(run)
-            self._returned(run, returned)
+        if run.record.kind not in self._starts.kinds or await self._started_soon(run):
+            try:
+                returned = await self._jobs[run.record.kind].function(run, *run.record.arguments)
+            except BaseException as error:
+                self._close_readers(run)
+                self.failed(run, error)
+            else:
+                self._close_readers(run)
+                self._returned(run, returned)
         if self.observers.all:
             self.observers.stopped(run)
+
+    def _started(self, run: JobRun) -> bool:
+        """Wait until it is durable that a job starts; return whether to call its function now."""
+        try:
+            self._starts.record(run).result()
+        except BaseException as error:
+            return self._goes_on(run, error)
+        return self._goes_on(run)
+
+    async def _started_soon(self, run: JobRun) -> bool:
+        """Do what `_started` does; others run meanwhile."""
+        try:
+            await self._starts.record(run)
+        except BaseException as error:
+            return self._goes_on(run, error)
+        return self._goes_on(run)
+
+    def _goes_on(self, run: JobRun, error: BaseException | None = None) -> bool:
+        """Return whether to call the function of a job that starts once.
+
+        Parameters:
+            error: why it is not known to be durable that it starts.
+        """
+        if error is None and not self.is_closing:
+            return True
+        if error is None:
+            self._starts.take_back(run)
+        else:
+            self._starts.failed(run, error)
+        self._over(run.id)
+        if self.observers.all:
+            self.observers.ended(run, run.end or run.record, error)
+        return False
 
     def _close_readers(self, run: JobRun) -> None:
         if run.close_readers():
@@ -109,17 +143,17 @@ class Attempts:
 
     def _returned(self, run: JobRun, returned: Any) -> None:
         """Record what a job's function returned, with the commands that it ends with."""
-        if run.stopped_by is not None and isinstance(returned, JobOutcome):
+        if isinstance(returned, JobOutcome):
             self.failed(run, returned)
             return
-        job = self._jobs[run.record.kind]
+        verdict = of_return(returned)
         try:
-            verdict = of_return(job, run.attempt, attempts_max(job, run.record), returned)
+            result = encoded_result(self._jobs[run.record.kind], verdict.value)
         except Exception as error:
             self.failed(run, error)
             return
         outcome = returned if isinstance(returned, BaseException) else None
-        submission = self.record(run, verdict, outcome)
+        submission = self.record(run, verdict, result, outcome)
         if verdict.commands and submission is not None:
             submission.add_done_callback(lambda ended: self._completion_ended(run, ended))
 
@@ -127,45 +161,54 @@ class Attempts:
         # Called by a committer, which must not wait for room in its own queue: another thread goes on.
         error, record = submission.exception(), submission.work.record
         if error is not None and not isinstance(error, StoreFailed):
-            self._scheduler.at(self._scheduler.now_us(), lambda: self.failed(run, error))
+            self._scheduler.at(0, lambda: self.failed(run, error))
         elif self.observers.all:
             kept = record if error is None else run.record
-            self._scheduler.at(self._scheduler.now_us(), lambda: self.observers.ended(run, kept, error))
+            self._scheduler.at(0, lambda: self.observers.ended(run, kept, error))
 
     def failed(self, run: JobRun, error: BaseException) -> None:
         """Record a failed attempt: to be tried again, given up, or stopped on request."""
-        if self.is_interrupting and not isinstance(error, JobOutcome):
-            # What was interrupted by the end of the process runs again after the next start.
-            if self.observers.all:
-                self.observers.ended(run, run.record, error)
-            return
         record, job = run.record, self._jobs[run.record.kind]
         error = meant_by(run, error)
+        if self.is_interrupting and not isinstance(error, JobOutcome):
+            # What was interrupted by the end of the process runs again after the next start, if it may.
+            if record.kind not in self._starts.kinds:
+                if self.observers.all:
+                    self.observers.ended(run, record, error)
+                return
+            if isinstance(error, CancelledError | JobCancelled | JobCrashed):
+                error = Discard(f"{OUTCOME_UNKNOWN}: closing interrupted it, and it runs at most once")
         try:
             stopped = None if self.is_interrupting else of_stopped(job, run, error)
             verdict = stopped or of_error(job, run.attempt, attempts_max(job, record), error)
-        except Exception as fault:
-            text = f"{text_of(error)}; its own retry function failed, too: {text_of(fault)}"
+        except BaseException as fault:
+            # Both have to be told in the space that there is.
+            text = text_of(error)[: limits.ERROR_LENGTH_MAX // 2]
+            text = f"{text}; its own retry function failed, too: {text_of(fault)}"
             verdict = Verdict(state=JobState.DISCARDED, error=text)
         if verdict.state in (JobState.RETRYABLE, JobState.DISCARDED):
             event = "job_discarded" if verdict.state is JobState.DISCARDED else "attempt_failed"
+            reason = storable(verdict.error, limits.ERROR_LENGTH_MAX)
             LOG.warning(
                 "job %d (%s) failed in attempt %d: %s",
                 record.id,
                 record.kind,
                 run.attempt,
-                verdict.error,
-                extra=self._about(event, run, state=str(verdict.state), error=verdict.error),
+                reason,
+                extra=self._about(event, run, state=str(verdict.state), error=reason),
             )
-        self.record(run, verdict, error)
+        self.record(run, verdict, error=error)
 
     def record(
-        self, run: JobRun, verdict: Verdict, error: BaseException | None = None
+        self, run: JobRun, verdict: Verdict, result: bytes = b"", error: BaseException | None = None
     ) -> Submission[Any] | None:
         """Record the end of an attempt; return the submission of a transaction of its own, if it has one."""
+        with self.ending:
+            run.is_over = True
+        if run.stop is not None and verdict.state is not JobState.COMPLETED:
+            verdict = msgspec.structs.replace(verdict, state=run.stop, delay=None)
         now_us = self._scheduler.now_us()
         run_at_us = 0 if verdict.delay is None else now_us + verdict.delay // verdict.delay.resolution
-        run.is_over = True
         try:
             record = run.ended(
                 state=verdict.state,
@@ -175,16 +218,34 @@ class Attempts:
                 run_at_us=run_at_us,
                 ended_us=now_us if verdict.state in FINAL_STATES else 0,
             )
-            submission = None
-            if verdict is COMPLETED and not record.log:
-                self._completions.add(record)
+            record = run.end = with_result(self._jobs[record.kind], record, result)
+            if not verdict.commands:
+                # Not later: the next attempt may have begun by then. What it ends with is still to be done,
+                # and may be what the process dies of.
+                self._over(run.id)
+                if verdict is not COMPLETED or record.log:
+                    submission = self._submit(RecordJob(record), by_manager(record))
+                else:
+                    submission = None
+                    self._completions.add(record)
             else:
-                submission = self._submit(RecordJob(record, verdict.commands), by_manager(record))
+                actor, behalf = acting_as(self._jobs[record.kind], record)
+                work = RecordJob(record, verdict.commands, is_authorized=isinstance(actor, System))
+                submission = self._submit(work, actor, behalf)
         except Exception as refusal:
-            if self.is_interrupting:
-                # It ended after closing had given it up.
+            if verdict.commands and not isinstance(refusal, StoreFailed | Closed):
+                self.failed(run, refusal)
                 return None
-            # It is still available in the store, and runs again after the next start.
+            self._unrecorded(run, refusal)
+            return None
+        if self.observers.all and not verdict.commands:
+            self.observers.ended(run, record, error)
+        return submission
+
+    def _unrecorded(self, run: JobRun, refusal: Exception) -> None:
+        """Tell that what became of a job cannot be recorded; it runs again after the next start."""
+        # Otherwise it ended after closing had given it up.
+        if not self.is_interrupting:
             LOG.error(
                 "what became of job %d (%s) is not recorded: %s",
                 run.id,
@@ -192,12 +253,9 @@ class Attempts:
                 refusal,
                 extra=self._about("attempt_unrecorded", run),
             )
-            if self.observers.all:
-                self.observers.ended(run, run.record, refusal)
-            return None
-        if self.observers.all and not verdict.commands:
-            self.observers.ended(run, record, error)
-        return submission
+            self._over(run.id)
+        if self.observers.all:
+            self.observers.ended(run, run.record, refusal)
 
     def _about(self, event: str, run: JobRun, **fields: object) -> dict[str, object]:
         """Return the fields of a log record about an attempt."""
@@ -207,4 +265,6 @@ class Attempts:
 
 def attempts_max(job: Job[Any], record: JobRecord) -> int:
     """Return after how many failures a job is given up."""
+    if job.settings.at_most_once:
+        return 1
     return record.attempts_max or job.settings.max_attempts

@@ -1,6 +1,7 @@
 """The workers of an opened app: one executor for each sort that its jobs need."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 
 import msgspec
@@ -22,14 +23,18 @@ class Workers(msgspec.Struct, frozen=True, kw_only=True):
     Parameters:
         threads: for plain functions; 0: no job runs at all.
         processes: at most, for the jobs that run in processes.
-        tags: what all of them have.
+        concurrency: jobs that run at once, of all sorts; None: as many as there are workers.
+        tags: what all workers have.
+        close_wait: how long closing lets jobs go on before it asks them to stop.
         make: makes the executor of a pool in place of those here; None: they do.
     """
 
     threads: int
     processes: int
-    tags: frozenset[str] = frozenset()
-    make: MakeExecutor | None = None
+    concurrency: int | None
+    tags: frozenset[str]
+    close_wait: timedelta
+    make: MakeExecutor | None
 
 
 def executors_of(

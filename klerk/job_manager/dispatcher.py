@@ -1,59 +1,53 @@
 """The dispatcher: which of the jobs that are ready starts next, within the limits of queues, kinds and keys.
 
-Every queue has a heap of ready jobs for each sort of worker: the lanes. Among queues with room the one that
-had the least of its share is next ("stride scheduling", C. A. Waldspurger and W. E. Weihl, MIT, 1995); within
-a queue, the highest priority, then the oldest. A job that a limit of its kind or key keeps from starting is
-set aside at that gate, where it is looked at again when the gate has room; it is never in the way of others.
+A worker takes from the queue that had the least of its share (`klerk.job_manager.shares`), and of its jobs
+the one with the highest priority, then the oldest, passing over those that a limit of their kind or key
+keeps from starting (`klerk.job_manager.lines`). A job passes all of its gates at one moment, or none.
 """
 
 import heapq
 from collections.abc import Callable, Mapping
 from math import inf
+from types import MappingProxyType
+from typing import Any, Final
 
+from klerk import limits
 from klerk.app import Spec
-from klerk.job_manager.gates import Gate, Ready
-from klerk.job_options import JobSettings, Pool, QueueSettings
-from klerk.jobs import JobRecord
+from klerk.job_manager.gates import Bucket, Gate, Level, Obstacle
+from klerk.job_manager.levels import EMPTY, FULL, Levels, Where, levels_of
+from klerk.job_manager.lines import Line, reopen, shut
+from klerk.job_manager.shares import NOTHING, Crew, Lane, Queue, QueueOverride
+from klerk.job_options import JobSettings, Pool, QueueSettings, Rate
+from klerk.jobs import Job, JobRecord
 
-NO_GATES: tuple[Gate, ...] = ()
+__all__ = ["Dispatcher"]
+
+# Ids have 63 bits at most, so a priority that is shifted by as many counts before them.
+_ID_BITS: Final = 63
 
 
-class Queue:
-    """A queue as it is at the moment.
+NO_OVERRIDES: Final[Mapping[str, QueueOverride]] = MappingProxyType({})
+
+
+class _Kind:
+    """What matters of a declared job when one comes.
 
     Attributes:
-        settings: as declared.
-        gate: its limits; None: it has none.
-        weight: its share.
-        passed: how much of its share it had: starts divided by weight.
-        is_paused: none of its jobs start.
+        lane: of its own queue.
+        is_limited: it has gates besides its queue's.
+        gate: the one of the kind, if that has one.
     """
 
-    def __init__(self, name: str, settings: QueueSettings, now_us: Callable[[], int]) -> None:
-        self.name = name
-        self.settings = settings
-        self.gate: Gate | None = None
-        if settings.concurrency is not None or settings.rate is not None:
-            self.gate = Gate(f"queue {name}", settings.concurrency, settings.rate, now_us)
-        self.weight = settings.weight
-        self.passed = 0.0
-        self.is_paused = False
+    __slots__ = ("gate", "is_keyed", "is_limited", "job", "lane", "priority")
 
-
-class Lane:
-    """The ready jobs of one queue for one sort of worker.
-
-    Parameters:
-        queue: whose they are.
-        pool: where they run.
-        tags: what their worker must have.
-    """
-
-    def __init__(self, queue: Queue, pool: Pool, tags: frozenset[str]) -> None:
-        self.queue = queue
-        self.pool = pool
-        self.tags = tags
-        self.heap: list[Ready] = []
+    def __init__(self, job: Job[Any], lane: Lane, gate: Gate | None) -> None:
+        settings = job.settings
+        self.job = job
+        self.lane = lane
+        self.priority = settings.priority
+        self.gate = gate
+        self.is_keyed = settings.key_rate is not None or settings.key_concurrency is not None
+        self.is_limited = self.is_keyed or gate is not None
 
 
 class Dispatcher:
@@ -63,8 +57,12 @@ class Dispatcher:
         spec: the declared jobs and queues.
         live: the records of all jobs that have not ended; one that is not in it is never given out.
         now_us: gives the time, in microseconds.
-        call_at: calls something at a time; used for the moment when a rate lets the next job start.
-        wake: tells the workers that there may be something for them.
+        call_after: calls something after so many microseconds, even of a clock that is set back meanwhile;
+            used for the moment when a rate lets the next job start.
+        wake: told, at that moment, the gate to hand to `refilled`.
+        concurrency: jobs that run at once, of all queues; None: as many as there are workers.
+        levels: how full the buckets of rates are at first.
+        overrides: what is in force of queues in place of what is declared.
     """
 
     def __init__(
@@ -73,59 +71,97 @@ class Dispatcher:
         live: Mapping[int, JobRecord],
         *,
         now_us: Callable[[], int],
-        call_at: Callable[[int, Callable[[], None]], None],
+        call_after: Callable[[int, Callable[[], None]], None],
         wake: Callable[[Gate], None],
+        concurrency: int | None = None,
+        levels: Levels = FULL,
+        overrides: Mapping[str, QueueOverride] = NO_OVERRIDES,
     ) -> None:
-        self._jobs = spec.jobs
         self._live = live
         self._now_us = now_us
-        self._call_at = call_at
+        self._call_after = call_after
         self._wake = wake
-        self.queues = {name: Queue(name, settings, now_us) for name, settings in spec.queues.items()}
+        self._all = Gate("this Klerk", concurrency, None)
+        self._suspects = Gate("one job at a time that the process died with", limits.JOB_SUSPECTS_MAX, None)
+        self._serial = 0
+        self._levels, self._other_level = dict(levels.known), levels.others
+        self._crews: dict[tuple[Pool, frozenset[str]], Crew] = {}
         self._lanes: dict[tuple[str, Pool, frozenset[str]], Lane] = {}
-        self._lanes_of: dict[tuple[Pool, frozenset[str]], list[Lane]] = {}
-        self._limited = {job.name: job.settings for job in spec.jobs.values() if _has_limits(job.settings)}
-        self._kind_gates = {
-            kind: Gate(f"job {kind}", settings.concurrency, settings.rate, now_us)
-            for kind, settings in self._limited.items()
-            if settings.concurrency is not None or settings.rate is not None
+        self._suspects = Gate("jobs that the process died with", limits.JOB_SUSPECTS_MAX, None)
+        self.key_gates: dict[tuple[str, str], Gate] = {}
+        # Gates of keys that are kept until their buckets are full: when, a serial number, the gate.
+        self._resting: list[tuple[int, int, Gate]] = []
+        self.queues: dict[str, Queue] = {}
+        for name in [*spec.queues, *(name for name in overrides if name not in spec.queues)]:
+            declared = spec.queues.get(name, QueueSettings())
+            self._new_queue(name, declared, overrides.get(name, NOTHING))
+        self._kinds = {
+            name: _Kind(job, self._lane(job.settings.queue, job), self._kind_gate(name, job.settings))
+            for name, job in spec.jobs.items()
         }
-        self._key_gates: dict[tuple[str, str], Gate] = {}
-        # How much of its share the queue had that was served last: where a queue begins that was empty.
-        self._passed = 0.0
+
+    def _new_queue(self, name: str, declared: QueueSettings, override: QueueOverride) -> Queue:
+        settings = override.over(declared)
+        bucket = self._bucket(settings.rate, ("queue", name))
+        gate = Gate(f"the queue '{name}'", settings.concurrency, bucket)
+        queue = self.queues[name] = Queue(name, declared, override, gate)
+        return queue
+
+    def _kind_gate(self, name: str, settings: JobSettings) -> Gate | None:
+        if settings.concurrency is None and settings.rate is None:
+            return None
+        return Gate(f"the job '{name}'", settings.concurrency, self._bucket(settings.rate, ("job", name)))
+
+    def _bucket(self, rate: Rate | None, where: Where) -> Bucket | None:
+        """Return a bucket as full as it was when the last run ended."""
+        if rate is None:
+            return None
+        return Bucket(rate, self._now_us, self._levels.pop(where, self._other_level))
 
     # --- jobs come --------------------------------------------------------------------------------
 
     def add(self, record: JobRecord) -> None:
         """Take a job that is ready to run."""
-        lane = self.lane_of(record)
-        if not lane.heap:
-            lane.queue.passed = max(lane.queue.passed, self._passed)
-        heapq.heappush(lane.heap, (-self.priority_of(record), record.id, record))
+        kind = self._kinds[record.kind]
+        lane = self._lane(record.queue, kind.job) if record.queue else kind.lane
+        priority = kind.priority if record.priority is None else record.priority
+        order = record.id - (priority << _ID_BITS) if priority else record.id
+        self._serial += 1
+        if kind.is_limited or record.crashes:
+            line: Line = lane
+            gates = self._gates_to_pass(kind, record)
+            for gate in gates:
+                line = line.inner(gate)
+            if line.push(order, self._serial, record) is not None:
+                self._let_start(lane)
+            for gate in gates:
+                if gate.is_shut:
+                    self._look_at(gate)
+        else:
+            entry = order, self._serial, record
+            heapq.heappush(lane.heap, entry)
+            lane.size += 1
+            if lane.heap[0] is entry:
+                self._let_start(lane)
+        if lane.gate.is_shut:
+            self._look_at(lane.gate)
 
-    def priority_of(self, record: JobRecord) -> int:
-        """Return a job's own priority, or that of its kind."""
-        own = record.priority
-        return self._jobs[record.kind].settings.priority if own is None else own
+    def _let_start(self, lane: Lane) -> None:
+        """Let the crews of a lane know that there may be something to start."""
+        for course in lane.courses:
+            if not course.is_running:
+                course.crew.join(course)
 
-    def queue_of(self, record: JobRecord) -> Queue:
-        """Return the queue of a job; one that nobody declared is made."""
-        name = record.queue or self._jobs[record.kind].settings.queue
-        queue = self.queues.get(name)
-        if queue is None:
-            queue = self.queues[name] = Queue(name, QueueSettings(), self._now_us)
-        return queue
-
-    def lane_of(self, record: JobRecord) -> Lane:
-        """Return where a job waits for its worker."""
-        job = self._jobs[record.kind]
-        where = record.queue or job.settings.queue, job.pool, job.settings.tags
+    def _lane(self, queue_name: str, job: Job[Any]) -> Lane:
+        """Return where a job waits for its worker; a queue that nobody declared is made."""
+        where = queue_name, job.pool, job.settings.tags
         lane = self._lanes.get(where)
         if lane is None:
-            lane = self._lanes[where] = Lane(self.queue_of(record), job.pool, job.settings.tags)
-            for (pool, tags), lanes in self._lanes_of.items():
-                if lane.pool == pool and lane.tags <= tags:
-                    lanes.append(lane)
+            queue = self.queues.get(queue_name) or self._new_queue(queue_name, QueueSettings(), NOTHING)
+            lane = self._lanes[where] = Lane(queue, job.pool, job.settings.tags)
+            for crew in self._crews.values():
+                if crew.serves(lane):
+                    crew.add(lane)
         return lane
 
     # --- jobs go ----------------------------------------------------------------------------------
@@ -137,115 +173,208 @@ class Dispatcher:
             pool: the sort of worker.
             tags: what the worker has.
         """
-        lanes = self._lanes_of.get((pool, tags))
-        if lanes is None:
-            lanes = self._lanes_of[pool, tags] = [
-                lane for lane in self._lanes.values() if lane.pool == pool and lane.tags <= tags
-            ]
-        while (lane := self._next_lane(lanes)) is not None:
-            ready = heapq.heappop(lane.heap)
-            record = ready[2]
-            if self._live.get(record.id) is not record:
-                continue
-            if record.kind in self._limited and not self._enter(self.gates_of(record), ready):
-                continue
-            queue = lane.queue
-            if queue.gate is not None:
-                queue.gate.enter()
-            self._passed = queue.passed
-            queue.passed += 1 / queue.weight
-            return record
-        return None
+        every = self._all
+        if every.running >= every.concurrency:
+            return None
+        crew = self._crews.get((pool, tags))
+        if crew is None:
+            crew = self._new_crew(pool, tags)
+        lane = crew.next(self._live)
+        if lane is None:
+            return None
+        every.running += 1
+        item = lane.heap[0][2]
+        if type(item) is JobRecord:
+            heapq.heappop(lane.heap)
+            lane.size -= 1
+            gate = lane.gate
+            if gate.bucket is None and gate.running + 1 < gate.concurrency:
+                gate.running += 1
+            elif wait_us := gate.enter():
+                self._shut(gate, wait_us)
+            return item
+        passed: list[Gate] = []
+        record = lane.start(passed)
+        for gate in passed:
+            if wait_us := gate.enter():
+                self._shut(gate, wait_us)
+        return record
 
-    def _next_lane(self, lanes: list[Lane]) -> Lane | None:
-        best = None
-        for lane in lanes:
-            queue = lane.queue
-            if not lane.heap or queue.is_paused or (best is not None and queue.passed >= best.queue.passed):
-                continue
-            if queue.gate is not None and (wait_s := queue.gate.wait_s()) > 0:
-                self._alarm(queue.gate, wait_s)
-                continue
-            best = lane
-        return best
-
-    def gates_of(self, record: JobRecord) -> tuple[Gate, ...]:
-        """Return the gates of a job's kind and key that it has to pass."""
-        settings = self._limited.get(record.kind)
-        if settings is None:
-            return NO_GATES
-        gates: tuple[Gate, ...] = NO_GATES
-        if (gate := self._kind_gates.get(record.kind)) is not None:
-            gates = (gate,)
-        if record.key and (settings.key_rate is not None or settings.key_concurrency is not None):
-            where = record.kind, record.key
-            of_key = self._key_gates.get(where)
-            if of_key is None:
-                name = f"key {record.key} of job {record.kind}"
-                of_key = Gate(name, settings.key_concurrency, settings.key_rate, self._now_us)
-                self._key_gates[where] = of_key
-            gates = (*gates, of_key)
-        return gates
-
-    def _enter(self, gates: tuple[Gate, ...], ready: Ready) -> bool:
-        """Let a job through all of its gates, or set it aside at the first that has no room."""
-        passes = True
-        for gate in gates:
-            if (wait_s := gate.wait_s()) > 0:
-                heapq.heappush(gate.waiting, ready)
-                self._alarm(gate, wait_s)
-                passes = False
-                break
-        if passes:
-            for gate in gates:
-                gate.enter()
-        # Room that this job leaves at another gate is for the next one that waits there.
-        for gate in gates:
-            self._let_next(gate)
-        return passes
+    def _new_crew(self, pool: Pool, tags: frozenset[str]) -> Crew:
+        crew = self._crews[pool, tags] = Crew(pool, tags)
+        for lane in self._lanes.values():
+            if crew.serves(lane):
+                crew.add(lane)
+        return crew
 
     def ended(self, record: JobRecord) -> None:
         """Give back what a job held that was given out."""
-        queue_gate = self.queue_of(record).gate
-        if queue_gate is not None:
-            queue_gate.leave()
-        for gate in self.gates_of(record):
-            gate.leave()
-            self._let_next(gate)
-            if gate.is_idle:
-                self._key_gates.pop((record.kind, record.key), None)
+        self._all.running -= 1
+        kind = self._kinds[record.kind]
+        gate = self.queues[record.queue].gate if record.queue else kind.lane.gate
+        gate.running -= 1
+        if gate.is_shut:
+            self._look_at(gate)
+        if kind.is_limited or record.crashes:
+            for gate in self._gates_of(kind, record):
+                self._leave(gate)
+
+    def _leave(self, gate: Gate) -> None:
+        gate.running -= 1
+        if gate.is_shut:
+            self._look_at(gate)
+        if gate.where is not None and not gate.running and not gate.lines:
+            self._let_rest(gate)
 
     def left(self, record: JobRecord) -> None:
-        """Note that a job that waited is not to run any more: others may wait behind it."""
-        for gate in self.gates_of(record):
-            self._let_next(gate)
+        """Note that a job that was added, and not given out, is not in `live` any more."""
+        kind = self._kinds[record.kind]
+        line: Line = kind.lane if not record.queue else self._lane(record.queue, kind.job)
+        for gate in self._gates_of(kind, record):
+            line = line.lines[gate]
+        line.remove(self._live)
+        gate = line.gate
+        if gate.where is not None and not gate.running and not gate.lines:
+            self._let_rest(gate)
 
-    def _let_next(self, gate: Gate) -> None:
-        """Let the first job that waits at a gate try again, if there is room."""
-        waiting = gate.waiting
-        while waiting and self._live.get(waiting[0][1]) is not waiting[0][2]:
-            heapq.heappop(waiting)
-        if not waiting:
-            return
-        wait_s = gate.wait_s()
-        if wait_s > 0:
-            self._alarm(gate, wait_s)
-        else:
-            self.add(heapq.heappop(waiting)[2])
+    # --- gates ------------------------------------------------------------------------------------
 
-    def _alarm(self, gate: Gate, wait_s: float) -> None:
-        """Look at a gate again once there is a token."""
-        if gate.has_alarm or wait_s == inf:
-            return
-        gate.has_alarm = True
-        self._call_at(self._now_us() + int(wait_s * 1e6) + 1, lambda: self._wake(gate))
+    def _look_at(self, gate: Gate) -> None:
+        """Shut a gate that has no room, open one that has."""
+        wait_us = gate.wait_us()
+        if wait_us:
+            self._shut(gate, wait_us)
+        elif gate.is_shut:
+            for lane in reopen(gate):
+                assert isinstance(lane, Lane)
+                self._let_start(lane)
+
+    def _shut(self, gate: Gate, wait_us: float) -> None:
+        """Shut a gate that has no room, and look again when it has, if only time is missing."""
+        if not gate.is_shut:
+            shut(gate)
+        if wait_us < inf and not gate.alarm and any(line.size for line in gate.lines):
+            self._serial += 1
+            gate.alarm = number = self._serial
+            self._call_after(int(wait_us), lambda: self._ring(gate, number))
+
+    def _ring(self, gate: Gate, number: int) -> None:
+        """Tell the owner that it is time to look at a gate, unless that was put off. Needs no lock."""
+        if gate.alarm == number:
+            self._wake(gate)
+
+    def change(self, queue: Queue, override: QueueOverride) -> None:
+        """Put other limits of a queue in force, or stop its jobs from starting; those that run go on."""
+        gate, settings = queue.gate, override.over(queue.declared)
+        if settings.rate != queue.settings.rate:
+            # A queue that had no rate begins with an empty bucket: whoever slows it down means now.
+            empty = Level(*EMPTY, self._now_us())
+            level = empty if gate.bucket is None else gate.bucket.level()
+            gate.bucket = None if settings.rate is None else Bucket(settings.rate, self._now_us, level)
+        gate.concurrency = inf if settings.concurrency is None else settings.concurrency
+        queue.set(override)
+        # What is set is for the moment that the rate before would have come to.
+        gate.alarm = 0
+        self._look_at(gate)
+        for lane in queue.lanes:
+            if lane.heap:
+                self._let_start(lane)
 
     def refilled(self, gate: Gate) -> None:
         """Note that the alarm of a gate went off."""
-        gate.has_alarm = False
-        self._let_next(gate)
+        gate.alarm = 0
+        if gate.bucket is not None:
+            gate.bucket.note_waited()
+        if gate.is_shut:
+            self._look_at(gate)
 
+    def _gates_of(self, kind: _Kind, record: JobRecord) -> list[Gate]:
+        """Return the gates that a job has to pass besides its queue's, outermost first, where there are."""
+        gates = [self._suspects] if record.crashes else []
+        if kind.gate is not None:
+            gates.append(kind.gate)
+        if kind.is_keyed and record.key:
+            gate = self.key_gates.get((record.kind, record.key))
+            if gate is not None:
+                gates.append(gate)
+        return gates
 
-def _has_limits(settings: JobSettings) -> bool:
-    limits = (settings.concurrency, settings.rate, settings.key_concurrency, settings.key_rate)
-    return any(limit is not None for limit in limits)
+    def _gates_to_pass(self, kind: _Kind, record: JobRecord) -> list[Gate]:
+        """Return what `_gates_of` does, with that of the key, which is made when there is none."""
+        if kind.is_keyed and record.key and (record.kind, record.key) not in self.key_gates:
+            self._new_key_gate(kind, (record.kind, record.key))
+        return self._gates_of(kind, record)
+
+    def _new_key_gate(self, kind: _Kind, where: tuple[str, str]) -> None:
+        self._forget_some()
+        settings = kind.job.settings
+        bucket = self._bucket(settings.key_rate, ("key", *where))
+        name = f"the key '{where[1]}' of the job '{where[0]}'"
+        self.key_gates[where] = Gate(name, settings.key_concurrency, bucket, where)
+
+    def _let_rest(self, gate: Gate) -> None:
+        """Forget the gate of a key where nothing runs or waits, now or once its bucket is full."""
+        assert gate.where is not None
+        if self.key_gates.get(gate.where) is not gate:
+            # It was forgotten before, and there may be a new one.
+            return
+        if gate.bucket is None or gate.bucket.is_full:
+            del self.key_gates[gate.where]
+        elif not gate.is_resting:
+            gate.is_resting = True
+            self._serial += 1
+            heapq.heappush(self._resting, (gate.bucket.full_us(), self._serial, gate))
+
+    def _forget_some(self) -> None:
+        """Forget gates whose buckets are full, a few with each that is made: so they never pile up."""
+        now_us = self._now_us()
+        for _ in range(limits.JOB_KEYS_FORGOTTEN_AT_ONCE):
+            if not self._resting or self._resting[0][0] > now_us:
+                return
+            gate = heapq.heappop(self._resting)[2]
+            gate.is_resting = False
+            if not gate.running and not gate.lines:
+                self._let_rest(gate)
+
+    # --- what people ask --------------------------------------------------------------------------
+
+    def levels(self) -> Levels:
+        """Return how full the buckets of rates are, for the next run."""
+        gates: list[tuple[Where, Gate]] = [
+            *((("queue", name), queue.gate) for name, queue in self.queues.items()),
+            *((("job", name), kind.gate) for name, kind in self._kinds.items() if kind.gate is not None),
+            *((("key", *where), gate) for where, gate in self.key_gates.items()),
+        ]
+        buckets = ((where, gate.bucket) for where, gate in gates if gate.bucket is not None)
+        levels = ((where, bucket.level()) for where, bucket in buckets)
+        # One that is full would be so without being named, too: it took longer than filling takes.
+        known = [(where, level) for where, level in levels if level.part < level.whole]
+        return levels_of([*known, *self._levels.items()], self._other_level, self._now_us())
+
+    def blocked_by(self, record: JobRecord) -> tuple[Obstacle, ...]:
+        """Return all that keeps a job from starting, if it were ready; when nothing does, what it waits for.
+
+        Parameters:
+            record: of a declared kind.
+        """
+        kind = self._kinds[record.kind]
+        queue = self.queues.get(record.queue or kind.job.settings.queue)
+        gates = [self._all, *([] if queue is None else [queue.gate]), *self._gates_of(kind, record)]
+        found = [obstacle for gate in gates if (obstacle := gate.obstacle()) is not None]
+        if queue is not None and queue.is_paused:
+            found.insert(0, Obstacle("paused", f"the queue '{queue.name}' is paused"))
+        found += self._missing_workers(kind.job)
+        if not found:
+            found.append(Obstacle("worker_busy", f"all workers for the pool '{kind.job.pool}' are busy"))
+        return tuple(found)
+
+    def _missing_workers(self, job: Job[Any]) -> list[Obstacle]:
+        """Return that no worker could ever run a job; nothing when one could."""
+        crews = [crew for crew in self._crews.values() if crew.pool == job.pool]
+        tags = job.settings.tags
+        if not crews:
+            return [Obstacle("no_worker", f"nothing here runs jobs of the pool '{job.pool}'")]
+        if any(tags <= crew.tags for crew in crews):
+            return []
+        _, missing = min((len(tags - crew.tags), sorted(tags - crew.tags)) for crew in crews)
+        return [Obstacle("missing_tag", f"no worker of the pool '{job.pool}' has: {', '.join(missing)}")]

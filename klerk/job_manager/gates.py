@@ -1,41 +1,108 @@
-"""Gates: how many jobs run at once and how often they start, and who waits because of that."""
+"""Gates: how many jobs run at once, and how often they start."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from math import inf
+from typing import Any
+
+import msgspec
 
 from klerk.job_options import Rate
-from klerk.jobs import JobRecord
 
-Ready = tuple[int, int, JobRecord]
-"""Negative priority, id, record: the smallest is run first."""
+__all__ = ["Bucket", "Gate", "Level", "Obstacle"]
+
+
+class Obstacle(msgspec.Struct, frozen=True):
+    """One thing that keeps a job from starting now.
+
+    Parameters:
+        kind: ``"paused"``, ``"concurrency"``, ``"rate"``, ``"no_worker"``, ``"missing_tag"`` or
+            ``"worker_busy"``.
+        text: for people, naming what is limited.
+        wait_s: seconds until it lets the next job start; None: that depends on other jobs, or on somebody.
+    """
+
+    kind: str
+    text: str
+    wait_s: float | None = None
+
+
+class Level(msgspec.Struct, frozen=True, array_like=True):
+    """How full a bucket was at a moment.
+
+    Parameters:
+        part, whole: it was part/whole full.
+        time_us: the moment, in microseconds since 1970 UTC.
+    """
+
+    part: int
+    whole: int
+    time_us: int
 
 
 class Bucket:
-    """A token bucket: as many starts at once as it holds, and then as many as flow in.
+    """A token bucket: as many starts at once as it holds, and then as many as flow in. It counts exactly.
 
     Parameters:
         rate: its size and how fast it fills.
         now_us: gives the time, in microseconds; one that is set back fills nothing.
+        level: what it holds, of whatever size it was; None: it is full.
     """
 
-    def __init__(self, rate: Rate, now_us: Callable[[], int]) -> None:
-        self._size = float(rate.count)
-        self._per_s = rate.count / rate.period.total_seconds()
-        self._tokens = self._size
+    __slots__ = ("_filled_us", "_flow", "_held", "_now_us", "_size", "_start", "rate")
+
+    def __init__(self, rate: Rate, now_us: Callable[[], int], level: Level | None) -> None:
+        # In millionths of a token, so to speak: `count` flow in each microsecond, and a start takes `period`.
+        self.rate = rate
+        self._flow = rate.count
+        self._start = rate.period // timedelta.resolution
+        self._size = self._flow * self._start
         self._now_us = now_us
-        self._filled_us = now_us()
+        if level is None:
+            self._held, self._filled_us = self._size, now_us()
+        else:
+            self._held = min(self._size, self._size * level.part // level.whole)
+            self._filled_us = level.time_us
 
-    def wait_s(self) -> float:
-        """Return the seconds until there is a token; 0 when there is one."""
+    def _fill(self) -> int:
         now_us = self._now_us()
-        flowed_s = max(0, now_us - self._filled_us) / 1e6
-        self._tokens = min(self._size, self._tokens + flowed_s * self._per_s)
+        flowed_us = now_us - self._filled_us
+        if flowed_us > 0:
+            self._held = min(self._size, self._held + flowed_us * self._flow)
         self._filled_us = now_us
-        return 0.0 if self._tokens >= 1 else (1 - self._tokens) / self._per_s
+        return now_us
 
-    def spend(self) -> None:
-        """Take a token that is there."""
-        self._tokens -= 1
+    def wait_us(self) -> int:
+        """Return the microseconds until there is a token; 0 when there is one."""
+        self._fill()
+        return max(0, -((self._held - self._start) // self._flow))
+
+    def spend(self) -> int:
+        """Take a token that is there; return the microseconds until there is one more."""
+        # Filled first: what flowed in meanwhile, and found it full, is not for later.
+        self._fill()
+        self._held -= self._start
+        return max(0, -((self._held - self._start) // self._flow))
+
+    def note_waited(self) -> None:
+        """Note that the time which `wait_us` told has passed, even if the clock was set back meanwhile."""
+        if self._now_us() < self._filled_us:
+            self._held = max(self._held, self._start)
+
+    def full_us(self) -> int:
+        """Return the moment from which on it is full, in microseconds; the present when it is."""
+        return self._fill() - ((self._held - self._size) // self._flow)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is full now."""
+        self._fill()
+        return self._held == self._size
+
+    def level(self) -> Level:
+        """Return what it holds now."""
+        now_us = self._fill()
+        return Level(self._held, self._size, now_us)
 
 
 class Gate:
@@ -44,45 +111,64 @@ class Gate:
     Parameters:
         name: what is limited, for people.
         concurrency: at once; None: no bound.
-        rate: how often; None: no bound.
-        now_us: gives the time, in microseconds.
+        bucket: how often; None: no bound.
+        where: kind and key, when it is a key's.
 
     Attributes:
         running: the jobs inside.
-        waiting: a heap of those that it keeps from starting.
-        has_alarm: it will be looked at again once there is a token.
+        is_shut: there was no room when somebody looked last; who gives room back looks again.
+        alarm: the number of the alarm that goes off once there is a token; 0: there is none.
+        is_resting: it is on the list of those that are forgotten once their buckets are full.
+        lines: the `Line`s in front of it, which know about gates.
     """
 
-    __slots__ = ("bucket", "concurrency", "has_alarm", "name", "rate", "running", "waiting")
+    __slots__ = (
+        "alarm",
+        "bucket",
+        "concurrency",
+        "is_resting",
+        "is_shut",
+        "lines",
+        "name",
+        "running",
+        "where",
+    )
 
     def __init__(
-        self, name: str, concurrency: int | None, rate: Rate | None, now_us: Callable[[], int]
+        self,
+        name: str,
+        concurrency: int | None,
+        bucket: Bucket | None,
+        where: tuple[str, str] | None = None,
     ) -> None:
         self.name = name
         self.concurrency = inf if concurrency is None else concurrency
-        self.rate = rate
-        self.bucket = None if rate is None else Bucket(rate, now_us)
+        self.bucket = bucket
+        self.where = where
         self.running = 0
-        self.waiting: list[Ready] = []
-        self.has_alarm = False
+        self.is_shut = bucket is not None and bucket.wait_us() > 0
+        self.alarm = 0
+        self.is_resting = False
+        self.lines: set[Any] = set()
 
-    def wait_s(self) -> float:
-        """Return how long one more job has to wait, in seconds: 0 not at all, infinity until one has left."""
+    def wait_us(self) -> float:
+        """Return how long one more job has to wait, in microseconds: infinity until one has left."""
         if self.running >= self.concurrency:
             return inf
-        return 0.0 if self.bucket is None else self.bucket.wait_s()
+        return 0 if self.bucket is None else self.bucket.wait_us()
 
-    def enter(self) -> None:
-        """Let a job in for which there is room."""
+    def enter(self) -> float:
+        """Let a job in for which there is room; return what `wait_us` does then."""
         self.running += 1
-        if self.bucket is not None:
-            self.bucket.spend()
+        wait_us = 0 if self.bucket is None else self.bucket.spend()
+        return inf if self.running >= self.concurrency else wait_us
 
-    def leave(self) -> None:
-        """Note that a job inside has ended."""
-        self.running -= 1
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing would be lost if this gate were made anew when it is needed."""
-        return not self.running and not self.waiting and self.bucket is None
+    def obstacle(self) -> Obstacle | None:
+        """Return why no job passes now; None when one may."""
+        if self.running >= self.concurrency:
+            text = f"{self.name}: {self.running} run, of at most {self.concurrency} at once"
+            return Obstacle("concurrency", text)
+        wait_us = self.wait_us()
+        if not wait_us or self.bucket is None:
+            return None
+        return Obstacle("rate", f"{self.name} started {self.bucket.rate} already", wait_us / 1e6)

@@ -2,40 +2,51 @@
 
 import logging
 import threading
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
-from functools import partial
 from typing import Any
 
-import msgspec
-
 from klerk.app import Spec
+from klerk.batch import Batch, checked_requests
 from klerk.codec import encode, read_job
 from klerk.commands import System
-from klerk.errors import ArgumentError, NotFound
-from klerk.job_manager.attempts import Attempts, Submit
+from klerk.job_creation import JobCreation
+from klerk.job_manager.acting import ActionDesk, Actions
+from klerk.job_manager.arguments import StoredArguments
+from klerk.job_manager.attempts import Attempts
+from klerk.job_manager.books import Books
+from klerk.job_manager.by_hand import ByHand
+from klerk.job_manager.claims import Claims
+from klerk.job_manager.crashes import Crashes, with_marked
 from klerk.job_manager.crew import Workers, executors_of
 from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
-from klerk.job_manager.due_jobs import DueJobs
 from klerk.job_manager.gates import Gate
-from klerk.job_manager.observing import JobObserver
+from klerk.job_manager.job_store import JobStore
+from klerk.job_manager.live_jobs import LiveJobs, in_state
+from klerk.job_manager.pruning import Pruning
+from klerk.job_manager.queue_control import QueueControl
+from klerk.job_manager.related_jobs import RelatedJobs
+from klerk.job_manager.relations import Relations
+from klerk.job_manager.results import Results
+from klerk.job_manager.retention import Retention
+from klerk.job_manager.status import Explaining
 from klerk.job_manager.watchdog import Watchdog
-from klerk.job_manager.work import CreateJobs
+from klerk.job_manager.watched_jobs import WatchedJobs
+from klerk.job_manager.work import CreateJobs, RecordJobs, RecordSuspended, Submit
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
-from klerk.jobs import FINAL_STATES, Job, JobRecord, JobRequest, JobState
-from klerk.log_events import about_job
+from klerk.jobs import Job, JobRecord, JobRequest, JobState
+from klerk.log_events import about, about_job
+from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
+from klerk.storage.marks import MarkFile
 from klerk.workers import Patience, stop
 
 LOG = logging.getLogger("klerk")
 
-WAITING = (JobState.SCHEDULED, JobState.RETRYABLE)
 
-
-class JobManager:
+class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
     """Dispatches jobs from memory as they become ready; nothing is polled.
 
     Parameters:
@@ -43,11 +54,16 @@ class JobManager:
         host: what running jobs may use.
         submit: records what became of them.
         scheduler: wakes jobs that wait for a time.
-        records: the jobs that the store held.
-        ended_jobs: completed, discarded and cancelled before, as the commit log's head has them.
+        creation: makes jobs, and knows what transactions make of them.
+        desk: lets actions on jobs take effect.
+        store: reads the jobs that are not in memory.
+        recovered: what the store held.
+        retention: how long jobs are kept that have ended.
         workers: who runs them.
+        marks: where running jobs are marked, so that they are known should the process die; None: nowhere.
 
     Attributes:
+        store: every job, whether in memory or not.
         patience: with which closing waits for running jobs.
         declared: the jobs of the design by name.
         now_us: gives the time, in microseconds since 1970 UTC.
@@ -60,9 +76,13 @@ class JobManager:
         submit: Submit,
         scheduler: Scheduler,
         *,
-        records: list[JobRecord],
-        ended_jobs: tuple[int, int, int],
+        creation: JobCreation,
+        desk: ActionDesk,
+        store: JobStore,
+        recovered: Recovered,
+        retention: Retention,
         workers: Workers,
+        marks: MarkFile | None,
     ) -> None:
         self._spec = spec
         self.declared: Mapping[str, Job[Any]] = spec.jobs
@@ -70,108 +90,150 @@ class JobManager:
         self._host = host
         self._submit = submit
         self._scheduler = scheduler
+        self.store = store
+        self._desk = desk
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
-        self._live: dict[int, JobRecord] = {}
         self._running: dict[int, JobRun] = {}
-        completed, discarded, cancelled = ended_jobs
-        self._tally = Counter(
-            {JobState.COMPLETED: completed, JobState.DISCARDED: discarded, JobState.CANCELLED: cancelled}
-        )
+        self._live: dict[int, JobRecord] = {}
         self._dispatcher = Dispatcher(
             spec,
             self._live,
             now_us=scheduler.now_us,
-            call_at=scheduler.at,
+            call_after=scheduler.after,
             wake=self._refilled,
+            concurrency=workers.concurrency,
+            levels=desk.queue_book.levels.read(scheduler.now_us()),
+            overrides=desk.queue_book.overrides,
         )
-        self._due_jobs = DueJobs(scheduler, self._due)
-        self._attempts = Attempts(spec, submit, scheduler)
-        self._cron = CronJobs(
-            [job for job in spec.jobs.values() if job.settings.cron is not None], scheduler, submit
+        recovered.jobs = with_marked(recovered.jobs, marks, store.get)
+        self._crashes = Crashes(spec, marks, recovered.jobs)
+        self.relations = Relations(spec, creation, self._lock, self._live, store, submit, scheduler)
+        self._arguments = StoredArguments(spec, recovered.job_versions)
+        self._jobs = LiveJobs(
+            self._live,
+            self._lock,
+            store,
+            recovered,
+            scheduler,
+            restored=lambda record: self.relations.restored(self._restored(record)),
+            holds=self.relations.holds,
+            ready=self._ready,
+            wake=self._became_ready,
+        )
+        self._pruning = Pruning(retention, spec.jobs.values(), store, scheduler, self._jobs, self._lock)
+        self._pruning.is_needed = self.relations.is_needed
+        self._results = Results(spec.jobs, scheduler.now_us)
+        self._attempts = Attempts(spec, submit, scheduler, self._crashes.end)
+        self._cron = CronJobs(spec.jobs, recovered.cron_marks, scheduler, submit)
+        self._claims = Claims(self._lock, self._live, self._running, self._dispatcher, self._wake)
+        self._books = Books(spec, self._arguments, self._live, self._running, store, scheduler.now_us)
+        self._explaining = Explaining(
+            self._lock, self._running, self._claims, self._dispatcher, self._books, scheduler.now_us
         )
         self._tags = workers.tags
+        self._close_wait_s = workers.close_wait.total_seconds()
         self._executors = executors_of(spec, workers, self._take, self._attempts)
         self._watchdog = Watchdog(spec.jobs, self._executors, scheduler, self._runs)
+        self._actions = Actions(
+            spec,
+            self._books,
+            self._claims,
+            self._attempts.ending,
+            desk,
+            self._watchdog.stop,
+            scheduler.now_us,
+        )
         self.patience = Patience()
-        self.note([self._restored(record) for record in records])
+        self._jobs.take_over(self.relations.restore)
 
     def start(self) -> None:
-        """Begin to run jobs, first of all those that were executing when the process ended."""
+        """Begin to run jobs, first of all those that were executing when the process ended.
+
+        Raises:
+            StoreFailed: what became of those cannot be recorded.
+        """
+        self._record_suspended()
+        changed = self._crashes.recorded(self._live, self._scheduler.now_us())
+        if changed:
+            self._submit(RecordJobs(changed), System("recovery")).result()
+        self._crashes.forget()
+        self._actions.end_stopped(list(self._live.values()))
+        self._desk.queue_book.levels.begin()
+        self._pruning.start()
+        self.relations.start()
         for executor in self._executors.values():
             executor.start()
             executor.wake()
         if self._executors:
             self._cron.start()
 
+    def _record_suspended(self) -> None:
+        """Make visible in the store, too, which jobs cannot run."""
+        self._arguments.tell()
+        for batch in self._arguments.take_suspended():
+            try:
+                self._submit(RecordSuspended(batch, self._is_current), System("jobs that cannot run"))
+            except Exception as error:
+                LOG.error("that jobs are suspended is not recorded: %s", error, extra=about("job_unrecorded"))
+
+    def _is_current(self, record: JobRecord) -> bool:
+        return self._live.get(record.id) is record and record.id not in self._claims.held
+
     # --- what is to be run ------------------------------------------------------------------------
 
+    def foresee(self, records: list[JobRecord]) -> None:
+        """Look up jobs beside memory that a group changes, before anything takes over what it changed."""
+        self._jobs.foresee(records)
+
     def _restored(self, record: JobRecord) -> JobRecord:
-        """Return a job that was read from the store with arguments of the declared types, or suspended."""
-        types = self._spec.job_parameters.get(record.kind)
-        try:
-            if types is None:
-                raise ValueError(f"there is no job '{record.kind}' in this app")
-            if len(types) != len(record.arguments):
-                raise ValueError(
-                    f"it was stored with {len(record.arguments)} arguments and takes {len(types)}"
-                )
-            arguments = tuple(
-                msgspec.convert(value, field.plain)
-                for value, field in zip(record.arguments, types.values(), strict=True)
-            )
-        except ValueError as error:
-            job = self._spec.jobs.get(record.kind)
-            queue = "" if job is None else job.settings.queue
-            told = about_job("job_suspended", record, queue, error=str(error))
-            LOG.error("job %d (%s) is suspended: %s", record.id, record.kind, error, extra=told)
-            return msgspec.structs.replace(record, state=JobState.SUSPENDED, error=str(error))
-        return msgspec.structs.replace(record, arguments=arguments)
+        """Return a job that was read from the store as it is kept in memory."""
+        if record.state is JobState.EXECUTING:
+            # It runs at most once and was started: it ends before anything starts.
+            return record
+        restored = self._arguments.restored(record)
+        if restored.state is JobState.SUSPENDED or not self._crashes.died_with(record):
+            return restored
+        # What the process died with waits until that is recorded.
+        return in_state(restored, JobState.EXECUTING)
 
     def note(self, records: list[JobRecord]) -> None:
-        """Take over jobs that were created or changed by a published group."""
+        """Take over jobs that were created or changed by a published group, which were foreseen."""
+        jobs, claimed = self._jobs, self._claims.held
         with self._lock:
             for record in records:
-                known = self._live.pop(record.id, None)
-                if known is not None:
-                    self._tally[known.state] -= 1
-                    run = self._running.get(record.id)
-                    if run is not None and run.is_over:
-                        del self._running[record.id]
-                        self._dispatcher.ended(run.record)
-                    elif run is not None:
-                        # It saved something on its way, and runs on.
-                        self._live[record.id] = record
-                        self._tally[record.state] += 1
-                        continue
-                    else:
-                        self._dispatcher.left(known)
-                if record.state not in FINAL_STATES:
-                    self._keep(record)
-                else:
-                    self._tally[record.state] += 1
+                known = jobs.withdraw(record)
+                run = self._running.get(record.id)
+                if run is not None and run.end is not record:
+                    # It saved something on its way, or was asked to stop, and its end is still to come.
+                    jobs.keep_running(record if known is None else in_state(record, known.state))
+                    continue
+                if run is not None:
+                    del self._running[record.id]
+                    self._crashes.end(record.id)
+                    self._dispatcher.ended(run.record)
+                elif known is not None and known.state is JobState.AVAILABLE and record.id not in claimed:
+                    self._dispatcher.left(known)
+                if record.id in claimed:
+                    self._claims.settle(record)
+                jobs.keep(record)
+                if record.follows or record.batch or record.id in self.relations.followers:
+                    jobs.let_go(self.relations.noted(record, is_new=known is None))
+            jobs.noted()
+            self.relations.cancel_doomed()
             self._idle.notify_all()
+            self._claims.tell()
         self._wake()
 
-    def _keep(self, record: JobRecord) -> None:
-        """Remember a job that has not ended, and put it where it waits: ready, or for its time."""
-        if record.state in WAITING and record.run_at_us <= self._scheduler.now_us():
-            record = msgspec.structs.replace(record, state=JobState.AVAILABLE)
-        self._live[record.id] = record
-        self._tally[record.state] += 1
-        if record.state is JobState.AVAILABLE:
+    def _ready(self, record: JobRecord) -> None:
+        """Let a job be given to a worker, unless somebody acts on it."""
+        if record.id not in self._claims.held:
             self._dispatcher.add(record)
-        elif record.state in WAITING:
-            self._due_jobs.add(record.run_at_us, record.id)
 
-    def _due(self) -> None:
-        """Let the jobs run whose time has come."""
+    def _became_ready(self) -> None:
+        self._record_suspended()
         with self._lock:
-            for job_id in self._due_jobs.take(self._scheduler.now_us()):
-                record = self._live.get(job_id)
-                if record is not None and record.state in WAITING:
-                    self._tally[record.state] -= 1
-                    self._keep(record)
+            self._idle.notify_all()
         self._wake()
 
     def _refilled(self, gate: Gate) -> None:
@@ -189,7 +251,12 @@ class JobManager:
             record = None if self._attempts.is_closing else self._dispatcher.take(pool, self._tags)
             if record is None:
                 return None
-            run = self._running[record.id] = JobRun(self._host, record)
+            if record.unique:
+                self.relations.taken(record)
+            self._crashes.begin(record)
+            run = self._running[record.id] = JobRun(
+                self._host, record, self._spec.jobs[record.kind], self._scheduler.now_us
+            )
             if record.kind in self._watchdog.watched:
                 self._watchdog.begin(run)
             return run
@@ -200,44 +267,41 @@ class JobManager:
 
     # --- what users see ---------------------------------------------------------------------------
 
-    def schedule(self, *requests: JobRequest, at: datetime | None = None) -> tuple[JobRecord, ...]:
-        """Create jobs outside of a command and return their records once they are durable.
+    def schedule(self, *requests: JobRequest | Batch, at: datetime | None = None) -> tuple[JobRecord, ...]:
+        """Create jobs outside of a command, in one transaction, and return their records once it is durable.
+
+        Of a batch, those of its members come before those of its callbacks.
 
         Parameters:
-            at: not before; None: at once.
-        """
-        for request in requests:
-            if not isinstance(request, JobRequest):
-                raise ArgumentError(f"expected a job request, got {type(request).__name__}")
-        timed = tuple(requests if at is None else (request.at(at) for request in requests))
-        created: tuple[JobRecord, ...] = self._submit(CreateJobs(timed), System("schedule")).result()
-        return created
-
-    def counts(self) -> Mapping[JobState, int]:
-        """Return how many jobs there are in each state, ended ones since the store was made."""
-        with self._lock:
-            counts = {state: self._tally[state] for state in JobState}
-            counts[JobState.EXECUTING] = len(self._running)
-            counts[JobState.AVAILABLE] -= len(self._running)
-            return counts
-
-    def get(self, job_id: int) -> JobRecord:
-        """Return a job that has not ended.
+            at: not before; None: at once. Of a batch, it is for the members.
 
         Raises:
-            NotFound: there is none with this id, or it ended.
+            ArgumentError: something is no request, or follows one that does not come before it.
+            NotFound: it follows a job that there is not.
+            InvalidValue: an argument does not fit its type.
         """
-        with self._lock:
-            record = self._live.get(job_id)
-            if record is None:
-                raise NotFound(f"there is no job {job_id} that is still to run")
-            executing = job_id in self._running
-        return msgspec.structs.replace(record, state=JobState.EXECUTING) if executing else record
+        work = CreateJobs(checked_requests(requests, at))
+        created: tuple[JobRecord, ...] = self._submit(work, System("schedule")).result()
+        return created
 
-    def live(self) -> tuple[JobRecord, ...]:
-        """Return all jobs that have not ended, in the order of their creation."""
-        with self._lock:
-            return tuple(record for _, record in sorted(self._live.items()))
+    def result(self, job_id: int) -> Any:
+        """Return what a job's function returned, as the type that it says it returns.
+
+        Results are kept when the job is declared with ``keep_result``, for so long after it has ended, and no
+        longer than the job itself.
+
+        Raises:
+            NotFound: there is no such job, or it is not kept any more.
+            NoResult: it has not ended, or ended badly, or its result was not kept, or has expired.
+        """
+        return self._results.of(self.get(job_id))
+
+    def prune(self) -> int:
+        """Remove all ended jobs that are not kept any longer; return how many. It happens by itself, too.
+
+        They are removed from the jobs alone: the commit log keeps what it says of them.
+        """
+        return self._pruning.prune()
 
     def cancel_running(self, job_id: int) -> bool:
         """Ask a running job to stop; return whether it runs.
@@ -250,51 +314,22 @@ class JobManager:
             self._watchdog.stop(run)
         return run is not None
 
-    def observe(self, observer: JobObserver) -> Callable[[], None]:
-        """Let something hear of every attempt at a job from now on; return what ends that."""
-        observers = self._attempts.observers
-        observers.add(observer)
-        return partial(observers.remove, observer)
-
     def as_stored(self, record: JobRecord) -> JobRecord:
-        """Return a job as it would be after a restart: encoded, decoded, its arguments of their types."""
-        return self._restored(read_job(record.id, encode(record)))
+        """Return a job as it would be after a restart: encoded, decoded, its arguments of their types.
 
-    def wait_until_over(self, run: JobRun, timeout: float | None = None) -> bool:
-        """Wait until the end of an attempt is durable, so many seconds at most; return whether."""
-        with self._idle:
-            return self._idle.wait_for(lambda: self._running.get(run.id) is not run, timeout)
-
-    def unstoppable(self) -> tuple[int, ...]:
-        """Return the ids of running jobs that were asked to stop some seconds ago, and go on."""
-        return self._watchdog.unstoppable()
-
-    def wait_until_idle(self, timeout: float | None = None) -> bool:
-        """Wait until no job is available, executing or waiting for its rate; those for later do not count.
-
-        Parameters:
-            timeout: seconds to wait at most.
-
-        Returns:
-            Whether it came to that.
+        Raises:
+            ValueError: its arguments do not fit any more; the text says why.
         """
-        with self._idle:
-            self._idle.wait_for(lambda: self._nothing_to_do() or self._attempts.is_closing, timeout)
-            return self._nothing_to_do()
+        return self._arguments.typed(read_job(record.id, encode(record)))
 
-    def _nothing_to_do(self) -> bool:
-        return self._tally[JobState.AVAILABLE] == 0
-
-    def close(self, wait_s: float) -> None:
+    def close(self) -> None:
         """Start no more jobs and wait for those that run, then ask them to stop, then force them.
 
         A job that was interrupted runs again after the next start, and so does one that cannot be.
-
-        Parameters:
-            wait_s: seconds until running jobs are asked to stop.
         """
         self.begin_closing()
-        for run in stop(list(self._executors.values()), wait_s, self.patience, self._begin_interrupting):
+        executors = list(self._executors.values())
+        for run in stop(executors, self._close_wait_s, self.patience, self._begin_interrupting):
             LOG.warning(
                 "job %d (%s) does not stop and is left running; it runs again after the next start",
                 run.id,
@@ -302,6 +337,10 @@ class JobManager:
                 extra=about_job("job_left_running", run.record, run.queue),
             )
         self._begin_interrupting()
+        self._crashes.close()
+        with self._lock:
+            levels = self._dispatcher.levels()
+        self._desk.queue_book.levels.keep(levels)
 
     def _begin_interrupting(self) -> None:
         self._attempts.is_interrupting = True

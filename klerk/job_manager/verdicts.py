@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
+from klerk import limits
+from klerk._dispatch import described
 from klerk.commands import Command
-from klerk.errors import JobCancelled
+from klerk.errors import FunctionFailed, JobCancelled
 from klerk.job_outcomes import Cancel, Discard, JobOutcome, Retry, Snooze
-from klerk.job_run import Completion
+from klerk.job_run import Completion, storable
 from klerk.jobs import Job, JobState
+
+_LONGEST: Final = timedelta(days=limits.JOB_DELAY_DAYS_MAX)
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,32 +42,32 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 COMPLETED = Verdict(state=JobState.COMPLETED)
 
 
-def of_return(job: Job[Any], attempt: int, attempts_max: int, returned: Any) -> Verdict:
-    """Return what becomes of a job whose function returned.
-
-    Parameters:
-        attempt: counted from 1.
-        attempts_max: after which a failed job is given up.
-    """
+def of_return(returned: Any) -> Verdict:
+    """Return what becomes of a job whose function returned anything but an outcome."""
     if returned is None:
         return COMPLETED
-    if isinstance(returned, JobOutcome):
-        return of_error(job, attempt, attempts_max, returned)
     if isinstance(returned, Completion):
         return Verdict(state=JobState.COMPLETED, commands=returned.commands)
     return Verdict(state=JobState.COMPLETED, value=returned)
 
 
 def of_error(job: Job[Any], attempt: int, attempts_max: int, error: BaseException) -> Verdict:
-    """Return what becomes of a job whose function raised.
+    """Return what becomes of a job whose function raised, or returned an outcome.
 
     Parameters:
-        attempt, attempts_max: as for `of_return`.
+        attempt: counted from 1.
+        attempts_max: after which a failed job is given up.
+
+    Raises:
+        FunctionFailed: the job's retry function returned something that it may not. What that function raises
+            goes through.
     """
     outcome: BaseException = error
     if not isinstance(error, JobOutcome):
         outcome = _outcome_of(job.settings.on_error, type(error)) or error
     text = text_of(error)
+    if job.settings.at_most_once and isinstance(outcome, Snooze | Retry):
+        return Verdict(state=JobState.DISCARDED, error=f"it runs at most once: {text}")
     if isinstance(outcome, Snooze):
         return Verdict(state=JobState.SCHEDULED, error=text, delay=outcome.after, counts=False)
     if isinstance(outcome, Cancel | JobCancelled):
@@ -76,11 +80,19 @@ def of_error(job: Job[Any], attempt: int, attempts_max: int, error: BaseExceptio
 
 
 def _again(job: Job[Any], attempt: int, error: BaseException, text: str) -> Verdict:
-    """Return that a failed job is run again when its own function for that says."""
-    delay = job.settings.retry(attempt, error)
+    """Return that a failed job is run again when its own function for that says.
+
+    Raises:
+        FunctionFailed: that says something else.
+    """
+    retry = job.settings.retry
+    delay: Any = retry(attempt, error)
     if delay is None:
         return Verdict(state=JobState.DISCARDED, error=text)
-    return Verdict(state=JobState.RETRYABLE, error=text, delay=delay)
+    if not isinstance(delay, timedelta):
+        raise FunctionFailed(f"{described(retry)} returned {delay!r}, expected a timedelta or None")
+    # What is worked out from other times may come out in the past, or beyond all dates.
+    return Verdict(state=JobState.RETRYABLE, error=text, delay=max(timedelta(0), min(delay, _LONGEST)))
 
 
 def _outcome_of(on_error: Mapping[type[Exception], JobOutcome], cls: type) -> JobOutcome | None:
@@ -92,10 +104,9 @@ def _outcome_of(on_error: Mapping[type[Exception], JobOutcome], cls: type) -> Jo
 
 
 def text_of(error: BaseException) -> str:
-    """Return an error's type and text, even when its own text fails."""
+    """Return an error's type and text as they can be stored and logged, even when its own text fails."""
     try:
-        if isinstance(error, JobOutcome):
-            return str(error)
-        return f"{type(error).__name__}: {error}"
-    except Exception:
-        return type(error).__name__
+        text = str(error) if isinstance(error, JobOutcome) else f"{type(error).__name__}: {error}"
+    except BaseException:
+        text = type(error).__name__
+    return storable(text, limits.ERROR_LENGTH_MAX)

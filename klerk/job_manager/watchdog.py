@@ -54,7 +54,6 @@ class Watchdog:
 
     def begin(self, run: JobRun) -> None:
         """Watch a job, of a kind that has a limit, that is about to run."""
-        run.watch(self._scheduler.now_us)
         self._set_alarm(min(due_us for due_us, _ in self._ends(run)))
 
     def _ends(self, run: JobRun) -> list[tuple[int, JobError]]:
@@ -100,6 +99,8 @@ class Watchdog:
 
     def stop(self, run: JobRun) -> None:
         """Ask a running job to stop, and force it, if possible, when it does not within some seconds."""
+        # Also where its worker has not begun yet.
+        run.cancel()
         self._executor(run).cancel(run)
         asked_us = self._scheduler.now_us()
         grace_us = round(limits.JOB_STOP_GRACE_S * 1e6)

@@ -1,16 +1,28 @@
 """The transactions that the job manager submits."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from klerk._core import InternalWork
+from klerk._waiting import Submission
+from klerk.batch import Batch
 from klerk.codec import encode
 from klerk.commands import Actor, Command, System
+from klerk.job_run import JobRun
 from klerk.jobs import Job, JobRecord, JobRequest
 
 
-def acting_as(job: Job[Any], record: JobRecord) -> Actor:
-    """Return the actor as which a job acts."""
-    return job.settings.run_as or by_manager(record)
+class Submit(Protocol):
+    """Puts the transaction of a job into the queue."""
+
+    def __call__(self, work: Any, actor: Actor, behalf: System | None = None) -> Submission[Any]: ...
+
+
+def acting_as(job: Job[Any], record: JobRecord) -> tuple[Actor, System | None]:
+    """Return the actor as which a job acts, and on whose behalf: that of the job, when it acts as another."""
+    itself = by_manager(record)
+    run_as: Actor | None = job.settings.run_as
+    return (itself, None) if run_as is None else (run_as, itself)
 
 
 def by_manager(record: JobRecord) -> System:
@@ -19,23 +31,76 @@ def by_manager(record: JobRecord) -> System:
 
 
 class RecordJob(InternalWork):
-    """The transaction that records what became of an attempt, with the commands that the job ends with."""
+    """The transaction that records what became of an attempt, with the commands that the job ends with.
 
-    def __init__(self, record: JobRecord, commands: tuple[Command[Any], ...] = ()) -> None:
+    Parameters:
+        record: to be stored.
+        commands: handled after that.
+        is_authorized: nobody has to be asked about them, because the system itself acts.
+    """
+
+    def __init__(
+        self, record: JobRecord, commands: tuple[Command[Any], ...] = (), *, is_authorized: bool = True
+    ) -> None:
+        self.is_authorized = is_authorized
         self.record = record
         self.encoded = encode(record)
         self.commands = commands
 
     def perform(self, processor: Any) -> None:
-        for command in self.commands:
-            processor.apply_command(command)
+        # First of all: a job that ends does not stand in the way of one that its commands request.
         processor.put_job(self.record, self.encoded)
+        for command in self.commands:
+            processor.apply_command(command, not self.is_authorized)
+
+
+class RecordJobs(InternalWork):
+    """The transaction that records what became of jobs without an attempt."""
+
+    def __init__(self, records: Sequence[JobRecord]) -> None:
+        self.records = records
+
+    def perform(self, processor: Any) -> None:
+        for record in self.records:
+            processor.put_job(record, encode(record))
+
+
+class RecordSuspended(InternalWork):
+    """The transaction that records which jobs cannot run.
+
+    Parameters:
+        records: of them.
+        is_current: says whether a job is still as it was found.
+    """
+
+    def __init__(self, records: Sequence[JobRecord], is_current: Callable[[JobRecord], bool]) -> None:
+        self.records = records
+        self.is_current = is_current
+
+    def perform(self, processor: Any) -> None:
+        for record in self.records:
+            # Somebody may have acted on it meanwhile, or it was only looked at, and is not in memory.
+            if self.is_current(record):
+                processor.put_job(record, encode(record))
+
+
+class SaveJob(InternalWork):
+    """The transaction that saves a running job's checkpoint, log and progress."""
+
+    def __init__(self, run: JobRun, checkpoint: bytes) -> None:
+        self.run = run
+        self.checkpoint = checkpoint
+
+    def perform(self, processor: Any) -> None:
+        record = self.run.saved(self.checkpoint)
+        processor.put_job(record, encode(record))
+        self.run.newest = record
 
 
 class CreateJobs(InternalWork):
     """The transaction that creates jobs outside of a command."""
 
-    def __init__(self, requests: tuple[JobRequest, ...]) -> None:
+    def __init__(self, requests: tuple[JobRequest | Batch, ...]) -> None:
         self.requests = requests
 
     def perform(self, processor: Any) -> tuple[JobRecord, ...]:

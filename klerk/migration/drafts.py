@@ -58,11 +58,13 @@ class JobDraft:
 
     Parameters:
         parameters: stored types by name, in the stored order.
+        versions: the same, in each version of the parameters that was declared so far.
         steps: bring the arguments of one job up to date.
         is_open, is_touched: as for a class.
     """
 
     parameters: dict[str, str]
+    versions: dict[int, dict[str, str]] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     is_open: bool = False
     is_touched: bool = False

@@ -14,10 +14,11 @@ import msgspec
 
 from klerk import limits
 from klerk._dispatch import ClassPlan, RefField, microseconds
-from klerk._image import key_of, outdated
+from klerk._image import outdated
 from klerk._table import IdSet
-from klerk.codec import CATALOG_KEY, ENDED_JOB, LIVE_JOB, encode, number_of, read_job, write_catalog
+from klerk.codec import CATALOG_KEY, encode, write_catalog
 from klerk.errors import FunctionFailed, KlerkError, MigrationFailed, Problem, SchemaChanged, listed
+from klerk.job_manager.job_rows import DUE, READY, JobRows, scan_rows
 from klerk.jobs import JobRecord
 from klerk.migration.schema import Plan
 from klerk.migration.upcasting import JobUpcaster
@@ -36,13 +37,18 @@ class Migrating:
         storage: with its families up to the end of the commit log.
         program: which the models are loaded into.
         plan: what the design changes.
+        rows: stores jobs.
+
+    Attributes:
+        job_up_to_date: gives a stored job that has not ended as the design has it; see `JobUpcaster.upcast`.
     """
 
-    def __init__(self, storage: Storage, program: Program, plan: Plan) -> None:
+    def __init__(self, storage: Storage, program: Program, plan: Plan, rows: JobRows) -> None:
         self._storage = storage
         self._program = program
         self._plan = plan
-        self._upcaster = JobUpcaster(plan.catalog, program.spec)
+        self._rows = rows
+        self.job_up_to_date = JobUpcaster(plan.catalog, program.spec).upcast
         self._problems: list[Problem] = []
         self._refused = IdSet()
         self._count = 0
@@ -62,6 +68,11 @@ class Migrating:
         self._refused.add(id)
         self._note(f"model {id}", found)
 
+    @property
+    def concerns_jobs(self) -> bool:
+        """Whether every job that has not ended has to be looked at before the store can be opened."""
+        return self._plan.is_migrating or bool(self._plan.unfit_jobs)
+
     def up_to_date(self, record: JobRecord) -> JobRecord | None:
         """Return a stored job as the design has it; None when it is deleted, or cannot be.
 
@@ -69,7 +80,7 @@ class Migrating:
             FunctionFailed: a function of the application raised.
         """
         try:
-            found = self._upcaster.upcast(record)
+            found = self.job_up_to_date(record)
         except FunctionFailed:
             raise
         except KlerkError as error:
@@ -178,19 +189,24 @@ class Migrating:
         batch.write()
 
     def _rewrite_jobs(self, progress: Progress) -> None:
-        batch = _Batch(self._storage)
-        rows = self._storage.scan(Family.JOBS, LIVE_JOB, ENDED_JOB)
-        for count, (key, stored) in enumerate(rows):
-            if count % limits.MIGRATION_BATCH_RECORDS == 0:
-                progress("rewriting jobs", count, 0)
-            record = read_job(number_of(key[1:]), stored)
-            if record.schema < self._plan.catalog.version:
-                record_now = self._upcaster.upcast(record)
+        count = 0
+        for prefix in (READY, DUE):
+            rewritten: list[tuple[JobRecord, bytes]] = []
+            deleted: list[int] = []
+            for record in scan_rows(self._storage, prefix):
+                count += 1
+                record_now = self.job_up_to_date(record)
                 if record_now is None:
-                    batch.delete(Family.JOBS, key)
-                else:
-                    batch.put(Family.JOBS, LIVE_JOB + key_of(record.id), encode(record_now))
-        batch.write()
+                    deleted.append(record.id)
+                elif record.schema < self._plan.catalog.version:
+                    rewritten.append((record_now, encode(record_now)))
+                if count % limits.MIGRATION_BATCH_RECORDS == 0:
+                    progress("rewriting jobs", count, 0)
+                    self._rows.write(rewritten)
+                    self._rows.remove(deleted)
+                    rewritten, deleted = [], []
+            self._rows.write(rewritten)
+            self._rows.remove(deleted)
 
 
 class _Batch:

@@ -52,6 +52,9 @@ class RenameModel(Operation):
             each.fields = _with_references(each.fields, reference, self.new)
         for job in draft.jobs.values():
             job.parameters = _with_references(job.parameters, reference, self.new)
+            job.versions = {
+                version: _with_references(each, reference, self.new) for version, each in job.versions.items()
+            }
         if self.old not in draft.classes:
             return False
         if self.new in draft.classes:

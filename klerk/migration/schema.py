@@ -118,6 +118,7 @@ def plan_of(known: Catalog, spec: Spec) -> Plan:
         ran=known.ran,
         fingerprint=fingerprint_of(spec),
         event_parameters=_event_parameters(known, spec, events),
+        job_versions=_job_versions(known, spec, draft),
     )
     return Plan(known=known, catalog=catalog, pending=pending, idle=idle, unfit_jobs=unfit_jobs)
 
@@ -158,7 +159,13 @@ def _draft_of(known: Catalog) -> Draft:
     # A deleted class keeps its place under a name that none can have.
     return Draft(
         classes={entry.name or f"#{code}": class_draft(entry) for code, entry in enumerate(known.classes)},
-        jobs={kind: JobDraft(parameters=dict(parameters)) for kind, parameters in known.job_types.items()},
+        jobs={
+            kind: JobDraft(
+                parameters=dict(parameters),
+                versions={version: dict(each) for version, each in versions_of(known, kind).items()},
+            )
+            for kind, parameters in known.job_types.items()
+        },
         events=list(known.events),
     )
 
@@ -327,16 +334,21 @@ def _job_types(known: Catalog, spec: Spec, draft: Draft) -> tuple[dict[str, Type
             new = [name for name in spec.jobs if name not in draft.jobs]
             covered = _or_renamed("job", (kind,), new[0] if len(new) == 1 else "")
             unfit[kind] = f"the job {kind} is no longer declared: {covered}"
-        elif not job.is_open and (reason := _misfit(tuple(job.parameters.items()), spec, kind)):
-            unfit[kind] = f"{reason}: {call('transform_job', kind)[:-1]}, ...)"
+        elif not job.is_open and (reason := _misfit(job.versions, spec, kind)):
+            covered = f"{call('transform_job', kind)[:-1]}, ...)"
+            unfit[kind] = f"{reason}: {covered}, or a new version of the job with an upcast function"
     types.update((kind, _stored(parameters)) for kind, parameters in spec.job_parameters.items())
     return types, unfit
 
 
-def _misfit(before: Types, spec: Spec, kind: str) -> str:
-    """Return how the declared parameters contradict the stored ones; those with a default may follow."""
+def _misfit(versions: dict[int, dict[str, str]], spec: Spec, kind: str) -> str:
+    """Return how the declared parameters contradict the stored ones of the same version; those with a
+    default may follow. From one version to another, each job is brought up when it is loaded."""
     job, now = spec.jobs[kind], _stored(spec.job_parameters[kind])
-    for i, (name, stored) in enumerate(before):
+    before = versions.get(job.settings.version)
+    if before is None:
+        return ""
+    for i, (name, stored) in enumerate(before.items()):
         if i >= len(now) or now[i][0] != name or now[i][1] not in (stored, f"{stored}?"):
             return f"the parameter '{name}' of job {kind} is gone, moved or of another type"
     for parameter in job.parameters[len(before) :]:
@@ -348,10 +360,27 @@ def _misfit(before: Types, spec: Spec, kind: str) -> str:
 def _stale_kinds(known: Catalog, draft: Draft) -> tuple[EarlierJob, ...]:
     """Return the kinds whose stored jobs are not as the design has them."""
     return tuple(
-        EarlierJob(kind, known.version, parameters)
+        EarlierJob(kind, known.version, parameters, list(versions_of(known, kind))[-1])
         for kind, parameters in known.job_types.items()
         if kind not in draft.jobs or draft.jobs[kind].is_touched
     )
+
+
+def versions_of(known: Catalog, kind: str) -> dict[int, Types]:
+    """Return the parameters of a kind in each version that was declared; stores of before that have one."""
+    return known.job_versions.get(kind) or {1: known.job_types[kind]}
+
+
+def _job_versions(known: Catalog, spec: Spec, draft: Draft) -> dict[str, dict[int, Types]]:
+    """Return the parameters of each kind in each version, those of kinds that are gone, too."""
+    versions = {kind: versions_of(known, kind) for kind in known.job_types if kind not in spec.jobs}
+    for kind, parameters in spec.job_parameters.items():
+        earlier = draft.jobs[kind].versions if kind in draft.jobs else {}
+        versions[kind] = {version: tuple(each.items()) for version, each in earlier.items()}
+        version = spec.jobs[kind].settings.version
+        versions[kind].pop(version, None)
+        versions[kind][version] = _stored(parameters)
+    return versions
 
 
 # --- the fingerprint ----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from klerk.app import Spec
-from klerk.codec import Catalog, ClassEntry, EarlierClass, Types, encode
+from klerk.codec import Catalog, ClassEntry, EarlierClass, EarlierJob, encode
 from klerk.errors import FunctionFailed, InvalidValue, Problem, listed
 from klerk.jobs import Job, JobRecord
 from klerk.migration.drafts import ClassDraft, Draft, Fields, JobDraft, Step, filled
@@ -180,7 +180,10 @@ def class_draft(entry: ClassEntry) -> ClassDraft:
 
 
 class JobUpcaster:
-    """Brings stored jobs that have not ended up to date.
+    """Brings stored jobs that have not ended up to date, as far as migrations do.
+
+    What `m.transform_job` makes of arguments is of the newest version. Arguments of another version that no
+    migration transforms are left to the upcast functions of the job.
 
     Parameters:
         catalog: how jobs are and were stored.
@@ -202,9 +205,10 @@ class JobUpcaster:
             FunctionFailed: a function of a migration raised.
         """
         is_new = record.schema == self._catalog.version
-        if is_new and len(record.arguments) == self._arity.get(record.kind):
+        if is_new and (self._is_foreign(record) or len(record.arguments) == self._arity.get(record.kind)):
             return record
-        parameters = self._parameters(record)
+        earlier = self._earlier(record)
+        parameters = self._catalog.job_types.get(record.kind) if earlier is None else earlier.parameters
         if parameters is None:
             return record
         job = JobDraft(parameters=dict(parameters))
@@ -215,26 +219,43 @@ class JobUpcaster:
         if not draft.jobs:
             return None
         (kind,) = draft.jobs
+        declared = self._spec.jobs.get(kind)
+        if declared is not None and not job.steps and record.version != declared.settings.version:
+            return msgspec.structs.replace(record, kind=kind, schema=self._catalog.version)
         what = f"job {record.id} ({record.kind})"
+        if job.steps and earlier is not None and earlier.version != record.version:
+            raise InvalidValue(
+                f"{what} has arguments of version {record.version}, and they are transformed from version"
+                f" {earlier.version}",
+                hint="Let it run, or be given up, with the old design.",
+            )
         names = (name for name, _ in parameters)
         arguments: Fields = dict(zip(names, record.arguments, strict=False))
         arguments = _stepped(job.steps, arguments, what)
-        declared = self._spec.jobs.get(kind)
         if declared is None:
             return record
         values = self._values(what, declared, arguments, is_checked=job.is_touched)
-        return msgspec.structs.replace(record, kind=kind, arguments=values, schema=self._catalog.version)
+        return msgspec.structs.replace(
+            record,
+            kind=kind,
+            arguments=values,
+            schema=self._catalog.version,
+            version=declared.settings.version,
+        )
 
-    def _parameters(self, record: JobRecord) -> Types | None:
-        """Return the parameters that a job was stored with."""
-        earlier = [
+    def _is_foreign(self, record: JobRecord) -> bool:
+        """Return whether a job's arguments are of another version than its kind has now."""
+        declared = self._spec.jobs.get(record.kind)
+        return declared is not None and record.version != declared.settings.version
+
+    def _earlier(self, record: JobRecord) -> EarlierJob | None:
+        """Return how jobs of a kind were stored, where a migration has changed that since."""
+        found = [
             old
             for old in self._catalog.earlier_jobs
             if old.kind == record.kind and record.schema <= old.until
         ]
-        if earlier:
-            return min(earlier, key=lambda old: old.until).parameters
-        return self._catalog.job_types.get(record.kind)
+        return min(found, key=lambda old: old.until, default=None)
 
     def _values(self, what: str, job: Job[Any], arguments: Fields, *, is_checked: bool) -> tuple[Any, ...]:
         """Return arguments in the declared order, checked against the declared types if that is asked for."""

@@ -290,7 +290,7 @@ class AuthorizedReading(Reading):
         it holds the lock; `Klerk.log` and a snapshot's hold up nobody.
 
         Parameters:
-            which: model, actor, event, since, until, limit, after, newest_first; see `LogFilter`.
+            which: sequence, model, actor, event, since, until, limit, after, newest_first; see `LogFilter`.
 
         Returns:
             The entries. Parameters that the actor could not see as fields show `klerk.MASKED`.

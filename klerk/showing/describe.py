@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from klerk.app import EventSpec, MachineSpec, Spec
-from klerk.authorization import BLOB, COMMAND, FIELD, KV, READ, Permission
+from klerk.authorization import BLOB, COMMAND, FIELD, JOBS, KV, READ, Permission
 from klerk.blocks import Block
 from klerk.declared import DeclaredChoice, DeclaredRule
 from klerk.field_types import FieldType
@@ -271,7 +271,7 @@ def _attempts_text(settings: JobSettings) -> str:
 
 
 def _key_rows(spec: Spec) -> Iterator[tuple[str, str, str, str]]:
-    """Say which rules are asked about which keys."""
+    """Say which rules are asked about which keys, and about what is done to which jobs by hand."""
     for verdict, rules in (("if", spec.allow.all), ("not if", spec.deny.all)):
         for rule in rules:
             if rule.subject in (KV, BLOB):
@@ -282,6 +282,10 @@ def _key_rows(spec: Spec) -> Iterator[tuple[str, str, str, str]]:
                     rule.action or "every use",
                     f"{verdict} {function_text(rule.function)}",
                 )
+            elif rule.subject == JOBS:
+                kinds = ", ".join(map(str, rule.targets)) or "all"
+                action = rule.job_action or "every action"
+                yield rule.subject, kinds, action, f"{verdict} {function_text(rule.function)}"
 
 
 def _permission_lines(spec: Spec) -> list[str]:

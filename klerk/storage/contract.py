@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from klerk.errors import Closed, StoreFailed
+from klerk.storage.marks import MarkFile
 
 
 class Family(enum.IntEnum):
@@ -64,12 +65,14 @@ class Storage(abc.ABC):
         closed_cleanly: whether the last run ended with `close`. If not, part of what was written last may be
             missing, in whole batches: it shows as an early end of the log, or as a gap in it.
         recovered_tail: whether opening had to drop a torn, never acknowledged end of the last write.
+        marks: of running jobs, which survive the death of the process; None where nothing would.
     """
 
     def __init__(self) -> None:
         self.failed: StoreFailed | None = None
         self.closed_cleanly = True
         self.recovered_tail = False
+        self.marks: MarkFile | None = None
         self._closed: Closed | None = None
         # The one thing that the hot path looks at: set when the store has failed or is closed.
         self._refusing = False

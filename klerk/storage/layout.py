@@ -3,6 +3,7 @@
     KLERK     what this directory is: format, application, when it was created; written last
     owner     locked by the process that has the store open, and its process id
     witness   the newest acknowledged position of the commit log
+    running   marks of the jobs that are running; made anew when it is missing, as it is in a copy
     db/       RocksDB
 
 A new store is built under the marker `KLERK.new`, which is renamed to `KLERK` when everything is durable. A
@@ -31,6 +32,7 @@ MARKER = "KLERK"
 UNFINISHED = "KLERK.new"
 OWNER = "owner"
 WITNESS = "witness"
+MARKS = "running"
 DATABASE = "db"
 
 # While a copy is made: its marker, and the hard links to the store's files when it goes to another disk.

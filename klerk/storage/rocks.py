@@ -32,6 +32,7 @@ from klerk.log_events import about
 from klerk.storage import layout, trial, tuning
 from klerk.storage.contract import Delete, Family, Put, Storage, Witness
 from klerk.storage.cursor import Cursor
+from klerk.storage.marks import MarkFile
 from klerk.storage.witness import WitnessFile
 
 _logger = logging.getLogger("klerk.storage")
@@ -117,6 +118,7 @@ class RocksStorage(Storage):
         witness.begin(lasting=durability == "sync")
         store = cls(path, owner, witness, database, durability)
         store.closed_cleanly, store.recovered_tail = clean, mode == "tolerant"
+        store.marks = MarkFile.open(path / layout.MARKS)
         return store
 
     def witness(self, sequence: int, digest: bytes) -> None:
@@ -191,7 +193,12 @@ class RocksStorage(Storage):
             )
         finally:
             self._witness.release()
+            self._release_marks()
             self._owner.release()
+
+    def _release_marks(self) -> None:
+        if self.marks is not None:
+            self.marks.release()
 
     def _write(self, puts: list[Put], deletes: list[Delete]) -> None:
         batch = WriteBatch(raw_mode=True)
@@ -298,6 +305,7 @@ class RocksStorage(Storage):
             # Freeing one would wait for, or crash on, threads and locks that did not survive the fork.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(native))
         self._witness.release()
+        self._release_marks()
         self._owner.disown()
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from klerk.errors import Corrupted, StorageError
+from klerk.storage.boot import NO_BOOT, current_boot
 from klerk.storage.contract import WITNESS_DIGEST_BYTES_MAX, Witness
 
 # Magic and format, flags, digest length, generation, sequence, boot, digest, seal; the checksum follows.
@@ -29,8 +30,6 @@ _CLEAN = 1
 _SLOT_BYTES = 4096
 _FILE_BYTES = 2 * _SLOT_BYTES
 _SLOT_SIZE = _BODY.size + _CHECKSUM.size
-
-NO_BOOT = bytes(16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +97,7 @@ class WitnessFile:
 
     def binding(self) -> Witness | None:
         """Return the position that the log must reach; None when there is none."""
-        binds = self.found.boot in (NO_BOOT, _current_boot())
+        binds = self.found.boot in (NO_BOOT, current_boot())
         return self.found.position() if binds and self.found.sequence else None
 
     def begin(self, *, lasting: bool) -> None:
@@ -110,7 +109,7 @@ class WitnessFile:
         # What does not bind now must not come to bind by being written again.
         binding = self.binding()
         self._last = (binding.sequence, binding.digest) if binding else (0, b"")
-        self._boot = NO_BOOT if lasting else _current_boot()
+        self._boot = NO_BOOT if lasting else current_boot()
         for _ in range(2):
             self._write(*self._last)
             self._map.flush()
@@ -175,12 +174,3 @@ def _corrupted(path: Path, what: str) -> StorageError:
         hint="Without it nobody can tell whether acknowledged commands are missing. Restore a copy of "
         "the store.",
     )
-
-
-def _current_boot() -> bytes:
-    """Return 16 bytes that name this start of the machine, or `NO_BOOT` where it cannot be told."""
-    try:
-        text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
-        return bytes.fromhex(text.strip().replace("-", ""))
-    except (OSError, ValueError):
-        return NO_BOOT

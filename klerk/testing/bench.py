@@ -178,10 +178,11 @@ class Bench:
 
     def _read_again(self, run: JobRun) -> None:
         """Let a job find its arguments as after a restart: a test shows what storing makes of them."""
-        record = self.klerk.jobs.as_stored(run.record)
-        if record.state is JobState.SUSPENDED:
-            raise JobError(f"what is stored of job {run.id} ({record.kind}) cannot be run: {record.error}")
-        run.record = record
+        kind = run.record.kind
+        try:
+            run.record = run.newest = self.klerk.jobs.as_stored(run.record)
+        except ValueError as error:
+            raise JobError(f"what is stored of job {run.id} ({kind}) cannot be run: {error}") from error
 
     def _complete(self, run: JobRun, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine to its end, in the one event loop of this bench."""

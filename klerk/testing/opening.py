@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self, TypedDict, Unpack
 
 from klerk.errors import ArgumentError, ConfigError
+from klerk.job_manager.retention import Retention
 from klerk.klerk import Klerk
 from klerk.observing import Telemetry
 from klerk.opening import App, Durability
@@ -29,8 +30,10 @@ class OpenOptions(TypedDict, total=False):
     durability: Durability
     job_threads: int
     job_processes: int | None
+    job_concurrency: int | None
     worker_tags: Collection[str]
     close_wait: timedelta
+    job_retention: Retention | None
     queue_length_max: int
     token_ttl: timedelta
     unsafe: bool

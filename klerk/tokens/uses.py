@@ -17,18 +17,17 @@ from klerk._working import id_or_zero
 from klerk.checkpointer import write_tokens
 from klerk.codec import TOKEN_SECRET_KEY, number_of
 from klerk.commands import Command, Context
-from klerk.errors import ArgumentError, Conflict, Corrupted, InvalidValue, LimitExceeded
+from klerk.errors import ArgumentError, Conflict, InvalidValue, LimitExceeded
+from klerk.job_steps import JobSteps, Step
+from klerk.jobs import JobRecord
 from klerk.processing import Program
 from klerk.storage.contract import Family, Storage
+from klerk.tokens.job_tokens import ANYTHING, JobTokens, LivingJobs, about
 from klerk.tokens.repeated import FirstUse, RepeatedResult
-from klerk.tokens.token import DIGEST_BYTES, ID_BYTES, Demands, Token, TokenSeal
+from klerk.tokens.rows import packed, read_row
+from klerk.tokens.token import DIGEST_BYTES, Demands, Token, TokenSeal
 from klerk.translation import translated
 from klerk.values import Model
-
-FORMAT: Final = 1
-
-# Format, id, when it was used, for how many commands (-1: one that is not in a list), and their digest.
-ROW: Final = struct.Struct(f">B{ID_BYTES}sqi{DIGEST_BYTES}s")
 
 # Sequence, when it was used, for how many commands, and their digest.
 USE: Final = struct.Struct(f">qqi{DIGEST_BYTES}s")
@@ -45,12 +44,14 @@ class TokenUse(msgspec.Struct, frozen=True):
     Parameters:
         id, issued_us, demands: of the token.
         digest: of what it is used for; empty when that has none, and so is nothing that was done before.
+        job: the id of the job whose command it is; 0: of none.
     """
 
     id: bytes
     issued_us: int | None
     demands: Demands
     digest: bytes
+    job: int = 0
 
 
 class TokenUses:
@@ -82,6 +83,7 @@ class TokenUses:
         self._uses: dict[bytes, bytes] = {}
         # The ids in the order of their use. A dictionary whose first keys are gone is slow to find the next.
         self._order: deque[bytes] = deque()
+        self._of_jobs = JobTokens()
         self._dropped: list[int] = []
         self._forgotten_us = 0
         self._used_us = 0
@@ -128,6 +130,29 @@ class TokenUses:
             # Refused before the command is submitted; what was given as the context may be none.
             raise translated(error, getattr(context, "translation", None)) from None
         return TokenUse(known.id, known.issued_us, known.demands, self._digest(work, context))
+
+    def step_of(self, steps: JobSteps, command: Command[Any], name: str | None) -> Step:
+        """Return the step of a job that a command is; see `JobRun.handle`.
+
+        Raises:
+            ArgumentError: as for `JobSteps.named`.
+        """
+        if name is not None:
+            return steps.named(command, name)
+        code, fields = self._events.get(command.event, (0, ()))
+        return steps.step(command, about(command, code, fields))
+
+    def use_in_job(self, step: Step, context: Any) -> TokenUse:
+        """Return the token of a step of a job as a submission carries it."""
+        stands_for_first = step.is_named or step.command.target is not None
+        digest = ANYTHING if stands_for_first else self._digest(step.command, context)
+        return TokenUse(step.token.id, None, (), digest, step.job)
+
+    def idempotency_key(self, record: JobRecord) -> str:
+        """Return the key of a job's effects outside of the store; see `JobRun.idempotency_key`."""
+        # A store that was restored from a copy gives ids once more, to other jobs.
+        about_job = ("job", record.id, record.reruns, record.created_us)
+        return self._seal.digest(b"effect" + _encode(about_job)).hex()
 
     def _known(self, token: Token | str) -> Token:
         if not isinstance(token, Token):
@@ -198,13 +223,23 @@ class TokenUses:
         if len(self._uses) >= limits.TOKENS_MAX:
             raise LimitExceeded(
                 f"{len(self._uses)} used tokens are kept, and none of them has expired",
-                hint="Use tokens only where something may be sent again, or open with a shorter token_ttl.",
+                hint="Let a job that handles so many commands end, and another go on."
+                if use.job
+                else "Use tokens only where something may be sent again, or open with a shorter token_ttl.",
             )
         self._require_unchanged(use.demands)
         return None
 
     def _repeated(self, known: bytes, use: TokenUse, context: Context) -> Any:
         sequence, _, count, digest = USE.unpack(known)
+        if digest != use.digest and use.job:
+            raise Conflict(
+                f"an earlier attempt at job {use.job} handled this with other parameters, in transaction"
+                f" {sequence}",
+                code="token_reused",
+                hint="Give the step a name, which stands for what was done first:"
+                " job.handle(command, step='invoice for May').",
+            )
         if digest != use.digest:
             raise Conflict(
                 f"this token was used for something else, in transaction {sequence}",
@@ -240,18 +275,27 @@ class TokenUses:
         """
         count = len(concerned) if type(concerned) is list else SINGLE
         known = USE.pack(sequence, self._used_us, count, use.digest)
-        row = ROW.pack(FORMAT, use.id, self._used_us, count, use.digest)
+        row = packed(use.id, self._used_us, count, use.digest, use.job)
         if self._dropped:
             group.tokens.update(dict.fromkeys(self._dropped))
             group.tokens[FORGOTTEN] = key_of(self._forgotten_us)
             self._dropped = []
         group.tokens[sequence] = row
-        self._remember(use.id, known)
+        self._remember(use.id, known, use.job)
         return row
 
-    def _remember(self, id: bytes, known: bytes) -> None:
+    def _remember(self, id: bytes, known: bytes, job_id: int) -> None:
         self._uses[id] = known
-        self._order.append(id)
+        if job_id:
+            self._of_jobs.add(job_id, id)
+        else:
+            self._order.append(id)
+
+    def follow_jobs(self, group: Group) -> None:
+        """Drop the tokens of jobs that end with a group, once it has been processed."""
+        for id in self._of_jobs.left_by(group.notices):
+            sequence, *_ = USE.unpack(self._uses.pop(id))
+            group.tokens[sequence] = None
 
     def _drop_expired(self, now_us: int) -> None:
         """Forget the oldest tokens whose time is over, a bounded number at once."""
@@ -268,32 +312,24 @@ class TokenUses:
     # --- opening --------------------------------------------------------------------------------------
 
     def _load(self) -> None:
-        """Read the tokens that were used before, and remove those whose time is over."""
+        """Read the tokens that were used before, and remove those whose time is over, or whose job."""
         oldest_us = self._now_us() - self._keep_for_us
+        living = LivingJobs(self._storage)
         expired: list[int] = []
         for key, row in self._storage.scan(Family.TOKENS):
             sequence = number_of(key)
             if sequence == FORGOTTEN:
                 self._forgotten_us = number_of(row)
                 continue
-            id, used_us, count, digest = _read_row(sequence, row)
-            if used_us > oldest_us:
-                self._remember(id, USE.pack(sequence, used_us, count, digest))
-            else:
-                expired.append(sequence)
+            id, used_us, count, digest, job_id = read_row(sequence, row)
+            if job_id in living if job_id else used_us > oldest_us:
+                self._remember(id, USE.pack(sequence, used_us, count, digest), job_id)
+                continue
+            expired.append(sequence)
+            if not job_id:
                 self._forgotten_us = max(self._forgotten_us, used_us)
         if expired:
             write_tokens(self._storage, {FORGOTTEN: key_of(self._forgotten_us), **dict.fromkeys(expired)})
-
-
-def _read_row(sequence: int, row: bytes) -> tuple[bytes, int, int, bytes]:
-    try:
-        version, id, used_us, count, digest = ROW.unpack(row)
-    except struct.error as error:
-        raise Corrupted(f"the token of transaction {sequence} cannot be read: {error}") from error
-    if version != FORMAT:
-        raise Corrupted(f"the token of transaction {sequence} has format {version}, expected {FORMAT}")
-    return id, used_us, count, digest
 
 
 def _secret_of(storage: Storage) -> bytes:

@@ -3,11 +3,12 @@
 The two talk over one pipe, in messages of one letter and what belongs to it:
 
 - to the child: `TASK` (what to run), `REPLY` (to its question of that number), `CANCEL` (it shall find an
-  end), `STOP` (a SIGTERM that follows is meant);
+  end), `STOP` (it ends now: SIGTERM is raised where the task runs);
 - from the child: `READY`, `ASK` (a question, with a number), `TELL` (it needs no answer), `ENDED` (the task).
 
 A child whose pipe is closed ends at once: nobody is there any more. SIGINT and SIGTERM come to the whole
-group of processes from a terminal or a service manager; what they mean is for the parent to say.
+group of processes from a terminal or a service manager; what they mean is for the parent to say, so a SIGTERM
+that comes without `STOP` means nothing.
 """
 
 import os
@@ -89,6 +90,7 @@ class Channel:
                     self.is_cancelled = True
                 elif kind == STOP:
                     self.is_stopping = True
+                    _interrupt_main_thread()
         except (EOFError, OSError):
             if self.is_busy:
                 # What the task would do now is lost: it is run again elsewhere.
@@ -110,6 +112,16 @@ def main(connection: "Connection[Any, Any]") -> None:
                 stream.flush()
         channel.is_busy = False
         channel.send(ENDED, ended)
+
+
+def _interrupt_main_thread() -> None:
+    """Raise SIGTERM in the thread that runs the task, in whatever it waits for."""
+    if hasattr(signal, "pthread_kill"):
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGTERM)
+    else:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _heed_signals(channel: Channel) -> None:

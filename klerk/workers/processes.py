@@ -149,12 +149,11 @@ class WorkerProcess:
         self._notice(child.CANCEL)
 
     def kill(self) -> None:
-        """End it: by SIGTERM, which lets its task clean up, and a short while later by SIGKILL."""
+        """End it: its task may clean up, as at a SIGTERM, until SIGKILL comes a short while later."""
         self._is_killed, self.is_usable = True, False
         if self._process is None or self._last_resort is not None:
             return
         self._notice(child.STOP)
-        self._process.terminate()
         self._last_resort = threading.Timer(limits.WORKER_KILL_GRACE_S, self._process.kill)
         self._last_resort.daemon = True
         self._last_resort.start()

@@ -1,0 +1,374 @@
+"""Actions on jobs by hand: each is a transaction of its own, which stands in the commit log."""
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from klerk._core import InternalWork
+from klerk._table import IdSet
+from klerk.app import Spec
+from klerk.authorization import JobAction
+from klerk.codec import JOB_ACTION, encode
+from klerk.commands import Context, System
+from klerk.errors import WrongState
+from klerk.job_creation import key_of
+from klerk.job_manager.access import JobAccess
+from klerk.job_manager.claims import Claim, Claims
+from klerk.job_manager.decisions import (
+    NO_CHANGE,
+    STOPS_AS,
+    WORKS_IN,
+    Change,
+    checked_change,
+    edited,
+    ended,
+    fresh,
+    ready,
+    requested,
+    require_works,
+)
+from klerk.job_manager.queue_book import QueueBook
+from klerk.job_manager.searching import Search
+from klerk.job_run import JobRun
+from klerk.jobs import FINAL_STATES, JobRecord, JobState
+
+
+class JobBooks(Protocol):
+    """Where actions find the jobs that they are about."""
+
+    def get(self, job_id: int) -> JobRecord: ...
+    def peek(self, job_id: int) -> JobRecord | None: ...
+    def typed(self, record: JobRecord) -> JobRecord: ...
+    def pages(self, search: Search) -> Iterator[list[JobRecord]]: ...
+
+
+OPERATOR: Final = System("operator")
+"""Who acts on jobs when nobody is named."""
+
+Decide = Callable[[Any, JobRecord], JobRecord]
+"""Gives a job as an action leaves it; called with the processor, in the transaction."""
+
+Wants = Callable[[JobRecord, JobState], bool]
+"""Says whether an action is to be done to a job, in the state that it is in now; may refuse."""
+
+
+class ActOnJobs(InternalWork):
+    """The transaction of an action.
+
+    Parameters:
+        action: what is done.
+        claims: of the jobs that it is done to, which the transaction leaves as `decide` says. Those that run
+            go on until they end, and keep what is asked of them.
+        decide: says how.
+        changed: gives what of a job was changed, for the log.
+        once: the kinds that run at most once.
+    """
+
+    def __init__(
+        self,
+        action: JobAction,
+        claims: list[Claim],
+        decide: Decide,
+        changed: Callable[[JobRecord], dict[str, Any]] | None,
+        once: frozenset[str],
+    ) -> None:
+        self.action = action
+        self.claims = claims
+        self.decide = decide
+        self.changed = changed
+        self.once = once
+
+    def perform(self, processor: Any) -> None:
+        for claim in self.claims:
+            claim.after = self._after(processor, claim)
+            if claim.after is not None:
+                processor.put_job(claim.after, encode(claim.after))
+        ids = tuple(claim.id for claim in self.claims)
+        first = self.claims[0].after
+        changed = {} if first is None or self.changed is None else self.changed(first)
+        processor.log_unchecked(JOB_ACTION, 0, (self.action, ids, changed))
+
+    def _after(self, processor: Any, claim: Claim) -> JobRecord | None:
+        """Return a job as it is to be; None when what became of it is recorded by itself."""
+        run = claim.run
+        if run is None:
+            assert claim.record is not None
+            return self.decide(processor, claim.record)
+        if run.is_over or run.stop is None:
+            return None
+        # That it starts may be recorded at this moment; it must never seem as if it had not.
+        state = JobState.EXECUTING if run.record.kind in self.once else run.newest.state
+        return msgspec.structs.replace(run.newest, state=state, stop=run.stop)
+
+    def __repr__(self) -> str:
+        return f"{self.action} of {len(self.claims)} jobs"
+
+
+class EndStopped(InternalWork):
+    """The transaction that ends jobs which were asked to stop while they ran, and whose process ended.
+
+    Parameters:
+        records: of them, as they are to be.
+    """
+
+    def __init__(self, records: list[JobRecord]) -> None:
+        self.records = records
+
+    def perform(self, processor: Any) -> None:
+        for record in self.records:
+            processor.put_job(record, encode(record))
+
+
+class ActionDesk(msgspec.Struct, frozen=True):
+    """What actions need of the open Klerk.
+
+    Parameters:
+        access: says who may do what.
+        transact: handles a transaction and waits for it; on behalf of the application itself without context.
+        schema: the version of the schema that jobs are stored with.
+        queue_book: what people set of queues.
+    """
+
+    access: JobAccess
+    transact: Callable[[InternalWork, Context | None], Any]
+    schema: int
+    queue_book: QueueBook
+
+
+class Actions:
+    """Does what is asked of jobs by hand.
+
+    Parameters:
+        spec: the declared jobs.
+        books: where jobs are found.
+        claims: keeps them from everyone else meanwhile.
+        ending: the lock under which attempts are declared over.
+        desk: lets them take effect.
+        stop: asks an attempt to stop, wherever it runs.
+        now_us: gives the time, in microseconds.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        books: JobBooks,
+        claims: Claims,
+        ending: threading.Lock,
+        desk: "ActionDesk",
+        stop: Callable[[JobRun], None],
+        now_us: Callable[[], int],
+    ) -> None:
+        self._spec = spec
+        self._once = frozenset(name for name, job in spec.jobs.items() if job.settings.at_most_once)
+        self._books = books
+        self._claims = claims
+        self._ending = ending
+        self._access = desk.access
+        self._transact = desk.transact
+        self._schema = desk.schema
+        self._stop = stop
+        self._now_us = now_us
+
+    def act(
+        self, action: JobAction, job_id: int, context: Context | None, change: Change = NO_CHANGE
+    ) -> JobRecord:
+        """Do something to a job, and return it as it is afterwards.
+
+        Raises:
+            Denied: the context's actor may not do it.
+            NotFound: there is no such job.
+            WrongState: it does not work in the state that the job is in.
+            InvalidValue, ArgumentError: what is to be changed does not fit.
+            Conflict: (``job_busy``) something else has been changing the job for long.
+        """
+        change = checked_change(change)
+        self._require(action, job_id, context)
+        decide = self._decide(action, context, change)
+        plan = _Plan(partial(_insist, action), decide, change)
+        done, over = self._perform(action, [job_id], context, plan)
+        while over:
+            done, over = self._perform(action, over, context, plan)
+        after = done[0].after if done else None
+        return self._books.get(job_id) if after is None or after.stop else after
+
+    def act_on_all(self, action: JobAction, search: Search, context: Context | None) -> int:
+        """Do something to all jobs that are found, in transactions of a bounded size, and return to how many.
+        Those that an action does not work for are left as they are.
+
+        Raises:
+            Denied: the context's actor may not do it to jobs of one of the kinds that are looked for.
+        """
+        if context is not None:
+            kinds = self._spec.jobs if search.kinds is None else search.kinds
+            self._access.require(context, action, sorted(kinds))
+
+        def wants(record: JobRecord, state: JobState) -> bool:
+            fits = search.fits(msgspec.structs.replace(record, state=state))
+            return fits and state in WORKS_IN[action] and self._can_run(action, record)
+
+        plan = _Plan(wants, self._decide(action, context, NO_CHANGE), NO_CHANGE)
+        seen, total = IdSet(), 0
+        for records in self._books.pages(search):
+            # A job that fails at once might come up for ever.
+            over = sorted(record.id for record in records if seen.add(record.id))
+            while over:
+                done, over = self._perform(action, over, context, plan)
+                total += len(done)
+        return total
+
+    def end_stopped(self, records: list[JobRecord]) -> None:
+        """End those of some jobs that were asked to stop while they ran in a process that is gone."""
+        stopped = [
+            ended(record, JobState(record.stop), "request while it ran", self._now_us())
+            for record in records
+            if record.stop
+        ]
+        if stopped:
+            self._transact(EndStopped(stopped), None)
+
+    def _require(self, action: JobAction, job_id: int, context: Context | None) -> None:
+        """Ask for permission; only who may do it to every kind learns that there is no such job."""
+        record = self._books.peek(job_id)
+        if context is not None:
+            kinds = sorted(self._spec.jobs) if record is None else [record.kind]
+            self._access.require(context, action, kinds)
+        if record is None:
+            self._books.get(job_id)
+
+    # --- one transaction --------------------------------------------------------------------------
+
+    def _perform(
+        self, action: JobAction, job_ids: list[int], context: Context | None, plan: "_Plan"
+    ) -> tuple[list[Claim], list[int]]:
+        """Do something to those of some jobs that are wanted, in one transaction.
+
+        Returns:
+            The claims of those, and the ids of those to be looked at again, whose attempts ended meanwhile.
+        """
+        with self._claims.of(job_ids) as claims:
+            wanted = [claim for claim in claims if self._is_wanted(claim, plan.wants)]
+            over = [claim.id for claim in wanted if not self._ask_to_stop(action, claim)]
+            chosen = [claim for claim in wanted if claim.id not in over]
+            if chosen:
+                try:
+                    changed = None if plan.change is NO_CHANGE else partial(self._changed, plan.change)
+                    self._transact(ActOnJobs(action, chosen, plan.decide, changed, self._once), context)
+                except BaseException:
+                    for claim in chosen:
+                        claim.take_back()
+                    raise
+                for claim in chosen:
+                    if claim.run is not None:
+                        self._stop(claim.run)
+                self._claims.await_ends(chosen)
+            return chosen, over
+
+    def _is_wanted(self, claim: Claim, wants: Wants) -> bool:
+        if claim.record is None:
+            claim.record = self._books.peek(claim.id)
+        record = claim.record
+        if record is None:
+            # It was pruned since it was found.
+            return False
+        return wants(record, record.state if claim.run is None else JobState.EXECUTING)
+
+    def _ask_to_stop(self, action: JobAction, claim: Claim) -> bool:
+        """Tell the attempt of a job, if it runs, what becomes of it; return False when it is over by now."""
+        run = claim.run
+        if run is None:
+            return True
+        with self._ending:
+            if run.is_over:
+                return False
+            claim.before, run.stop = run.stop, STOPS_AS[action]
+            return True
+
+    # --- what it makes of a job -------------------------------------------------------------------
+
+    def _decide(self, action: JobAction, context: Context | None, change: Change) -> Decide:
+        """Return what an action makes of a job that does not run."""
+        if action in STOPS_AS:
+            by = str(OPERATOR if context is None else context.actor)
+            return lambda _, record: ended(record, STOPS_AS[action], by, self._now_us())
+        if action == "run_now":
+            return lambda _, record: ready(self._able(record))
+        if action == "edit":
+            return lambda processor, record: edited(
+                self._with_arguments(processor, record, change), change, self._now_us()
+            )
+        return lambda processor, record: fresh(
+            self._able(record)
+            if change.arguments is None
+            else self._with_arguments(processor, record, change)
+        )
+
+    def _can_run(self, action: JobAction, record: JobRecord) -> bool:
+        try:
+            return action in STOPS_AS or bool(self._able(record))
+        except WrongState:
+            return False
+
+    def _able(self, record: JobRecord) -> JobRecord:
+        """Return a job with arguments of the declared types.
+
+        Raises:
+            WrongState: it has others.
+        """
+        if record.state not in FINAL_STATES and record.state is not JobState.SUSPENDED:
+            return record
+        try:
+            typed = self._books.typed(record)
+        except ValueError as error:
+            raise WrongState(
+                f"job {record.id} ({record.kind}) cannot run: {error}",
+                hint="Give it arguments that fit, if its kind is still declared; or discard it.",
+            ) from error
+        return msgspec.structs.replace(typed, schema=self._schema)
+
+    def _with_arguments(self, processor: Any, record: JobRecord, change: Change) -> JobRecord:
+        """Return a job with the arguments that it is to have, checked as in a request."""
+        if change.arguments is None:
+            return record
+        job = self._spec.jobs.get(record.kind)
+        if job is None:
+            raise WrongState(
+                f"there is no job '{record.kind}' in this app, so job {record.id} cannot be edited"
+            )
+        request = processor.checked_request(requested(job, record, change.arguments))
+        return msgspec.structs.replace(
+            record,
+            arguments=request.values,
+            schema=self._schema,
+            version=job.settings.version,
+            key="" if job.settings.key is None else key_of(job, request.values),
+        )
+
+    def _changed(self, change: Change, record: JobRecord) -> dict[str, Any]:
+        """Return what a change made of a job, by name."""
+        changed = {name: value for name, value in msgspec.structs.asdict(change).items() if value is not None}
+        if "arguments" in changed:
+            names = [parameter.name for parameter in self._spec.jobs[record.kind].parameters]
+            changed["arguments"] = dict(zip(names, record.arguments, strict=True))
+        return changed
+
+
+class _Plan(msgspec.Struct, frozen=True):
+    """To which jobs something is done, and what.
+
+    Parameters:
+        wants: says to which.
+        decide: says what, unless it runs.
+        change: for the log.
+    """
+
+    wants: Wants
+    decide: Decide
+    change: Change
+
+
+def _insist(action: JobAction, record: JobRecord, state: JobState) -> bool:
+    require_works(action, record, state)
+    return True

@@ -1,0 +1,172 @@
+"""Where jobs are looked up: those at hand in memory, the others in the store; each as it is now."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from klerk import limits
+from klerk.app import Spec
+from klerk.errors import NotFound
+from klerk.job_manager.arguments import StoredArguments
+from klerk.job_manager.job_rows import DUE, READY, Moment
+from klerk.job_manager.job_store import JobStore
+from klerk.job_manager.searching import UNENDED, JobPage, JobPlace, Search, references
+from klerk.job_run import JobRun
+from klerk.jobs import FINAL_STATES, JobRecord, JobState
+from klerk.values import Ref
+
+_ENDED = b""
+_PLACES = (READY, DUE, _ENDED)
+_AT_HAND = (JobState.AVAILABLE, JobState.EXECUTING)
+
+
+class Books:
+    """Looks jobs up. Can be called from any thread, and takes no lock.
+
+    Parameters:
+        spec: the declared jobs.
+        arguments: knows which ones they take.
+        live: the records of all jobs in memory that have not ended.
+        running: their attempts.
+        store: reads the others.
+        now_us: gives the time, in microseconds.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        arguments: StoredArguments,
+        live: Mapping[int, JobRecord],
+        running: Mapping[int, JobRun],
+        store: JobStore,
+        now_us: Callable[[], int],
+    ) -> None:
+        self._types = spec.job_parameters
+        self._arguments = arguments
+        self._live = live
+        self._running = running
+        self._store = store
+        self._now_us = now_us
+
+    # --- one job ----------------------------------------------------------------------------------
+
+    def get(self, job_id: int) -> JobRecord:
+        """Return a job, whether it is still to run or has ended.
+
+        Raises:
+            NotFound: there is none with this id, or it ended and is not kept any more.
+        """
+        record = self.peek(job_id)
+        if record is None:
+            raise NotFound(f"there is no job {job_id}", hint="It never was, or is not kept any more.")
+        return record
+
+    def peek(self, job_id: int) -> JobRecord | None:
+        """Return a job as `get` does; None when there is none."""
+        record = self._at_hand(job_id)
+        if record is None:
+            record = self._store.get(job_id)
+            return None if record is None else self._shown(record)
+        return record
+
+    def _at_hand(self, job_id: int) -> JobRecord | None:
+        """Return a job that is in memory, with what it told of itself while it runs."""
+        record = self._live.get(job_id)
+        run = self._running.get(job_id)
+        if record is None or run is None:
+            return record
+        return msgspec.structs.replace(run.shown_in(record), state=JobState.EXECUTING)
+
+    def _shown(self, record: JobRecord) -> JobRecord:
+        """Return a stored job with arguments of the declared types, or as it is when they do not fit."""
+        try:
+            return self.typed(record)
+        except ValueError:
+            return record
+
+    def typed(self, record: JobRecord) -> JobRecord:
+        """Return a job with arguments of the declared types.
+
+        Raises:
+            ValueError: they do not fit, or there is no job of its kind.
+        """
+        return self._arguments.typed(record)
+
+    def models(self, record: JobRecord) -> tuple[Ref[Any], ...]:
+        """Return the references among a job's arguments."""
+        return references(self._types, record)
+
+    # --- many jobs --------------------------------------------------------------------------------
+
+    def pages(self, search: Search) -> Iterator[list[JobRecord]]:
+        """Yield all jobs that are found, some at a time."""
+        while True:
+            page = self.page(search)
+            yield list(page.items)
+            if page.next is None:
+                return
+            search = msgspec.structs.replace(search, after=page.next)
+
+    def page(self, search: Search) -> JobPage:
+        """Return some of the jobs that are found, after at most `limits.JOB_QUERY_LOOKS_MAX` looks."""
+        found: list[tuple[JobPlace, JobRecord]] = []
+        for looks, (place, record) in enumerate(self._candidates(search, search.place()), 1):
+            if record is not None and search.fits(record):
+                if len(found) == search.limit:
+                    return _page(found, search.cursor(found[-1][0]))
+                found.append((place, record))
+            if looks == limits.JOB_QUERY_LOOKS_MAX:
+                return _page(found, search.cursor(place))
+        return _page(found, None)
+
+    def _candidates(
+        self, search: Search, after: JobPlace | None
+    ) -> Iterator[tuple[JobPlace, JobRecord | None]]:
+        """Yield jobs that may be wanted, with where they stand."""
+        if search.states == frozenset({JobState.EXECUTING}):
+            return self._each(list(self._running), search, after)
+        if search.cause is not None and (created := self._store.created_by(search.cause)) is not None:
+            return self._each(created, search, after)
+        return self._all(search, after)
+
+    def _each(
+        self, job_ids: list[int], search: Search, after: JobPlace | None
+    ) -> Iterator[tuple[JobPlace, JobRecord | None]]:
+        for job_id in sorted(job_ids, reverse=search.newest_first):
+            if after is None or (job_id < after.id if search.newest_first else job_id > after.id):
+                yield JobPlace(0, 0, job_id), self.peek(job_id)
+
+    def _all(self, search: Search, after: JobPlace | None) -> Iterator[tuple[JobPlace, JobRecord | None]]:
+        now_us = self._now_us()
+        ends = None if search.states is None else FINAL_STATES & search.states
+        for part, prefix in enumerate(_PLACES):
+            if after is not None and part < after.part:
+                continue
+            if not search.may_be(FINAL_STATES if prefix == _ENDED else UNENDED):
+                continue
+            start = (after.time_us, after.id) if after is not None and after.part == part else None
+            until_us = None
+            if prefix == DUE and not search.may_be(UNENDED.difference(_AT_HAND)):
+                # Those whose time is still to come are neither ready nor running.
+                until_us = now_us
+                if search.newest_first and start is None:
+                    start = (now_us + 1, 0)
+            for moment, stored in self._store.rows(ends, prefix, start, reverse=search.newest_first):
+                if until_us is not None and moment[0] > until_us:
+                    break
+                yield JobPlace(part, *moment), self._now(prefix, moment, stored)
+
+    def _now(self, prefix: bytes, moment: Moment, stored: JobRecord) -> JobRecord | None:
+        """Return a job that stood in a place as it is now; None when it is on its way to a later one."""
+        record = self._at_hand(stored.id)
+        if record is not None:
+            return None if prefix == _ENDED else record
+        if prefix == READY:
+            record = self._store.get(stored.id)
+            return None if record is None or record.ended_us else self._shown(record)
+        return self._shown(stored)
+
+
+def _page(found: list[tuple[JobPlace, JobRecord]], after: str | None) -> JobPage:
+    return JobPage(items=tuple(record for _, record in found), next=after)

@@ -1,0 +1,201 @@
+"""What people do to jobs: the part of `Klerk.jobs` that acts on them, for threads and for asyncio."""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime
+from functools import partial
+from typing import Any, Unpack
+
+from klerk.authorization import JobAction
+from klerk.commands import Context
+from klerk.job_manager.acting import Actions
+from klerk.job_manager.asking import AioAsking, Asking
+from klerk.job_manager.decisions import NO_CHANGE, RETRIED_ALL, WORKS_IN, Change
+from klerk.job_manager.searching import JobFilter
+from klerk.jobs import JobRecord, JobRequest
+from klerk.limits import JOB_ACTION_JOBS_MAX
+
+
+class ByHand(Asking):
+    """Acts on jobs, each time in a transaction of its own that stands in the commit log as "job action".
+
+    Every method takes the context on whose behalf it is done: the rules of `App.allow.jobs` have to permit it
+    then. Left out, it is done by the application itself, and no rule is asked. Each can be called for a job
+    wherever it is; what does not work in the state that it is in raises `WrongState`, which says what does.
+    An action waits for the end of an attempt that is just being recorded, and keeps workers from a job that
+    it is about, so it never comes to both.
+
+    Each raises:
+        Denied: the context's actor may not do it.
+        NotFound: there is no such job, or it is not kept any more.
+        WrongState: it does not work in the state that the job is in.
+        Conflict: (``job_busy``) something else has been changing the job for long.
+        ReadLockHeld, StoreFailed, Closed: as for `Klerk.handle`.
+    """
+
+    _actions: Actions
+
+    def cancel(self, job_id: int, context: Context | None = None) -> JobRecord:
+        """Cancel a job that has not ended, and return it.
+
+        One that runs is asked to stop, and becomes cancelled when its function raises, or the process ends;
+        when the function succeeds all the same, the job is completed.
+        """
+        return self._actions.act("cancel", job_id, context)
+
+    def discard(self, job_id: int, context: Context | None = None) -> JobRecord:
+        """Give a job up that has not ended, and return it; as `cancel`, but it counts as failed."""
+        return self._actions.act("discard", job_id, context)
+
+    def retry(self, job_id: int, context: Context | None = None) -> JobRecord:
+        """Run a job now that waits for a time, is suspended or has ended, with all of its attempts before it,
+        and return it. One that had ended begins anew under the same id, with `reruns` counted up."""
+        return self._actions.act("retry", job_id, context)
+
+    def run_now(self, job_id: int, context: Context | None = None) -> JobRecord:
+        """Run a job now that waits for a time, and return it. Its attempts count on."""
+        return self._actions.act("run_now", job_id, context)
+
+    def edit(
+        self,
+        job_id: int,
+        *,
+        arguments: JobRequest | Mapping[str, Any] | None = None,
+        priority: int | None = None,
+        queue: str | None = None,
+        run_at: datetime | None = None,
+        max_attempts: int | None = None,
+        context: Context | None = None,
+    ) -> JobRecord:
+        """Change a job that waits, and return it. What is left out stays as it is.
+
+        Parameters:
+            arguments: those of a request for the same job, ``remind(loan)``, or some of them by name. A
+                suspended job that gets new ones is suspended no longer.
+            priority, queue, max_attempts: in place of those declared for its kind.
+            run_at: not before; aware.
+
+        Raises:
+            InvalidValue: an argument does not fit its type, or refers to nothing.
+            ArgumentError: something cannot be meant.
+        """
+        change = Change(
+            arguments=arguments, priority=priority, queue=queue, run_at=run_at, max_attempts=max_attempts
+        )
+        return self._actions.act("edit", job_id, context, change)
+
+    def rerun(
+        self,
+        job_id: int,
+        arguments: JobRequest | Mapping[str, Any] | None = None,
+        context: Context | None = None,
+    ) -> JobRecord:
+        """Run a job again that has ended, and return it: under the same id, with `reruns` counted up. What
+        earlier runs saved, logged and returned is gone.
+
+        Parameters:
+            arguments: other ones, as for `edit`.
+
+        Raises:
+            InvalidValue, ArgumentError: as for `edit`.
+        """
+        change = NO_CHANGE if arguments is None else Change(arguments=arguments)
+        return self._actions.act("rerun", job_id, context, change)
+
+    # --- several at once --------------------------------------------------------------------------
+
+    def cancel_all(self, context: Context | None = None, **which: Unpack[JobFilter]) -> int:
+        """Cancel every job that has not ended and fits a filter, and return how many there were.
+
+        This is done in transactions of up to `limits.JOB_ACTION_JOBS_MAX` jobs; jobs created meanwhile may be
+        among them or not. With a context, the rules have to permit it for every kind that is asked for, which
+        without `kind` and `tag` are all that are declared.
+
+        Parameters:
+            which: see `JobFilter`.
+        """
+        return self._act_on_all("cancel", context, which)
+
+    def discard_all(self, context: Context | None = None, **which: Unpack[JobFilter]) -> int:
+        """Give up every job that has not ended and fits a filter; as `cancel_all`."""
+        return self._act_on_all("discard", context, which)
+
+    def retry_all(self, context: Context | None = None, **which: Unpack[JobFilter]) -> int:
+        """Run every job now that failed and fits a filter, as `retry` does; otherwise as `cancel_all`.
+
+        Unless the filter names states, these are those that are retryable or discarded. Those whose arguments
+        do not fit their kind any more are left as they are.
+        """
+        return self._act_on_all("retry", context, which)
+
+    def run_all_now(self, context: Context | None = None, **which: Unpack[JobFilter]) -> int:
+        """Run every job now that waits for a time and fits a filter; as `cancel_all`."""
+        return self._act_on_all("run_now", context, which)
+
+    def _act_on_all(self, action: JobAction, context: Context | None, which: JobFilter) -> int:
+        wanted: dict[str, Any] = {**which, "limit": JOB_ACTION_JOBS_MAX}
+        if wanted.get("state") is None:
+            wanted["state"] = RETRIED_ALL if action == "retry" else WORKS_IN[action]
+        return self._actions.act_on_all(action, self._search(wanted), context)
+
+
+class AioByHand(AioAsking):
+    """The asyncio face of `ByHand`."""
+
+    _jobs: ByHand
+
+    async def cancel(self, job_id: int, context: Context | None = None) -> JobRecord:
+        """See `ByHand.cancel`."""
+        return await asyncio.to_thread(self._jobs.cancel, job_id, context)
+
+    async def discard(self, job_id: int, context: Context | None = None) -> JobRecord:
+        """See `ByHand.discard`."""
+        return await asyncio.to_thread(self._jobs.discard, job_id, context)
+
+    async def retry(self, job_id: int, context: Context | None = None) -> JobRecord:
+        """See `ByHand.retry`."""
+        return await asyncio.to_thread(self._jobs.retry, job_id, context)
+
+    async def run_now(self, job_id: int, context: Context | None = None) -> JobRecord:
+        """See `ByHand.run_now`."""
+        return await asyncio.to_thread(self._jobs.run_now, job_id, context)
+
+    async def edit(
+        self,
+        job_id: int,
+        *,
+        arguments: JobRequest | Mapping[str, Any] | None = None,
+        priority: int | None = None,
+        queue: str | None = None,
+        run_at: datetime | None = None,
+        max_attempts: int | None = None,
+        context: Context | None = None,
+    ) -> JobRecord:
+        """See `ByHand.edit`."""
+        edit = partial(self._jobs.edit, job_id, arguments=arguments, priority=priority, queue=queue)
+        return await asyncio.to_thread(edit, run_at=run_at, max_attempts=max_attempts, context=context)
+
+    async def rerun(
+        self,
+        job_id: int,
+        arguments: JobRequest | Mapping[str, Any] | None = None,
+        context: Context | None = None,
+    ) -> JobRecord:
+        """See `ByHand.rerun`."""
+        return await asyncio.to_thread(self._jobs.rerun, job_id, arguments, context)
+
+    async def cancel_all(self, context: Context | None = None, **which: Unpack[JobFilter]) -> int:
+        """See `ByHand.cancel_all`."""
+        return await asyncio.to_thread(partial(self._jobs.cancel_all, context, **which))
+
+    async def discard_all(self, context: Context | None = None, **which: Unpack[JobFilter]) -> int:
+        """See `ByHand.discard_all`."""
+        return await asyncio.to_thread(partial(self._jobs.discard_all, context, **which))
+
+    async def retry_all(self, context: Context | None = None, **which: Unpack[JobFilter]) -> int:
+        """See `ByHand.retry_all`."""
+        return await asyncio.to_thread(partial(self._jobs.retry_all, context, **which))
+
+    async def run_all_now(self, context: Context | None = None, **which: Unpack[JobFilter]) -> int:
+        """See `ByHand.run_all_now`."""
+        return await asyncio.to_thread(partial(self._jobs.run_all_now, context, **which))

@@ -1,0 +1,81 @@
+"""Jobs that run at most once: that they start is durable before they do."""
+
+import logging
+
+import msgspec
+
+from klerk._waiting import Submission
+from klerk.app import Spec
+from klerk.errors import KlerkError
+from klerk.job_manager.work import RecordJob, Submit, by_manager
+from klerk.job_run import JobRun
+from klerk.jobs import JobState
+from klerk.log_events import about_job
+from klerk.scheduler import Scheduler
+
+LOG = logging.getLogger("klerk")
+
+
+class Starts:
+    """Records the start of jobs that run at most once, and takes it back for those that were not called.
+
+    A job that is stored as executing is never started again: whatever happens from there on, it ends.
+
+    Parameters:
+        spec: the declared jobs.
+        submit: records the start.
+        scheduler: gives the time.
+
+    Attributes:
+        kinds: of the jobs that run at most once.
+    """
+
+    def __init__(self, spec: Spec, submit: Submit, scheduler: Scheduler) -> None:
+        self.kinds = frozenset(job.name for job in spec.jobs.values() if job.settings.at_most_once)
+        self._submit = submit
+        self._scheduler = scheduler
+
+    def record(self, run: JobRun) -> Submission[None]:
+        """Submit that a job starts. It may be called once that is durable."""
+        started = msgspec.structs.replace(
+            run.record, state=JobState.EXECUTING, started_us=self._scheduler.now_us(), stop=run.stop or ""
+        )
+        submission = self._submit(RecordJob(started), by_manager(started))
+        # A checkpoint builds on it, and must not make it seem as if the job had not started.
+        run.record = run.newest = started
+        return submission
+
+    def take_back(self, run: JobRun) -> None:
+        """Record that a job was not called after all, and is to be started another time."""
+        run.is_over = True
+        waiting = run.end = msgspec.structs.replace(
+            run.record, state=JobState.AVAILABLE, started_us=0, stop=run.stop or ""
+        )
+        try:
+            self._submit(RecordJob(waiting), by_manager(waiting))
+        except Exception as refusal:
+            LOG.error(
+                "job %d (%s) was not called, and counts as started: %s",
+                run.id,
+                waiting.kind,
+                refusal,
+                extra=about_job("attempt_unrecorded", waiting, run.queue),
+            )
+
+    def failed(self, run: JobRun, error: BaseException) -> None:
+        """Leave a job uncalled, because nobody knows whether its start is durable, or waits to know.
+
+        Parameters:
+            error: that came in its place.
+        """
+        if isinstance(error, KlerkError):
+            LOG.error(
+                "job %d (%s) is not called: its start is not recorded: %s",
+                run.id,
+                run.record.kind,
+                error,
+                extra=about_job("attempt_unrecorded", run.record, run.queue),
+            )
+        else:
+            # Its worker stops; what was submitted may become durable all the same.
+            self.take_back(run)
