@@ -99,7 +99,7 @@ while not k.jobs.counts()[klerk.JobState.EXECUTING]:
         ran = run(body, tmp_path)
         assert ran.returncode == 0
         assert "runs" in ran.stdout
-        assert "run again after the next start" in ran.stderr
+        assert "runs again after the next start" in ran.stderr
 
 
 # --- forks --------------------------------------------------------------------------------------------

@@ -163,6 +163,7 @@ async def test_a_snapshot_of_asyncio_has_the_log_too(bank: OpenBank) -> None:
 INSIDE = {
     "Klerk": {
         "aio",
+        "signals",
         "start",
         "close_at_exit",
         "disown",
@@ -178,6 +179,9 @@ INSIDE = {
         "runs_here",
     },
     "jobs": {
+        "patience",
+        "relations",
+        "result_for",
         "start",
         "foresee",
         "note",
