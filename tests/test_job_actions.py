@@ -113,7 +113,10 @@ class Works(Bank):
         def work(job: JobRun, how: str, tone: tones = kind, account: Ref[Account] | None = None) -> None:
             ran.append((job.id, how))
             job.log(f"ran as {how}")
-            while how == "wait" and not self.go.wait(0.002):
+            goes = how != "wait"
+            while not goes:
+                goes = self.go.wait(0.002)
+                # Whoever asks before it may go is heard, too.
                 job.check_cancelled()
             if how.startswith("ignore"):
                 assert self.go.wait(20)

@@ -322,6 +322,16 @@ def test_rates_begin_empty_after_a_crash(works: Works, tmp_path: Path, which: in
         assert len(works.started) == 1
 
 
+def test_a_rate_that_was_set_begins_empty_after_a_crash(works: Works, tmp_path: Path) -> None:
+    job = works.job("free", queue="free")
+    with works.open(tmp_path / "store") as k:
+        k.jobs.scale("free", rate="4/day")
+        k.checkpoint(tmp_path / "crashed")
+    with works.open(tmp_path / "crashed") as k:
+        assert len(run(k, works, job, 3)) == 3
+    assert works.started == []
+
+
 def test_a_clock_that_is_set_back_fills_nothing_and_stops_nothing(works: Works) -> None:
     job = limited(works)[0]
     with works.open() as k:

@@ -85,7 +85,7 @@ def test_an_attempt_that_takes_too_long_has_failed(
     assert "JobTimeout" in caplog.text
     assert "crash" not in caplog.text
     # It came to clean up, in the process as well: SIGTERM is sent first.
-    assert "it cleaned up" in notes(tmp_path)
+    eventually(lambda: "it cleaned up" in notes(tmp_path), 60)
     assert "it ends" not in notes(tmp_path)
 
 
@@ -206,7 +206,7 @@ def test_a_running_job_is_cancelled(k: klerk.Klerk, tmp_path: Path, sort: str) -
     job_id = begin(k, HOLD[sort], tmp_path, "cleans up")
     assert k.jobs.cancel_running(job_id)
     end_in(k, JobState.CANCELLED, before)
-    assert {"it begins", "it cleaned up"} <= notes(tmp_path)
+    eventually(lambda: {"it begins", "it cleaned up"} <= notes(tmp_path), 60)
     assert "it ends" not in notes(tmp_path)
     assert not k.jobs.cancel_running(job_id)
 

@@ -66,6 +66,13 @@ class Office(Bank):
         def settle(job: JobRun, account: Ref[Account], amount: int) -> Any:
             return job.complete_with(self.withdraw(account, amount))
 
+        @app.job(at_most_once=True)
+        def once(job: JobRun) -> None: ...
+
+        @app.job(at_most_once=True)
+        async def once_soon(job: JobRun) -> None: ...
+
+        self.once, self.once_soon = once, once_soon
         self.plain, self.coroutine, self.fail, self.stop = plain, coroutine, fail, stop
         self.snooze, self.enrol, self.settle = snooze, enrol, settle
 
@@ -458,6 +465,8 @@ class Heard:
         ("snooze", JobState.SCHEDULED, Snooze),
         ("settle", JobState.COMPLETED, type(None)),
         ("refused", JobState.DISCARDED, klerk.Rejected),
+        ("once", JobState.COMPLETED, type(None)),
+        ("once_soon", JobState.COMPLETED, type(None)),
     ],
 )
 def test_observers_hear_of_every_attempt_once(office: Office, ask: str, state: JobState, error: type) -> None:
@@ -477,6 +486,24 @@ def test_observers_hear_of_every_attempt_once(office: Office, ask: str, state: J
     queue = "mail" if ask == "plain" else "default"
     assert heard.calls[0] == ("started", 1, queue)
     assert sorted(heard.calls[1:]) == [("ended", 1, state, error), ("stopped", 1)]
+
+
+@pytest.mark.parametrize("ask", ["once", "once_soon"])
+def test_observers_hear_of_jobs_that_are_not_called_after_all(office: Office, ask: str) -> None:
+    """A job that runs at most once is not called when closing began while its start was recorded."""
+
+    class Closing(Heard):
+        def started(self, run: JobRun) -> None:
+            super().started(run)
+            k.jobs.begin_closing()
+
+    heard = Closing()
+    with klerk.testing.open(office.app) as k:
+        k.jobs.observe(heard)
+        k.jobs.schedule(getattr(office, ask)())
+        run_one(k)
+    ended = ("ended", 1, JobState.AVAILABLE, type(None))
+    assert heard.calls == [("started", 1, "default"), ended, ("stopped", 1)]
 
 
 def test_observers_hear_of_jobs_in_processes(tmp_path: Path) -> None:
