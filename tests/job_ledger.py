@@ -308,7 +308,7 @@ def _of_job(record: JobRecord, order: Order, found: Found) -> Iterator[str]:
         yield "it never came to its end"
     if order.count != _AMOUNTS.get(kind, 0):
         yield f"its commands took effect as {order.count} instead of {_AMOUNTS.get(kind, 0)}"
-    if kind == "ship" and order.meta.state != "shipped":
+    if kind == "ship" and order.meta.state.name != "shipped":
         yield f"its last command had no effect: {order.meta.state}"
 
 

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from klerk._dispatch import moment_of
+from klerk.job_manager.batches import is_held
 from klerk.job_manager.books import Books
 from klerk.job_manager.claims import Claims
 from klerk.job_manager.dispatcher import Dispatcher
@@ -158,7 +159,7 @@ class Explaining:
             more = f" and {len(waits) - _NAMED_MAX} more" if len(waits) > _NAMED_MAX else ""
             text = f"it waits for the end of job {', '.join(waits[:_NAMED_MAX])}{more}"
             reasons.append(JobReason(code="dependency", text=text))
-        if record.role and not record.batch_ended_us:
+        if is_held(record):
             text = f"it waits until all members of batch {record.batch} have ended"
             reasons.append(JobReason(code="batch", text=text))
         return reasons
