@@ -168,6 +168,7 @@ INSIDE = {
         "disown",
         "handle_for_job",
         "handle_for_coroutine",
+        "idempotency_key_for_job",
         "read_for_job",
         "snapshot_for_job",
         "snapshot_for_coroutine",
