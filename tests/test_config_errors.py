@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from designs import NOON, TESTER, Bank, python_environment
 import klerk
 from klerk import App, Args, ConfigError, Context, JobRun, KlerkError, Migration, Model, Ref, User
 from klerk.showing.explain import EXPLANATIONS
+from klerk.workers.child import WORKER_NAME
 
 CASES: dict[str, list[Callable[[App], object]]] = {}
 # Annotations that are wrong on purpose, so that type checkers do not find them first.
@@ -632,6 +634,27 @@ def rule_for_an_empty_prefix(app: App) -> None:
 @mistake("K061")
 def rule_for_an_unknown_action(app: App) -> None:
     app.deny.blob(action="steal")  # type: ignore[arg-type] # here
+
+
+@mistake("K075")
+def job_in_a_process_that_cannot_be_imported(app: App) -> None:
+    items_of(app)
+
+    @app.job(executor="process")  # here
+    def inside(job: JobRun) -> None: ...
+
+    app.open()
+
+
+@mistake("K076")
+def app_opened_by_a_worker_process_that_imports_it(app: App) -> None:
+    items_of(app)
+    process = current_process()
+    name, process.name = process.name, f"{WORKER_NAME}-1"
+    try:
+        app.open()  # here
+    finally:
+        process.name = name
 
 
 @mistake("K017")

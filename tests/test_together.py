@@ -163,6 +163,7 @@ async def test_a_snapshot_of_asyncio_has_the_log_too(bank: OpenBank) -> None:
 INSIDE = {
     "Klerk": {
         "aio",
+        "signals",
         "start",
         "close_at_exit",
         "disown",
@@ -175,7 +176,7 @@ INSIDE = {
         "save_for_job",
         "save_for_coroutine",
     },
-    "jobs": {"start", "foresee", "note", "store", "close", "begin_closing", "runs_here"},
+    "jobs": {"patience", "start", "foresee", "note", "store", "close", "begin_closing", "runs_here"},
     "timers": {"start", "note", "close", "runs_here", "refuse_waiting"},
     "unsafe": {"work"},
     "kv": {"shelf", "access", "admit", "putting", "removing", "value", "found"},
