@@ -649,14 +649,14 @@ def test_parameters_may_be_keyword_only(office: Office) -> None:
     seen = []
 
     @office.app.job()
-    def plain(job: JobRun, first: str, *, second: int = 2) -> None:
+    def by_name(job: JobRun, first: str, *, second: int = 2) -> None:
         seen.append((first, second))
 
     @office.app.job()
-    async def coroutine(job: JobRun, *, second: int) -> None:
+    async def awaited(job: JobRun, *, second: int) -> None:
         seen.append(("coroutine", second))
 
     with office.app.open() as k:
-        k.jobs.schedule(plain("a"), plain("b", second=3), coroutine(second=4))
+        k.jobs.schedule(by_name("a"), by_name("b", second=3), awaited(second=4))
         idle(k)
     assert sorted(seen) == [("a", 2), ("b", 3), ("coroutine", 4)]
