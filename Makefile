@@ -50,7 +50,7 @@ lint: $(VENV)/stamp-package $(VENV)/stamp-lint
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint klerk
-	$(PY) -m mypy klerk
+	$(PY) -m mypy klerk pytest_klerk.py
 	$(PY) -m mypy examples tests/typing
 	$(PY) -m pyright
 	$(PY) -m mypy.stubtest --ignore-disjoint-bases --ignore-unused-allowlist \
@@ -87,7 +87,7 @@ $(VENV)/stamp-options: $(VENV)/stamp-venv setup.py pyproject.toml
 	@touch $@
 
 # setuptools would ship what an earlier build left behind; only the compiled core is kept.
-$(VENV)/stamp-package: $(VENV)/stamp-options $(wildcard README.md) LICENSE $(SOURCES)
+$(VENV)/stamp-package: $(VENV)/stamp-options $(wildcard README.md) LICENSE pytest_klerk.py $(SOURCES)
 	@echo "Building and installing klerk: half a minute when the core is compiled."
 	@find build -path 'build/lib.*' -type f ! -name '*.so' -delete 2>/dev/null || true
 	@$(PIP) install ".[demo]"

@@ -28,6 +28,7 @@ from klerk.errors import (
     Lagged,
     LimitExceeded,
     MigrationFailed,
+    MissingLibrary,
     NewerStore,
     NoResult,
     NotAStore,
@@ -69,6 +70,7 @@ from klerk.reading.paging import Page
 from klerk.reading.reader import PlainReader, Readable, Reader
 from klerk.reading.snapshots import Snapshot
 from klerk.selections import Index, View
+from klerk.statistics import Statistics
 from klerk.timers.timers import Timers
 from klerk.timers.work import DueTimer, RefusedTimer
 from klerk.tokens.token import Token
@@ -152,6 +154,7 @@ __all__ = [
     "Machine",
     "Migration",
     "MigrationFailed",
+    "MissingLibrary",
     "Model",
     "NewerStore",
     "NoResult",
@@ -178,6 +181,7 @@ __all__ = [
     "Snapshot",
     "Snooze",
     "State",
+    "Statistics",
     "StorageError",
     "StoreFailed",
     "StoreLocked",

@@ -80,6 +80,7 @@ cdef class Processor(WorkingState):
     cdef list notices
     cdef list unmanaged
     cdef readonly int64_t now_us
+    cdef readonly object trace
     cdef bint trusted
     cdef bint without_timers
     cdef tuple actor

@@ -147,6 +147,7 @@ cdef class Processor(WorkingState):
         job_creation: creates the jobs that functions ask for; see `klerk.job_creation.JobCreation`.
 
     Attributes:
+        trace: of the transaction at hand; see `Submission.trace`.
         timed: called with the (due_us, id, sequence) of models whose timers a transaction set; None: nobody
             wants to know. It must not fail.
     """
@@ -223,6 +224,7 @@ cdef class Processor(WorkingState):
         self.context, now_us, trusted, self.actor, self.behalf = self.context_known
         self.now_us = now_us
         self.trusted = trusted
+        self.trace = submission.trace
         return 0
 
     cdef int clear(self) except -1:

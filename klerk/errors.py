@@ -244,6 +244,12 @@ class LimitExceeded(KlerkError, ValueError):
     status = 413
 
 
+class MissingLibrary(KlerkError, ImportError):
+    """What was asked for needs a library that is not installed."""
+
+    code = "missing_library"
+
+
 # --- storage ------------------------------------------------------------------------------------------
 
 

@@ -392,3 +392,14 @@ CATCH_UP_VERSIONS_MAX: Final = 100_000
 # are 1 MB or so, and reading them from as many log records takes about a second.
 LOG_PAGE: Final = 50
 LOG_PAGE_MAX: Final = 1_000
+
+# Jobs that one `klerk.testing.drain`, or one call of an app whose jobs run inline, runs, and the moments that
+# it sets the clock to: far more than a test can mean to, and still over in seconds.
+TEST_JOBS_MAX: Final = 10_000
+TEST_STEPS_MAX: Final = 100_000
+
+# How often a test that waits for the end of an attempt asks whether the store still works, in seconds.
+TEST_CHECK_S: Final = 1.0
+
+# Jobs listed by an expectation that was not met.
+TEST_JOBS_SHOWN_MAX: Final = 50

@@ -10,6 +10,7 @@ from klerk import limits
 from klerk.codec import JOB_LEVELS_KEY, encode
 from klerk.errors import Closed, Corrupted, StorageError
 from klerk.job_manager.gates import Level
+from klerk.log_events import about
 from klerk.storage.contract import Family, Storage
 
 __all__ = ["EMPTY", "FULL", "Levels", "StoredLevels", "Where", "levels_of"]
@@ -102,4 +103,8 @@ class StoredLevels:
             # It was closed before, and they were kept then.
             return
         except StorageError as error:
-            LOG.error("the levels of rates are not kept, and will be taken for empty: %s", error)
+            LOG.error(
+                "the levels of rates are not kept, and will be taken for empty: %s",
+                error,
+                extra=about("rates_unrecorded"),
+            )

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 
 from klerk import limits
+from klerk.log_events import about
 from klerk.workers.contract import Executor, J
 
 LOG = logging.getLogger("klerk")
@@ -103,7 +104,7 @@ class ThreadExecutor(Executor[J]):
                 self._perform(job)
             except BaseException:
                 # Whatever it is, SystemExit too: this thread works for others.
-                LOG.exception("a job could not be run")
+                LOG.exception("a job could not be run", extra=about("job_lost"))
             worker.job = None
         worker.is_idle = True
         if self._stopping:
