@@ -52,8 +52,8 @@ from klerk.job_manager.retention import Retention
 from klerk.job_manager.searching import JobFilter, JobPage, JobQuery
 from klerk.job_manager.status import JobReason, JobStatus
 from klerk.job_options import Backoff, JobOptions, QueueOptions, Unique
-from klerk.job_outcomes import Cancel, Discard, Retry, Snooze
-from klerk.job_run import Completion, JobRun
+from klerk.job_outcomes import Cancel, Completion, Discard, Retry, Snooze
+from klerk.job_run import JobRun
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
 from klerk.keyed.aio_blobs import AioBlobReader, AioBlobs
 from klerk.keyed.blob_streams import BlobInfo, BlobReader

@@ -48,9 +48,9 @@ from klerk.errors import (
     NotFound,
     Problem,
     WrongState,
-    at_place,
     listed,
 )
+from klerk.restating import at_place
 from klerk.translation import translated
 
 

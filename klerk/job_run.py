@@ -1,6 +1,5 @@
 """What the function of a running job receives."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -15,40 +14,23 @@ from klerk import limits
 from klerk._dispatch import moment_at
 from klerk.commands import Command, Result
 from klerk.errors import ArgumentError, JobCancelled, JobError
+from klerk.job_outcomes import Completion
 from klerk.job_reader import JobSnapshot
 from klerk.job_results import EarlierResults, ResultHost
 from klerk.job_states import decoded_state, encoded_state, typed_state
 from klerk.job_steps import JobSteps
 from klerk.jobs import Job, JobRecord, JobState
 from klerk.log_events import about_job
+from klerk.loops import is_in_loop
 from klerk.reading.reader import Reader
 from klerk.reading.snapshots import Snapshot
+from klerk.texts import storable
 from klerk.values import Model
 
 LOG = logging.getLogger("klerk")
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Model)
-
-
-def storable(text: str, length_max: int) -> str:
-    """Return a text as it can be stored: shortened, and without what is no Unicode."""
-    return text[:length_max].encode("utf-8", "replace").decode()
-
-
-def is_in_loop() -> bool:
-    """Return whether the caller runs in an event loop, which must not wait."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-class Completion(msgspec.Struct, frozen=True):
-    """What a job function returns to end with commands; made by `JobRun.complete_with`."""
-
-    commands: tuple[Command[Any], ...]
 
 
 class JobHost(ResultHost, Protocol):

@@ -119,19 +119,7 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
         history, checkpointer = recovered.history, self._engine.checkpointer
         self._eraser = Eraser(storage, history, self._program.table, checkpointer.write)
         self._hub = Hub(self._program, storage, self._lock, self._engine.queue)
-        self.jobs = JobManager(
-            spec,
-            self,
-            self._submit_as,
-            self._scheduler,
-            creation=self._program.job_creation,
-            desk=self._job_desk(),
-            store=JobStore(storage, checkpointer, recovered.up_to_date),
-            recovered=recovered,
-            retention=job_retention,
-            workers=workers,
-            marks=storage.marks,
-        )
+        self.jobs = self._job_manager(recovered, workers, job_retention)
         if telemetry is not None:
             self.jobs.observe(telemetry)
         self.timers = Timers(
@@ -144,6 +132,22 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
         )
         self.signals = Signals(self.jobs.patience.hurry)
         self.aio = AioKlerk(self._push_soon, self.read, self._snapshots, self._tokens, self, self._hub)
+
+    def _job_manager(self, recovered: Recovered, workers: Workers, retention: Retention) -> JobManager:
+        storage = self._storage
+        return JobManager(
+            self._spec,
+            self,
+            self._submit_as,
+            self._scheduler,
+            creation=self._program.job_creation,
+            desk=self._job_desk(),
+            store=JobStore(storage, self._engine.checkpointer, recovered.up_to_date),
+            recovered=recovered,
+            retention=retention,
+            workers=workers,
+            marks=storage.marks,
+        )
 
     def start(self) -> None:
         """Begin to fire timers and run jobs; `App.open` calls it."""

@@ -177,16 +177,11 @@ class App(Design):
         """
         job_retention = FOR_EVER if job_retention is None else job_retention
         spec = self._complete()
-        # The machine's own clock needs no check, which would cost every command a little.
         clock = utc_now if clock is None else checked_clock(clock)
-        # Everything that can be wrong with the design is found before a store is touched.
         lock = ReadWriteLock()
-        Program(spec, extended(read_catalog(None), spec), utc_now, lock)
         workers = _workers(job_threads, job_processes, job_concurrency, worker_tags, close_wait, workshop)
         _check_options(path, durability, workers, job_retention, queue_length_max, token_ttl)
-        storage: Storage = MemoryStorage()
-        if path is not None and durability != "memory":
-            storage = RocksStorage.open(path, app=self.name, durability=durability)
+        storage = _storage(self.name, path, durability)
         try:
             recovered = _recovered(storage, spec, clock, lock, progress)
             opened = Klerk(
@@ -218,7 +213,15 @@ class App(Design):
         self.check_system_context()
         spec = self.freeze()
         check_importable(spec.jobs.values())
+        # Everything that can be wrong with the design is found before a store is touched.
+        Program(spec, extended(read_catalog(None), spec), utc_now, ReadWriteLock())
         return spec
+
+
+def _storage(name: str, path: str | os.PathLike[str] | None, durability: Durability) -> Storage:
+    if path is None or durability == "memory":
+        return MemoryStorage()
+    return RocksStorage.open(path, app=name, durability=durability)
 
 
 def _recovered(

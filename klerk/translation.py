@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from klerk import limits
-from klerk.errors import Conflict, Denied, KlerkError, NotFound, Rejected, listed, restated
+from klerk.errors import Conflict, Denied, KlerkError, NotFound, Rejected, listed
 from klerk.log_events import about
+from klerk.restating import restated
 
 LOG = logging.getLogger("klerk")
 

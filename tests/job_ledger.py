@@ -301,9 +301,9 @@ def _of_job(record: JobRecord, order: Order, found: Found) -> Iterator[str]:
             yield f"it was discarded: {record.error}"
         return
     if record.state is JobState.DISCARDED and record.error.startswith("poison"):
-        # It ran each time that the process was killed, and is visibly given up.
-        if record.crashes < CRASHES_MAX or found.starts[where] < CRASHES_MAX:
-            yield f"it is taken for poison after {found.starts[where]} starts"
+        # It ran, or was about to, each time that the process was killed, and is visibly given up.
+        if record.crashes < CRASHES_MAX:
+            yield f"it is taken for poison after {record.crashes} crashes"
         return
     expected = _ENDS.get(kind, {JobState.COMPLETED})
     if record.state not in expected:

@@ -1088,6 +1088,26 @@ def migration_said_later(app: App) -> None:
     kept[0].delete_job("old")  # here
 
 
+@mistake("K075")
+def job_in_a_process_inside_of_a_function(app: App) -> None:
+    items_of(app)
+
+    @app.job(executor="process")  # here
+    def inside(job: JobRun) -> None: ...
+
+
+@mistake("K076")
+def app_opened_where_a_worker_process_imports_it(app: App) -> None:
+    items_of(app)
+    # What a true one tells is shown in test_process_jobs.py.
+    process = current_process()
+    name, process.name = process.name, WORKER_NAME
+    try:
+        app.open()  # here
+    finally:
+        process.name = name
+
+
 def marked_line(function: Callable[[App], object]) -> int:
     lines, first = inspect.getsourcelines(function)
     (offset,) = [i for i, line in enumerate(lines) if line.rstrip().endswith("# here")]

@@ -127,7 +127,9 @@ def test_prometheus_shows_what_happened(office: Office) -> None:
         k.jobs.schedule(
             office.plain("x"), office.coroutine("y"), office.fail(), office.stop(), office.snooze()
         )
-        k.jobs.schedule(office.plain("later").after(timedelta(days=1)))
+        for queue in ("default", "urgent"):
+            (later,) = k.jobs.schedule(office.plain("later").after(timedelta(days=1)))
+            k.jobs.edit(later.id, queue=queue)
         clock.advance(timedelta(seconds=20))
         drain(k, raises=False)
         found = samples(registry)
@@ -136,8 +138,14 @@ def test_prometheus_shows_what_happened(office: Office) -> None:
         assert found[f'klerk_transactions_total{{{bank},outcome="committed"}}'] == k.statistics().committed
         assert found[f"klerk_command_queue_length{{{bank}}}"] == 0
         assert found[f'klerk_models{{{bank},model="Account",state="active"}}'] == 1
-        assert found[f'klerk_jobs{{{bank},state="scheduled"}}'] == 2
-        assert found[f'klerk_jobs{{{bank},state="retryable"}}'] == 1
+        for kind, queue, state in (
+            ("plain", "default", "scheduled"),
+            ("plain", "", "scheduled"),
+            ("snooze", "default", "scheduled"),
+            ("fail", "default", "retryable"),
+        ):
+            assert found[f'klerk_jobs{{{bank},kind="{kind}",queue="{queue}",state="{state}"}}'] == 1
+        assert found[f'klerk_jobs{{{bank},kind="plain",queue="mail",state="scheduled"}}'] == 0
         assert found[f'klerk_jobs_ended_total{{{bank},state="completed"}}'] == 2
         assert found[f'klerk_jobs_ended_total{{{bank},state="cancelled"}}'] == 1
         for kind, queue, state in (

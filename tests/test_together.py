@@ -180,6 +180,8 @@ INSIDE = {
     },
     "jobs": {
         "patience",
+        "relations",
+        "result_for",
         "start",
         "foresee",
         "note",

@@ -17,9 +17,9 @@ from klerk.app import Spec
 from klerk.codec import Types, encode
 from klerk.errors import Problem, listed
 from klerk.field_types import FieldType
-from klerk.job_run import storable
 from klerk.jobs import Job, JobRecord, JobState
 from klerk.log_events import about_job
+from klerk.texts import storable
 
 LOG = logging.getLogger("klerk")
 

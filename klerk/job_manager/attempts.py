@@ -23,10 +23,11 @@ from klerk.job_manager.stopped import meant_by, of_stopped
 from klerk.job_manager.verdicts import COMPLETED, Verdict, of_error, of_return, text_of
 from klerk.job_manager.work import RecordJob, Submit, acting_as, by_manager
 from klerk.job_outcomes import Discard, JobOutcome
-from klerk.job_run import JobRun, storable
+from klerk.job_run import JobRun
 from klerk.jobs import FINAL_STATES, OUTCOME_UNKNOWN, Job, JobRecord, JobState
 from klerk.log_events import about_job
 from klerk.scheduler import Scheduler
+from klerk.texts import storable
 from klerk.workers import WorkerProcess
 
 LOG = logging.getLogger("klerk")

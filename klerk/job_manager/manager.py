@@ -128,21 +128,13 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
         self._claims = Claims(self._lock, self._live, self._running, self._dispatcher, self._wake)
         self._books = Books(spec, self._arguments, self._live, self._running, store, scheduler.now_us)
         self._explaining = Explaining(
-            self._lock, self._running, self._claims, self._dispatcher, self._books, scheduler.now_us
+            self._lock, self._running, self._claims, self._dispatcher, self._books, self.now_us
         )
-        self._tags = workers.tags
-        self._close_wait_s = workers.close_wait.total_seconds()
+        self._hired = workers
         self._executors = executors_of(spec, workers, self._take, self._attempts)
         self._watchdog = Watchdog(spec.jobs, self._executors, scheduler, self._runs)
-        self._actions = Actions(
-            spec,
-            self._books,
-            self._claims,
-            self._attempts.ending,
-            desk,
-            self._watchdog.stop,
-            scheduler.now_us,
-        )
+        stop_run, ending = self._watchdog.stop, self._attempts.ending
+        self._actions = Actions(spec, self._books, self._claims, ending, desk, stop_run, self.now_us)
         self.patience = Patience()
         self._jobs.take_over(self.relations.restore)
 
@@ -158,7 +150,8 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
             self._submit(RecordJobs(changed), System("recovery")).result()
         self._crashes.forget()
         self._actions.end_stopped(list(self._live.values()))
-        self._desk.queue_book.levels.begin()
+        if self._dispatcher.has_rates:
+            self._desk.queue_book.levels.begin()
         self._pruning.start()
         self.relations.start()
         for executor in self._executors.values():
@@ -247,7 +240,7 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
     def _take(self, pool: Pool) -> JobRun | None:
         """Return the next job of a pool, as it is given to its function."""
         with self._lock:
-            record = None if self._attempts.is_closing else self._dispatcher.take(pool, self._tags)
+            record = None if self._attempts.is_closing else self._dispatcher.take(pool, self._hired.tags)
             if record is None:
                 return None
             if record.unique:
@@ -328,7 +321,8 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
         """
         self.begin_closing()
         executors = list(self._executors.values())
-        for run in stop(executors, self._close_wait_s, self.patience, self._begin_interrupting):
+        wait_s = self._hired.close_wait.total_seconds()
+        for run in stop(executors, wait_s, self.patience, self._begin_interrupting):
             LOG.warning(
                 "job %d (%s) does not stop and is left running; it runs again after the next start",
                 run.id,

@@ -1,7 +1,8 @@
 """The Prometheus collector; imported only where its library is installed."""
 
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter as Counts
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from time import monotonic
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -19,6 +20,8 @@ __all__ = ["KlerkCollector"]
 
 # From what a no-op takes to what a night's work takes, in seconds.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
+
+LIVE_STATES = tuple(state for state in JobState if state not in FINAL_STATES)
 
 JOB_LABELS = ("app", "kind", "queue")
 
@@ -112,29 +115,58 @@ class KlerkCollector(Collector):
         yield from self._metrics.collect()
 
     def _of_apps(self) -> Iterator[Metric]:
-        found = []
+        found: list[tuple[Statistics, Klerk]] = []
         for reference in self._klerks:
             k = reference()
             if k is None:
                 continue
             try:
-                found.append((k.statistics(), k.jobs.counts()))
+                found.append((k.statistics(), k))
             except Closed:
                 continue
         statistics = [each for each, _ in found]
         yield from _totals(statistics)
         yield from _gauges(statistics)
         yield _models(statistics)
-        jobs = GaugeMetricFamily("klerk_jobs", "Jobs that have not ended.", labels=["app", "state"])
+        jobs = GaugeMetricFamily("klerk_jobs", "Jobs that have not ended.", labels=[*JOB_LABELS, "state"])
         ended = CounterMetricFamily(
             "klerk_jobs_ended", "Jobs that ended since the store was made.", labels=["app", "state"]
         )
-        for each, counts in found:
-            for state in JobState:
-                family = ended if state in FINAL_STATES else jobs
-                family.add_metric([each.app, str(state)], counts[state])
+        for each, k in found:
+            for state, count in k.jobs.totals().items():
+                ended.add_metric([each.app, str(state)], count)
+            for kind, queue, counts in _jobs(k):
+                for state in LIVE_STATES:
+                    jobs.add_metric([each.app, kind, queue, str(state)], max(0, counts[state]))
         yield jobs
         yield ended
+
+
+def _jobs(k: Klerk) -> Iterator[tuple[str, str, Mapping[JobState, int]]]:
+    """Yield how many jobs of each declared kind are in its queue, and in others where there are any.
+
+    The name "" stands for queues in which no job has been ready yet.
+    """
+    others = [each.name for each in k.jobs.queues()]
+    for kind, job in k.jobs.declared.items():
+        rest, own = Counts(k.jobs.counts(kind=kind)), job.settings.queue
+        here = k.jobs.counts(kind=kind, queue=own)
+        yield kind, own, here
+        rest.subtract(here)
+        for queue in others:
+            # Most jobs are in the queue of their kind.
+            if queue != own and _is_any(rest):
+                counts = k.jobs.counts(kind=kind, queue=queue)
+                rest.subtract(counts)
+                if _is_any(counts):
+                    yield kind, queue, counts
+        if _is_any(rest):
+            yield kind, "", rest
+
+
+def _is_any(counts: Mapping[JobState, int]) -> bool:
+    # Jobs go on while they are counted, so that what is left may be less than none.
+    return any(counts[state] > 0 for state in LIVE_STATES)
 
 
 TOTALS = {

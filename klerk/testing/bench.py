@@ -19,6 +19,7 @@ from klerk.job_outcomes import JobOutcome
 from klerk.job_run import JobRun
 from klerk.jobs import JobRecord, JobState
 from klerk.klerk import Klerk
+from klerk.loops import is_in_loop
 from klerk.observing import Push, PushSoon
 from klerk.workers import Executor
 
@@ -186,9 +187,7 @@ class Bench:
 
     def _complete(self, run: JobRun, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine to its end, in the one event loop of this bench."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+        if not is_in_loop():
             self._in_loop(run, coroutine)
             return
         # A thread has room for one running loop, and here that is the caller's.
