@@ -122,4 +122,4 @@ cdef class Processor(WorkingState):
     cdef object close_transaction(self, Group group, Submission submission, object concerned)
     cdef object encoded_jobs(self)
     cdef object results(self, Submission submission, object concerned, list changes, int64_t sequence)
-    cdef Outcome outcome(self, object id, list changes, int64_t sequence)
+    cdef Outcome outcome(self, object id, list changes, int64_t sequence, tuple jobs)

@@ -109,7 +109,7 @@ class JobOptions(TypedDict, total=False):
         retry: how long to wait after a failure: a `Backoff`, or a function ``(attempt, error)`` that returns
             a timedelta, or None to give up.
         on_error: what an exception class (and its subclasses) means: `Discard()`, `Cancel()`,
-            `Snooze(...)`, `Retry(...)`; the most specific class counts.
+            `Snooze(...)`, `Retry(...)`; the most specific class counts. Its reason is told before the error.
         rate, concurrency: how often jobs of the kind start, as in ``"20/min"``, and how many run at once.
         key: a function of the job's arguments that gives the key by which the next two count.
         key_rate, key_concurrency: as `rate` and `concurrency`, for all jobs of the kind with the same key.

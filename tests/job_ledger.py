@@ -47,6 +47,7 @@ IN_FLIGHT = 20
 KINDS = ("ship", "steps", "mail", "once", "flaky", "doomed", "later", "keyed", "sleepy", "leave")
 STRANGER = Context(User("stranger"))
 VERIFY_S = 60.0
+CRASHES_MAX = 3
 
 
 class Ledger:
@@ -299,6 +300,11 @@ def _of_job(record: JobRecord, order: Order, found: Found) -> Iterator[str]:
         if not record.outcome_unknown:
             yield f"it was discarded: {record.error}"
         return
+    if record.state is JobState.DISCARDED and record.error.startswith("poison"):
+        # It ran, or was about to, each time that the process was killed, and is visibly given up.
+        if record.crashes < CRASHES_MAX:
+            yield f"it is taken for poison after {record.crashes} crashes"
+        return
     expected = _ENDS.get(kind, {JobState.COMPLETED})
     if record.state not in expected:
         yield f"it is {record.state}: {record.error}"
@@ -308,7 +314,7 @@ def _of_job(record: JobRecord, order: Order, found: Found) -> Iterator[str]:
         yield "it never came to its end"
     if order.count != _AMOUNTS.get(kind, 0):
         yield f"its commands took effect as {order.count} instead of {_AMOUNTS.get(kind, 0)}"
-    if kind == "ship" and order.meta.state != "shipped":
+    if kind == "ship" and order.meta.state.name != "shipped":
         yield f"its last command had no effect: {order.meta.state}"
 
 

@@ -361,6 +361,40 @@ def test_only_a_batch_has_a_status(office: Office) -> None:
                 k.jobs.batch(other)
 
 
+# --- by hand ------------------------------------------------------------------------------------------
+
+
+def test_a_member_that_is_run_again_has_counted_before(office: Office) -> None:
+    with office.app.open() as k:
+        k.jobs.schedule(Batch([office.work("a"), office.work("wait")], ended=office.tell("e")))
+        eventually(lambda: k.jobs.batch(1).remaining == 1)
+        k.jobs.rerun(2)
+        eventually(lambda: office.ran == ["a", "a"])
+        assert k.jobs.batch(1).remaining == 1
+        office.go.set()
+        idle(k)
+        assert told(office) == ["e: ended, 0 of 2"]
+        k.jobs.rerun(3)
+        idle(k)
+        assert len(told(office)) == 1
+        assert k.jobs.batch(1) == BatchStatus(id=1, total=2, remaining=0, failures=0, ended=True)
+
+
+def test_callbacks_that_are_cancelled_or_let_run_wait_no_more(office: Office, tmp_path: Path) -> None:
+    with office.app.open(tmp_path / "store") as k:
+        k.jobs.schedule(office.batch("discard", "wait", "c"))
+        eventually(lambda: k.jobs.batch(1).remaining == 1)
+        assert k.jobs.why(3).codes == ("batch",)
+        k.jobs.cancel(1)
+        k.jobs.run_now(2)
+        eventually(lambda: any(text.startswith("f: failed") for text in told(office)))
+        assert k.jobs.get(3).state is JobState.SCHEDULED
+        assert k.jobs.batch(1).failures == 1
+        office.go.set()
+        eventually(lambda: "e: ended, 1 of 3" in told(office))
+        assert len(told(office)) == 2
+
+
 # --- results ------------------------------------------------------------------------------------------
 
 

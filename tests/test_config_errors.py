@@ -636,6 +636,27 @@ def rule_for_an_unknown_action(app: App) -> None:
     app.deny.blob(action="steal")  # type: ignore[arg-type] # here
 
 
+@mistake("K075")
+def job_in_a_process_that_cannot_be_imported(app: App) -> None:
+    items_of(app)
+
+    @app.job(executor="process")  # here
+    def inside(job: JobRun) -> None: ...
+
+    app.open()
+
+
+@mistake("K076")
+def app_opened_by_a_worker_process_that_imports_it(app: App) -> None:
+    items_of(app)
+    process = current_process()
+    name, process.name = process.name, f"{WORKER_NAME}-1"
+    try:
+        app.open()  # here
+    finally:
+        process.name = name
+
+
 @mistake("K017")
 def path_for_what_is_only_in_memory(app: App) -> None:
     items_of(app)

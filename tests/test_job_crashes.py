@@ -209,11 +209,8 @@ def test_jobs_are_marked_while_they_run(works: Works, tmp_path: Path) -> None:
         assert stored_marks(store) == []
 
 
-def test_nothing_is_marked_after_closing(
-    works: Works, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_marked_after_closing(works: Works, tmp_path: Path) -> None:
     """Not even jobs that were interrupted, or that go on in their thread: nobody died."""
-    monkeypatch.setattr("klerk.limits.CLOSE_WAIT_S", 0.05)
     store, began, go = tmp_path / "store", [], threading.Event()
 
     @works.app.job()
@@ -226,7 +223,7 @@ def test_nothing_is_marked_after_closing(
         began.append(job.id)
         assert go.wait(20)
 
-    with works.app.open(store) as k:
+    with works.app.open(store, close_wait=timedelta(seconds=0.05)) as k:
         k.jobs.schedule(wait(), hang())
         eventually(lambda: len(began) == 2)
         assert len(stored_marks(store)) == 2
@@ -554,11 +551,8 @@ def test_closing_while_the_start_is_recorded(once: Once, tmp_path: Path, kind: s
     assert len(once.ran) == 1
 
 
-def test_closing_that_interrupts_it_leaves_its_outcome_unknown(
-    once: Once, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("klerk.limits.CLOSE_WAIT_S", 0.05)
-    with once.app.open(tmp_path / "store") as k:
+def test_closing_that_interrupts_it_leaves_its_outcome_unknown(once: Once, tmp_path: Path) -> None:
+    with once.app.open(tmp_path / "store", close_wait=timedelta(seconds=0.05)) as k:
         k.jobs.schedule(once.wait())
         eventually(lambda: once.ran == ["waiting"])
     record = last_records(tmp_path / "store")[1]

@@ -536,20 +536,19 @@ def test_what_was_cancelled_is_swept_out() -> None:
 
 
 def test_a_key_that_was_forgotten_and_is_back_is_not_forgotten_again() -> None:
-    """It is on the list of those to be forgotten twice, and has a job that runs when its first turn comes."""
+    """It is still on the list of those to be forgotten, behind others, when it comes back and a job runs."""
     bench = Bench(a=1)
-    bench.add("keyed_rate", key="x")
-    assert bench.take() is not None
+    for key in "pqx":
+        bench.add("keyed_rate", key=key)
+        assert bench.take() is not None
     bench.now_us += 10 * SECOND_US
     bench.add("keyed_rate", key="x")
-    waiting = bench.dispatcher.key_gates["keyed_rate", "x"]
-    bench.dispatcher.left(bench.live.pop(2))
-    bench.live[-2] = bench.live[1]
-    assert not bench.dispatcher.key_gates
+    bench.dispatcher.left(bench.live.pop(4))
+    bench.live[-4] = bench.live[1]
+    assert ("keyed_rate", "x") not in bench.dispatcher.key_gates
     bench.add("keyed_rate", key="x")
     assert bench.dispatcher.take("thread", frozenset()) is not None
     gate = bench.dispatcher.key_gates["keyed_rate", "x"]
-    assert gate is not waiting
     bench.add("keyed_rate", key="y")
     assert bench.dispatcher.key_gates["keyed_rate", "x"] is gate
 

@@ -483,8 +483,7 @@ def test_no_job_runs_after_what_is_no_delay() -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "coroutine"])
-def test_a_shutdown_costs_no_attempt(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("klerk.limits.CLOSE_WAIT_S", 0.05)
+def test_a_shutdown_costs_no_attempt(tmp_path: Path, kind: str) -> None:
     attempts: list[int] = []
     started, go = threading.Event(), threading.Event()
 
@@ -512,12 +511,12 @@ def test_a_shutdown_costs_no_attempt(tmp_path: Path, kind: str, monkeypatch: pyt
 
         request = long_async()
 
-    with bank.app.open(tmp_path / "store") as k:
+    with bank.app.open(tmp_path / "store", close_wait=timedelta(seconds=0.05)) as k:
         k.jobs.schedule(request)
         assert started.wait(20)
     for _ in range(3):
         started.clear()
-        with bank.app.open(tmp_path / "store") as k:
+        with bank.app.open(tmp_path / "store", close_wait=timedelta(seconds=0.05)) as k:
             assert started.wait(20)
     go.set()
     assert attempts == [1, 1, 1, 1]

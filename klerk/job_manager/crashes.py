@@ -148,13 +148,13 @@ def with_marked(
     Parameters:
         records: the ready jobs, and the soonest of those that wait for a time.
         marks: that the last run left; None: there are none.
-        find: reads any job.
+        find: reads a job that has not ended.
     """
     if marks is None or not marks.found:
         return records
     known = {record.id for record in records}
     beside = [find(mark & _ID_MASK) for mark in marks.found if mark & _ID_MASK not in known]
-    return records + [record for record in beside if record is not None and not record.ended_us]
+    return records + [record for record in beside if record is not None]
 
 
 def _mark_of(record: JobRecord) -> int:

@@ -17,7 +17,7 @@ from klerk.job_manager.attempts import Attempts
 from klerk.job_manager.books import Books
 from klerk.job_manager.by_hand import ByHand
 from klerk.job_manager.claims import Claims
-from klerk.job_manager.crashes import Crashes, with_marked
+from klerk.job_manager.crashes import Crashes
 from klerk.job_manager.crew import Workers, executors_of
 from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
@@ -106,7 +106,6 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
             levels=desk.queue_book.levels.read(scheduler.now_us()),
             overrides=desk.queue_book.overrides,
         )
-        recovered.jobs = with_marked(recovered.jobs, marks, store.get)
         self._crashes = Crashes(spec, marks, recovered.jobs)
         self.relations = Relations(spec, creation, self._lock, self._live, store, submit, scheduler)
         self._arguments = StoredArguments(spec, recovered.job_versions)

@@ -1,6 +1,6 @@
 """Which jobs are looked for: filters, checked, and the cursors that go from page to page."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from hashlib import sha256
 from typing import Any, Final, TypedDict
@@ -42,7 +42,7 @@ class JobFilter(TypedDict, total=False):
     """
 
     state: JobState | str | Collection[JobState | str] | None
-    kind: Job[Any] | str | Collection[Job[Any] | str] | None
+    kind: Job[...] | str | Collection[Job[...] | str] | None
     queue: str | Collection[str] | None
     key: str | None
     tag: str | None
@@ -79,7 +79,7 @@ class JobPage(msgspec.Struct, frozen=True, kw_only=True):
     items: tuple[JobRecord, ...]
     next: str | None
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[JobRecord]:
         return iter(self.items)
 
     def __len__(self) -> int:

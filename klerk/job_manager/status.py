@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from klerk._dispatch import moment_of
+from klerk.job_manager.batches import is_held
 from klerk.job_manager.books import Books
 from klerk.job_manager.claims import Claims
 from klerk.job_manager.dispatcher import Dispatcher
@@ -136,7 +137,7 @@ class Explaining:
             text = f"{why} {_moment(record.run_at_us)}, {_duration(wait_us)} from now"
             reasons.append(JobReason(code="time", text=text, wait=timedelta(microseconds=wait_us)))
         if record.state is JobState.SCHEDULED:
-            reasons += self._others(record, has_time=bool(reasons))
+            reasons += self._others(record)
         if record.id in self._claimed:
             reasons.append(JobReason(code="claimed", text="it is being changed by hand at this moment"))
         reasons += self._obstacles(record, ready=not reasons)
@@ -146,7 +147,7 @@ class Explaining:
             reasons.append(JobReason(code="suspect", text=text))
         return reasons
 
-    def _others(self, record: JobRecord, *, has_time: bool) -> list[JobReason]:
+    def _others(self, record: JobRecord) -> list[JobReason]:
         """Return which jobs it waits for: those that it follows, or the members of its batch."""
         waits = [
             f"{followed.id} ({followed.kind}, {followed.state})"
@@ -158,7 +159,7 @@ class Explaining:
             more = f" and {len(waits) - _NAMED_MAX} more" if len(waits) > _NAMED_MAX else ""
             text = f"it waits for the end of job {', '.join(waits[:_NAMED_MAX])}{more}"
             reasons.append(JobReason(code="dependency", text=text))
-        if record.role and not has_time:
+        if is_held(record):
             text = f"it waits until all members of batch {record.batch} have ended"
             reasons.append(JobReason(code="batch", text=text))
         return reasons

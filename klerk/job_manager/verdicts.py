@@ -63,9 +63,10 @@ def of_error(job: Job[Any], attempt: int, attempts_max: int, error: BaseExceptio
             goes through.
     """
     outcome: BaseException = error
-    if not isinstance(error, JobOutcome):
-        outcome = _outcome_of(job.settings.on_error, type(error)) or error
     text = text_of(error)
+    if not isinstance(error, JobOutcome) and (meant := _outcome_of(job.settings.on_error, type(error))):
+        outcome = meant
+        text = f"{meant.reason}: {text}" if meant.reason else text
     if job.settings.at_most_once and isinstance(outcome, Snooze | Retry):
         return Verdict(state=JobState.DISCARDED, error=f"it runs at most once: {text}")
     if isinstance(outcome, Snooze):
@@ -105,8 +106,10 @@ def _outcome_of(on_error: Mapping[type[Exception], JobOutcome], cls: type) -> Jo
 
 def text_of(error: BaseException) -> str:
     """Return an error's type and text as they can be stored and logged, even when its own text fails."""
+    name = type(error).__name__
     try:
-        text = str(error) if isinstance(error, JobOutcome) else f"{type(error).__name__}: {error}"
+        told = str(error)
     except BaseException:
-        text = type(error).__name__
+        told = ""
+    text = told if isinstance(error, JobOutcome) else f"{name}: {told}".removesuffix(": ")
     return storable(text, limits.ERROR_LENGTH_MAX)
