@@ -1,0 +1,137 @@
+"""Where parts of the job manager meet: what one of them does to a job while another is about to.
+
+A command whose rule waits holds up the one thread that processes transactions, so that several of them are
+decided upon before the first is processed.
+"""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+
+import pytest
+from designs import TESTER, Account, Bank, Name, eventually
+
+import klerk
+from klerk import Args, Discard, JobRun, JobState, Retry, Snooze
+
+
+class Works(Bank):
+    """A bank whose transactions can be held up, with jobs that do as their names tell them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ran: list[str] = []
+        self.go = threading.Event()
+        self.is_held_up = threading.Event()
+        self.next = threading.Event()
+        self._declare_jobs()
+        self._declare_jobs_at_most_once()
+
+        @self.rename.rule
+        def waits(a: Args[Account], owner: str) -> bool:
+            if owner == "wait":
+                self.is_held_up.set()
+                assert self.next.wait(20)
+            return True
+
+    def _declare_jobs(self) -> None:
+        app, ran = self.app, self.ran
+
+        @app.job()
+        def work(job: JobRun, text: str) -> object:
+            if text.startswith("wait"):
+                assert self.go.wait(20)
+            ran.append(text)
+            if text.endswith("discard"):
+                return Discard("no use")
+            if text.endswith("again") and ran.count(text) == 1:
+                return Retry(timedelta(0))
+            if text.endswith("snooze") and ran.count(text) == 1:
+                return Snooze(timedelta(0))
+            return None
+
+        @app.job()
+        def tell(job: JobRun, text: str) -> None:
+            ran.append(f"{text}: {job.record.role}, {job.record.failures} of {job.record.members}")
+            if text == "again" and len(ran) == 1:
+                raise Retry(timedelta(0))
+
+        @app.job()
+        def later(job: JobRun) -> None:
+            ran.append(f"later {job.attempt}")
+            if job.attempt == 1:
+                raise Retry(timedelta(days=1))
+
+        self.work, self.tell, self.later = work, tell, later
+
+    def _declare_jobs_at_most_once(self) -> None:
+        app, ran = self.app, self.ran
+
+        @app.job(at_most_once=True)
+        def once(job: JobRun) -> None:
+            ran.append("once")
+
+        @app.job(at_most_once=True)
+        async def once_coroutine(job: JobRun) -> None:
+            ran.append("once")
+
+        self.once, self.once_coroutine = once, once_coroutine
+
+    @contextmanager
+    def held_up(self, k: klerk.Klerk) -> Iterator[None]:
+        """Let no transaction be processed until the block has ended."""
+        self.next.clear()
+        self.is_held_up.clear()
+        account = k.handle(self.enter("Ada"), TESTER).id
+        submission = k.submit(self.rename(account, Name("wait")), TESTER)
+        try:
+            assert self.is_held_up.wait(20)
+            yield
+        finally:
+            self.next.set()
+        submission.result()
+
+
+@pytest.fixture
+def works() -> Iterator[Works]:
+    works = Works()
+    yield works
+    works.go.set()
+    works.next.set()
+
+
+@pytest.fixture
+def aside() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as threads:
+        yield threads
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notice a clock that was set sooner than in a second."""
+    monkeypatch.setattr("klerk.limits.CLOCK_CHECK_S", 0.01)
+
+
+def idle(k: klerk.Klerk) -> None:
+    assert k.jobs.wait_until_idle(20)
+
+
+def is_claimed(k: klerk.Klerk, job_id: int) -> bool:
+    """Return whether an action has a job, and waits for its transaction."""
+    return job_id in k.jobs._claims.held and len(k._engine.queue) > 0
+
+
+@pytest.mark.parametrize("text", ["wait again", "wait snooze"])
+def test_an_attempt_that_ends_while_an_action_passes_its_job_over(works: Works, text: str) -> None:
+    with works.app.open() as k:
+        (job,) = k.jobs.schedule(works.work(text))
+        eventually(lambda: k.jobs.get(job.id).state is JobState.EXECUTING)
+        # As those do that act on many jobs, and find that this one is none of them.
+        with k.jobs._claims.of([job.id]):
+            works.go.set()
+            eventually(lambda: not k.jobs._running)
+        idle(k)
+        assert works.ran == [text, text]
+        assert k.jobs.get(job.id).state is JobState.COMPLETED
