@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
-from designs import TESTER, Account, Bank, Name, eventually
+from designs import TESTER, Account, Bank, Clock, Name, eventually
 
 import klerk
-from klerk import Args, Discard, JobRun, JobState, Retry, Snooze
+from klerk import Args, Batch, Discard, JobRun, JobState, Retry, Snooze
 
 
 class Works(Bank):
@@ -135,3 +136,47 @@ def test_an_attempt_that_ends_while_an_action_passes_its_job_over(works: Works, 
         idle(k)
         assert works.ran == [text, text]
         assert k.jobs.get(job.id).state is JobState.COMPLETED
+
+
+def test_a_callback_that_was_let_run_by_hand_is_tried_again(works: Works) -> None:
+    with works.app.open() as k:
+        _, callback = k.jobs.schedule(Batch([works.work("wait")], ended=works.tell("again")))
+        k.jobs.run_now(callback.id)
+        eventually(lambda: k.jobs.get(callback.id).state is JobState.COMPLETED)
+        assert works.ran == ["again: ended, 0 of 1"] * 2
+
+
+def test_a_callback_that_was_let_run_by_hand_is_let_go_once(works: Works, tmp_path: Path) -> None:
+    """After a restart, too, its batch does not decide on it any more."""
+    with works.app.open(tmp_path / "store", job_threads=0) as k:
+        member, callback = k.jobs.schedule(Batch([works.work("a")], failed=works.tell("f")))
+        k.jobs.run_now(callback.id)
+    with works.app.open(tmp_path / "store", job_threads=0) as k:
+        k.jobs.pause("default")
+    works.go.set()
+    with works.app.open(tmp_path / "store") as k:
+        k.jobs.edit(callback.id, queue="other")
+        eventually(lambda: works.ran == ["f: failed, 0 of 1"])
+        k.jobs.resume("default")
+        idle(k)
+        assert k.jobs.get(callback.id).state is JobState.COMPLETED
+        assert k.jobs.batch(member.batch).ended
+        assert tuple(k.jobs.totals().values()) == (2, 0, 0)
+
+
+def test_a_follower_that_was_let_run_by_hand_is_tried_again_after_a_restart(
+    works: Works, tmp_path: Path
+) -> None:
+    clock = Clock()
+    for turn in range(2):
+        with works.app.open(tmp_path / "store", clock=clock) as k:
+            if turn == 0:
+                k.jobs.pause("default")
+                (first,) = k.jobs.schedule(works.work("a"))
+                (job,) = k.jobs.schedule(works.later().options(queue="other").after(first))
+                k.jobs.run_now(job.id)
+                eventually(lambda: k.jobs.counts()[JobState.RETRYABLE] == 1)
+                clock.advance(timedelta(days=2))
+            else:
+                eventually(lambda: k.jobs.counts()[JobState.COMPLETED] == 1)
+    assert works.ran == ["later 1", "later 2"]

@@ -44,8 +44,10 @@ def is_member(record: JobRecord) -> bool:
 
 
 def is_held(record: JobRecord) -> bool:
-    """Return whether a job waits for its batch to end; one that is run again by hand does not."""
-    return record.role != "" and not record.batch_ended_us and not record.reruns
+    """Return whether a job waits for its batch to end; one that somebody let run by hand does not."""
+    if not record.role or record.batch_ended_us or record.reruns:
+        return False
+    return record.state is not JobState.AVAILABLE and not record.started_us
 
 
 def decided(callback: JobRecord, failures: int, now_us: int) -> JobRecord:
