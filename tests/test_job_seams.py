@@ -7,7 +7,7 @@ decided upon before the first is processed.
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 from designs import TESTER, Account, Bank, Clock, Name, eventually
 
 import klerk
-from klerk import Args, Batch, Discard, JobRun, JobState, Retry, Snooze
+from klerk import Args, Batch, Discard, JobRun, JobState, Retry, Snooze, WrongState
 
 
 class Works(Bank):
@@ -180,3 +180,51 @@ def test_a_follower_that_was_let_run_by_hand_is_tried_again_after_a_restart(
             else:
                 eventually(lambda: k.jobs.counts()[JobState.COMPLETED] == 1)
     assert works.ran == ["later 1", "later 2"]
+
+
+@pytest.mark.parametrize("action", ["edit", "cancel", "run_now"])
+def test_a_callback_acted_on_as_its_batch_ends(works: Works, aside: ThreadPoolExecutor, action: str) -> None:
+    change = {"priority": 5} if action == "edit" else {}
+    with works.app.open() as k:
+        _, callback = k.jobs.schedule(Batch([works.work("wait")], ended=works.tell("e")))
+        with works.held_up(k):
+            works.go.set()
+            # The end of the member waits for its turn, and the action comes after it.
+            eventually(lambda: len(k._engine.queue) == 1)
+            acting = aside.submit(getattr(k.jobs, action), callback.id, **change)
+            eventually(lambda: is_claimed(k, callback.id))
+            eventually(lambda: len(k._engine.queue) == 2)
+        with suppress(WrongState):
+            # It may run, or have run, by now.
+            acting.result(20)
+        idle(k)
+        ended = k.jobs.get(callback.id)
+        assert ended.state is JobState.COMPLETED or (action == "cancel" and ended.state is JobState.CANCELLED)
+        assert ended.batch_ended_us
+        assert sum(k.jobs.totals().values()) == 2
+
+
+@pytest.mark.parametrize("action", ["edit", "cancel", "run_now"])
+def test_a_member_acted_on_as_it_is_cancelled_with_what_it_follows(
+    works: Works, aside: ThreadPoolExecutor, action: str
+) -> None:
+    change = {"priority": 5} if action == "edit" else {}
+    with works.app.open() as k:
+        (first,) = k.jobs.schedule(works.work("wait discard"))
+        batch = Batch([works.work("a").after(first), works.work("wait b")], ended=works.tell("e"))
+        member, *_ = k.jobs.schedule(batch)
+        k.jobs.relations._is_started = False
+        works.go.set()
+        eventually(lambda: k.jobs.get(first.id).ended_us)
+        with works.held_up(k):
+            k.jobs.relations.start()
+            eventually(lambda: len(k._engine.queue) == 1)
+            acting = aside.submit(getattr(k.jobs, action), member.id, **change)
+            eventually(lambda: is_claimed(k, member.id))
+            eventually(lambda: len(k._engine.queue) == 2)
+        with pytest.raises(WrongState, match="is cancelled"):
+            acting.result(20)
+        idle(k)
+        assert k.jobs.get(member.id).state is JobState.CANCELLED
+        assert k.jobs.totals()[JobState.CANCELLED] == 1
+        assert works.ran[-1] == "e: ended, 1 of 2"

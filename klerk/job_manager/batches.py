@@ -106,6 +106,11 @@ class OpenBatches:
         batch = OpenBatch(members, 0, tuple(callbacks))
         self._journal.put(sequence, self._open, callbacks[0].batch, batch)
 
+    def has(self, callback: JobRecord) -> bool:
+        """Return whether a callback waits for a batch that has not ended."""
+        batch = self._open.get(callback.batch)
+        return batch is not None and any(each.id == callback.id for each in batch.callbacks)
+
     def changed(self, processor: Processor, record: JobRecord) -> None:
         """Note what the transaction at hand makes of a member or callback."""
         batch = self._open.get(record.batch)
