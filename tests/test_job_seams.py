@@ -8,14 +8,14 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from designs import TESTER, Account, Bank, Clock, Name, eventually
 
 import klerk
-from klerk import Args, Batch, Discard, JobRun, JobState, Retry, Snooze, WrongState
+from klerk import Actor, Args, Batch, Context, Discard, JobRun, JobState, Retry, Snooze, WrongState
 
 
 class Works(Bank):
@@ -228,3 +228,32 @@ def test_a_member_acted_on_as_it_is_cancelled_with_what_it_follows(
         assert k.jobs.get(member.id).state is JobState.CANCELLED
         assert k.jobs.totals()[JobState.CANCELLED] == 1
         assert works.ran[-1] == "e: ended, 1 of 2"
+
+
+@pytest.mark.parametrize("is_resolved_later", [False, True])
+def test_completions_outlive_a_context_provider_that_fails_for_a_while(
+    works: Works, monkeypatch: pytest.MonkeyPatch, is_resolved_later: bool
+) -> None:
+    monkeypatch.setattr("klerk.limits.JOB_COMPLETIONS_RETRY_S", 0.05)
+    fails = threading.Event()
+    failed: list[Actor] = []
+
+    @works.app.context_provider
+    def provide(actor: Actor, now: datetime) -> Context:
+        if fails.is_set() and str(actor) == "system jobs":
+            failed.append(actor)
+            if is_resolved_later:
+                return None  # type: ignore[return-value]
+            raise ZeroDivisionError
+        return Context(actor, now=now)
+
+    with works.app.open() as k:
+        k.jobs.schedule(works.work("wait a"))
+        fails.set()
+        works.go.set()
+        eventually(lambda: len(failed) > 2)
+        k.jobs.schedule(works.work("b"))
+        eventually(lambda: works.ran == ["wait a", "b"])
+        fails.clear()
+        idle(k)
+        assert k.jobs.counts()[JobState.COMPLETED] == 2

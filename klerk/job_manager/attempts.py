@@ -50,7 +50,7 @@ class Attempts:
         self._scheduler = scheduler
         self._over = over
         self._process_runs = ProcessRuns(spec)
-        self._completions = Completions(submit)
+        self._completions = Completions(submit, scheduler)
         self._starts = Starts(spec, submit, scheduler)
         self.is_closing = self.is_interrupting = False
         self.ending = threading.Lock()
