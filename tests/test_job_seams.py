@@ -257,3 +257,26 @@ def test_completions_outlive_a_context_provider_that_fails_for_a_while(
         fails.clear()
         idle(k)
         assert k.jobs.counts()[JobState.COMPLETED] == 2
+
+
+@pytest.mark.parametrize("by", ["cancel", "cancel_running"])
+@pytest.mark.parametrize("kind", ["once", "once_coroutine"])
+def test_a_job_that_is_cancelled_before_its_start_is_durable_does_not_start(
+    works: Works, aside: ThreadPoolExecutor, kind: str, by: str
+) -> None:
+    clock = Clock()
+    with works.app.open(clock=clock) as k:
+        (job,) = k.jobs.schedule(getattr(works, kind)().after(timedelta(days=1)))
+        with works.held_up(k):
+            clock.advance(timedelta(days=2))
+            eventually(lambda: len(k._engine.queue) == 1)
+            if by == "cancel":
+                acting = aside.submit(k.jobs.cancel, job.id)
+                eventually(lambda: len(k._engine.queue) == 2)
+            else:
+                acting = aside.submit(k.jobs.cancel_running, job.id)
+                assert acting.result(20)
+        acting.result(20)
+        idle(k)
+        assert k.jobs.get(job.id).state is JobState.CANCELLED
+        assert works.ran == []
