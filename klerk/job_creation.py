@@ -12,7 +12,7 @@ from klerk._dispatch import Args, microseconds
 from klerk.batch import Batch, Requested, no_request
 from klerk.codec import encode
 from klerk.errors import ArgumentError, FunctionFailed, LimitExceeded, NotFound
-from klerk.job_manager.batches import OpenBatches, decided
+from klerk.job_manager.batches import OpenBatches, decided, is_held
 from klerk.job_manager.dependencies import Followers
 from klerk.job_manager.journal import Journal
 from klerk.job_manager.uniqueness import Uniqueness, digest_of
@@ -84,6 +84,15 @@ class JobCreation:
             self.followers.changed(record, processor.sequence)
         if record.batch:
             self.batches.changed(processor, record)
+
+    def waits_still(self, record: JobRecord) -> bool:
+        """Return whether a published job waits as it did; False when what it waits for has ended, and a
+        transaction that is not published yet let it go on or cancelled it."""
+        if record.state is not JobState.SCHEDULED:
+            return True
+        if record.follows and self.followers.get(record.id) is None:
+            return False
+        return not is_held(record) or self.batches.has(record)
 
     def undo(self, sequence: int, records: list[JobRecord]) -> None:
         """Forget what the transaction at hand left here, because it is not kept.

@@ -103,8 +103,10 @@ JOB_CRASHES_MAX: Final = 3
 JOB_BACKOFF_BASE_S: Final = 1.0
 JOB_BACKOFF_MAX_S: Final = 3600.0
 
-# Completions that one transaction records: 1,000 small records take a few milliseconds to write.
+# Completions that one transaction records: 1,000 small records take a few milliseconds to write; and how long
+# they wait after the context provider failed, in seconds.
 JOB_COMPLETIONS_AT_ONCE: Final = 1_000
+JOB_COMPLETIONS_RETRY_S: Final = 1.0
 
 # Running jobs that are marked, so that they are known should the process die: more than the threads and
 # coroutines that there are at most, and with the head of the file one page of memory.

@@ -13,7 +13,7 @@ from klerk.app import Spec
 from klerk.authorization import JobAction
 from klerk.codec import JOB_ACTION, encode
 from klerk.commands import Context, System
-from klerk.errors import WrongState
+from klerk.errors import Conflict, WrongState
 from klerk.job_creation import key_of
 from klerk.job_manager.access import JobAccess
 from klerk.job_manager.claims import Claim, Claims
@@ -65,6 +65,11 @@ class ActOnJobs(InternalWork):
         decide: says how.
         changed: gives what of a job was changed, for the log.
         once: the kinds that run at most once.
+        waits_still: see `JobCreation.waits_still`.
+
+    Attributes:
+        is_overtaken: what one of the jobs waited for has ended, and a transaction before this one moved it
+            on. This one has done nothing: the jobs are to be looked at again.
     """
 
     def __init__(
@@ -74,14 +79,21 @@ class ActOnJobs(InternalWork):
         decide: Decide,
         changed: Callable[[JobRecord], dict[str, Any]] | None,
         once: frozenset[str],
+        waits_still: Callable[[JobRecord], bool],
     ) -> None:
         self.action = action
         self.claims = claims
         self.decide = decide
         self.changed = changed
         self.once = once
+        self.waits_still = waits_still
+        self.is_overtaken = False
 
     def perform(self, processor: Any) -> None:
+        waiting = [claim.record for claim in self.claims if claim.run is None and claim.record is not None]
+        self.is_overtaken = not all(map(self.waits_still, waiting))
+        if self.is_overtaken:
+            raise Conflict("what the job waited for has ended", code="job_busy")
         for claim in self.claims:
             claim.after = self._after(processor, claim)
             if claim.after is not None:
@@ -130,12 +142,14 @@ class ActionDesk(msgspec.Struct, frozen=True):
         transact: handles a transaction and waits for it; on behalf of the application itself without context.
         schema: the version of the schema that jobs are stored with.
         queue_book: what people set of queues.
+        waits_still: see `JobCreation.waits_still`.
     """
 
     access: JobAccess
     transact: Callable[[InternalWork, Context | None], Any]
     schema: int
     queue_book: QueueBook
+    waits_still: Callable[[JobRecord], bool]
 
 
 class Actions:
@@ -169,6 +183,7 @@ class Actions:
         self._access = desk.access
         self._transact = desk.transact
         self._schema = desk.schema
+        self._waits_still = desk.waits_still
         self._stop = stop
         self._now_us = now_us
 
@@ -246,19 +261,23 @@ class Actions:
         """Do something to those of some jobs that are wanted, in one transaction.
 
         Returns:
-            The claims of those, and the ids of those to be looked at again, whose attempts ended meanwhile.
+            The claims of those, and the ids of those to be looked at again: their attempts, or what they
+            waited for, ended meanwhile.
         """
         with self._claims.of(job_ids) as claims:
             wanted = [claim for claim in claims if self._is_wanted(claim, plan.wants)]
             over = [claim.id for claim in wanted if not self._ask_to_stop(action, claim)]
             chosen = [claim for claim in wanted if claim.id not in over]
             if chosen:
+                changed = None if plan.change is NO_CHANGE else partial(self._changed, plan.change)
+                work = ActOnJobs(action, chosen, plan.decide, changed, self._once, self._waits_still)
                 try:
-                    changed = None if plan.change is NO_CHANGE else partial(self._changed, plan.change)
-                    self._transact(ActOnJobs(action, chosen, plan.decide, changed, self._once), context)
+                    self._transact(work, context)
                 except BaseException:
                     for claim in chosen:
                         claim.take_back()
+                    if work.is_overtaken:
+                        return [], job_ids
                     raise
                 for claim in chosen:
                     if claim.run is not None:

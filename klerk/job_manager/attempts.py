@@ -13,7 +13,7 @@ from klerk import limits
 from klerk._waiting import Submission
 from klerk.app import Spec
 from klerk.commands import System
-from klerk.errors import Closed, JobCancelled, JobCrashed, StoreFailed
+from klerk.errors import Closed, JobCancelled, JobCrashed, KlerkError, StoreFailed
 from klerk.job_manager.completions import Completions
 from klerk.job_manager.observing import Observers
 from klerk.job_manager.process_runs import ProcessRuns
@@ -55,7 +55,7 @@ class Attempts:
         self._scheduler = scheduler
         self._over = over
         self._process_runs = ProcessRuns(spec)
-        self._completions = Completions(submit)
+        self._completions = Completions(submit, scheduler)
         self._starts = Starts(spec, submit, scheduler)
         self.observers = Observers()
         self.is_closing = self.is_interrupting = False
@@ -122,8 +122,15 @@ class Attempts:
         Parameters:
             error: why it is not known to be durable that it starts.
         """
-        if error is None and not self.is_closing:
+        is_cancelled = run.stop is not None or isinstance(run.stopped_by, JobCancelled)
+        if error is None and not self.is_closing and not is_cancelled:
             return True
+        if not isinstance(error, KlerkError):
+            with self.ending:
+                # From now on nobody can ask it to stop.
+                run.is_over = True
+            if run.stop is None and isinstance(run.stopped_by, JobCancelled) and not self.is_interrupting:
+                run.stop = JobState.CANCELLED
         if error is None:
             self._starts.take_back(run)
         else:

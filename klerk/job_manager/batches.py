@@ -44,8 +44,10 @@ def is_member(record: JobRecord) -> bool:
 
 
 def is_held(record: JobRecord) -> bool:
-    """Return whether a job waits for its batch to end; one that is run again by hand does not."""
-    return record.role != "" and not record.batch_ended_us and not record.reruns
+    """Return whether a job waits for its batch to end; one that somebody let run by hand does not."""
+    if not record.role or record.batch_ended_us or record.reruns:
+        return False
+    return record.state is not JobState.AVAILABLE and not record.started_us
 
 
 def decided(callback: JobRecord, failures: int, now_us: int) -> JobRecord:
@@ -103,6 +105,11 @@ class OpenBatches:
         """Begin with a batch that the transaction at hand creates."""
         batch = OpenBatch(members, 0, tuple(callbacks))
         self._journal.put(sequence, self._open, callbacks[0].batch, batch)
+
+    def has(self, callback: JobRecord) -> bool:
+        """Return whether a callback waits for a batch that has not ended."""
+        batch = self._open.get(callback.batch)
+        return batch is not None and any(each.id == callback.id for each in batch.callbacks)
 
     def changed(self, processor: Processor, record: JobRecord) -> None:
         """Note what the transaction at hand makes of a member or callback."""

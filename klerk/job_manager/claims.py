@@ -161,7 +161,12 @@ class Claims:
                     continue
                 del self.held[claim.id]
                 record = self._live.get(claim.id)
-                if record is not None and claim.run is None and record.state is JobState.AVAILABLE:
+                if (
+                    record is not None
+                    and claim.id not in self._running
+                    and record.state is JobState.AVAILABLE
+                ):
+                    # It waited all the time, or its attempt has ended meanwhile and it is to be tried again.
                     self._dispatcher.add(record)
             self._changed.notify_all()
         self._wake()

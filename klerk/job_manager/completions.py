@@ -1,14 +1,21 @@
 """Completions without commands: recorded together, as many as end while a transaction waits for its turn."""
 
+import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from klerk import limits
 from klerk._core import InternalWork
+from klerk._waiting import Submission
 from klerk.codec import encode
 from klerk.commands import System
+from klerk.errors import Closed, StoreFailed
 from klerk.jobs import JobRecord
+from klerk.scheduler import Scheduler
+
+LOG = logging.getLogger("klerk")
 
 Encoded = tuple[JobRecord, bytes]
 
@@ -21,12 +28,16 @@ class Completions:
 
     Parameters:
         submit: puts a transaction into the queue.
+        scheduler: calls later what failed.
     """
 
-    def __init__(self, submit: Callable[[Any, System], object]) -> None:
+    def __init__(self, submit: Callable[[Any, System], Submission[Any]], scheduler: Scheduler) -> None:
         self._submit = submit
+        self._scheduler = scheduler
         self._lock = threading.Lock()
         self._waiting: list[Encoded] = []
+        # Transactions that are on their way, or are to be tried again.
+        self._asked = 0
 
     def add(self, record: JobRecord) -> None:
         """Record a completion with the next transaction.
@@ -36,25 +47,61 @@ class Completions:
         """
         encoded = encode(record)
         with self._lock:
-            needs_transaction = len(self._waiting) % limits.JOB_COMPLETIONS_AT_ONCE == 0
+            needs_transaction = len(self._waiting) >= self._asked * limits.JOB_COMPLETIONS_AT_ONCE
             self._waiting.append((record, encoded))
+            self._asked += needs_transaction
         if needs_transaction:
-            self._submit(RecordCompletions(self), MANAGER)
+            self._ask()
+
+    def _ask(self) -> None:
+        work = RecordCompletions(self)
+        try:
+            submission = self._submit(work, MANAGER)
+        except (Closed, StoreFailed):
+            raise
+        except Exception as error:
+            self._failed(work, error)
+        else:
+            submission.add_done_callback(lambda ended: self._failed(work, ended.exception()))
+
+    def _failed(self, work: "RecordCompletions", error: BaseException | None) -> None:
+        """Try again later what was not recorded: others wait for the same transaction."""
+        if error is None or isinstance(error, Closed | StoreFailed):
+            return
+        LOG.error("completions are not recorded yet; it is tried again: %s", error)
+        with self._lock:
+            self._waiting[:0] = work.taken
+            self._asked += work.is_taken
+        self._scheduler.after(int(limits.JOB_COMPLETIONS_RETRY_S * 1e6), self._ask_again)
+
+    def _ask_again(self) -> None:
+        # What cannot be recorded any more runs again after the next start.
+        with suppress(Closed, StoreFailed):
+            self._ask()
 
     def take(self) -> list[Encoded]:
         """Return what one transaction records."""
         with self._lock:
+            self._asked -= 1
             taken = self._waiting[: limits.JOB_COMPLETIONS_AT_ONCE]
             del self._waiting[: limits.JOB_COMPLETIONS_AT_ONCE]
             return taken
 
 
 class RecordCompletions(InternalWork):
-    """The transaction that records completions: those that wait when its turn comes."""
+    """The transaction that records completions: those that wait when its turn comes.
+
+    Attributes:
+        taken: what it records, once its turn came.
+        is_taken: it did.
+    """
 
     def __init__(self, completions: Completions) -> None:
         self._completions = completions
+        self.taken: list[Encoded] = []
+        self.is_taken = False
 
     def perform(self, processor: Any) -> None:
-        for record, encoded in self._completions.take():
+        self.taken, self.is_taken = self._completions.take(), True
+        for record, encoded in self.taken:
             processor.put_job(record, encoded)

@@ -74,11 +74,11 @@ class Dependencies:
         """Return whether a live job that is scheduled has to wait for others.
 
         The first time, those that it follows are looked at, wherever they are; afterwards it is known. One
-        that is run again by hand does not wait.
+        that is run again by hand does not wait, nor does one that was started before.
         """
         if record.id in self._waits or record.id in self.doomed:
             return True
-        if not self._is_new(record) or record.reruns:
+        if not self._is_new(record) or record.reruns or record.started_us:
             return False
         waits: set[int] = set()
         reason = ""

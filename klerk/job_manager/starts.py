@@ -46,11 +46,14 @@ class Starts:
         return submission
 
     def take_back(self, run: JobRun) -> None:
-        """Record that a job was not called after all, and is to be started another time."""
-        run.is_over = True
-        waiting = run.end = msgspec.structs.replace(
-            run.record, state=JobState.AVAILABLE, started_us=0, stop=run.stop or ""
-        )
+        """Record that a job was not called after all, and is to be started another time, or never."""
+        waiting = msgspec.structs.replace(run.record, state=JobState.AVAILABLE, started_us=0, stop="")
+        if run.stop is not None:
+            error = f"{run.stop} before it was called"
+            waiting = msgspec.structs.replace(
+                waiting, state=run.stop, run_at_us=0, ended_us=self._scheduler.now_us(), error=error
+            )
+        run.end = waiting
         try:
             self._submit(RecordJob(waiting), by_manager(waiting))
         except Exception as refusal:
