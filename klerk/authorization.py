@@ -143,7 +143,7 @@ class Permissions:
         return self._declare_keys(BLOB, prefixes, action)
 
     @needs_parentheses
-    def jobs(self, *jobs: Job[Any], action: JobAction | None = None) -> Callable[[F], F]:
+    def jobs(self, *jobs: Job[...], action: JobAction | None = None) -> Callable[[F], F]:
         """Cover what is done to jobs by hand, as in ``k.jobs.cancel(id, context)``.
 
         The rule knows the name of the job's kind as ``a.key`` and what is to be done as ``a.action``.

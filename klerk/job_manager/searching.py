@@ -42,7 +42,7 @@ class JobFilter(TypedDict, total=False):
     """
 
     state: JobState | str | Collection[JobState | str] | None
-    kind: Job[Any] | str | Collection[Job[Any] | str] | None
+    kind: Job[...] | str | Collection[Job[...] | str] | None
     queue: str | Collection[str] | None
     key: str | None
     tag: str | None
