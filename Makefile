@@ -8,6 +8,7 @@ PYTHON ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 KILLS ?= 500
+JOB_KILLS ?= 10000
 BENCH_ARGS ?=
 
 export PYTHONSAFEPATH := 1
@@ -25,7 +26,7 @@ STUBBED := $(patsubst klerk/%.pyi,klerk.%,$(wildcard klerk/*.pyi))
 help:
 	@echo "make demo    replay a month of flights           DEMO_ARGS=\"--days 1\" for less"
 	@echo "make test    run all tests                       PYTEST_ARGS=\"-k name\" for some"
-	@echo "make torture kill a busy process 500 times       KILLS=100 for less"
+	@echo "make torture kill busy processes for hours       KILLS=100 JOB_KILLS=1000 for less"
 	@echo "make lint    style, types, stubs, layers"
 	@echo "make format  let ruff mend what it can"
 	@echo "make bench   measure; writes build/bench.json    BENCH_ARGS=..."
@@ -40,7 +41,8 @@ test: $(VENV)/stamp-package $(VENV)/stamp-test
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
 torture: $(VENV)/stamp-package $(VENV)/stamp-test
-	@KLERK_TORTURE_KILLS=$(KILLS) $(PY) -m pytest tests/test_torture.py $(PYTEST_ARGS)
+	@KLERK_TORTURE_KILLS=$(KILLS) KLERK_LEDGER_KILLS=$(JOB_KILLS) \
+		$(PY) -m pytest tests/test_torture.py tests/test_job_ledger.py $(PYTEST_ARGS)
 
 bench: $(VENV)/stamp-package $(VENV)/stamp-bench
 	@mkdir -p build
@@ -50,7 +52,7 @@ lint: $(VENV)/stamp-package $(VENV)/stamp-lint
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint klerk
-	$(PY) -m mypy klerk
+	$(PY) -m mypy klerk pytest_klerk.py
 	$(PY) -m mypy examples tests/typing
 	$(PY) -m pyright
 	$(PY) -m mypy.stubtest --ignore-disjoint-bases --ignore-unused-allowlist \
@@ -87,7 +89,7 @@ $(VENV)/stamp-options: $(VENV)/stamp-venv setup.py pyproject.toml
 	@touch $@
 
 # setuptools would ship what an earlier build left behind; only the compiled core is kept.
-$(VENV)/stamp-package: $(VENV)/stamp-options $(wildcard README.md) LICENSE $(SOURCES)
+$(VENV)/stamp-package: $(VENV)/stamp-options $(wildcard README.md) LICENSE pytest_klerk.py $(SOURCES)
 	@echo "Building and installing klerk: half a minute when the core is compiled."
 	@find build -path 'build/lib.*' -type f ! -name '*.so' -delete 2>/dev/null || true
 	@$(PIP) install ".[demo]"

@@ -28,6 +28,7 @@ from klerk.errors import (
     Lagged,
     LimitExceeded,
     MigrationFailed,
+    MissingLibrary,
     NewerStore,
     NoResult,
     NotAStore,
@@ -51,8 +52,8 @@ from klerk.job_manager.retention import Retention
 from klerk.job_manager.searching import JobFilter, JobPage, JobQuery
 from klerk.job_manager.status import JobReason, JobStatus
 from klerk.job_options import Backoff, JobOptions, QueueOptions, Unique
-from klerk.job_outcomes import Cancel, Discard, Retry, Snooze
-from klerk.job_run import Completion, JobRun
+from klerk.job_outcomes import Cancel, Completion, Discard, Retry, Snooze
+from klerk.job_run import JobRun
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
 from klerk.keyed.aio_blobs import AioBlobReader, AioBlobs
 from klerk.keyed.blob_streams import BlobInfo, BlobReader
@@ -69,6 +70,7 @@ from klerk.reading.paging import Page
 from klerk.reading.reader import PlainReader, Readable, Reader
 from klerk.reading.snapshots import Snapshot
 from klerk.selections import Index, View
+from klerk.statistics import Statistics
 from klerk.timers.timers import Timers
 from klerk.timers.work import DueTimer, RefusedTimer
 from klerk.tokens.token import Token
@@ -152,6 +154,7 @@ __all__ = [
     "Machine",
     "Migration",
     "MigrationFailed",
+    "MissingLibrary",
     "Model",
     "NewerStore",
     "NoResult",
@@ -178,6 +181,7 @@ __all__ = [
     "Snapshot",
     "Snooze",
     "State",
+    "Statistics",
     "StorageError",
     "StoreFailed",
     "StoreLocked",

@@ -80,6 +80,7 @@ cdef class Processor(WorkingState):
     cdef list notices
     cdef list unmanaged
     cdef readonly int64_t now_us
+    cdef readonly object trace
     cdef bint trusted
     cdef bint without_timers
     cdef tuple actor
@@ -121,4 +122,4 @@ cdef class Processor(WorkingState):
     cdef object close_transaction(self, Group group, Submission submission, object concerned)
     cdef object encoded_jobs(self)
     cdef object results(self, Submission submission, object concerned, list changes, int64_t sequence)
-    cdef Outcome outcome(self, object id, list changes, int64_t sequence)
+    cdef Outcome outcome(self, object id, list changes, int64_t sequence, tuple jobs)

@@ -83,6 +83,8 @@ class Processor(WorkingState):
     noted: dict[int, Any] | None
     @property
     def now_us(self) -> int: ...
+    @property
+    def trace(self) -> str | None: ...
     timed: Callable[[list[tuple[int, int, int]]], object] | None
     tokens: Any
     @property

@@ -48,9 +48,9 @@ from klerk.errors import (
     NotFound,
     Problem,
     WrongState,
-    at_place,
     listed,
 )
+from klerk.restating import at_place
 from klerk.translation import translated
 
 
@@ -147,6 +147,7 @@ cdef class Processor(WorkingState):
         job_creation: creates the jobs that functions ask for; see `klerk.job_creation.JobCreation`.
 
     Attributes:
+        trace: of the transaction at hand; see `Submission.trace`.
         timed: called with the (due_us, id, sequence) of models whose timers a transaction set; None: nobody
             wants to know. It must not fail.
     """
@@ -223,6 +224,7 @@ cdef class Processor(WorkingState):
         self.context, now_us, trusted, self.actor, self.behalf = self.context_known
         self.now_us = now_us
         self.trusted = trusted
+        self.trace = submission.trace
         return 0
 
     cdef int clear(self) except -1:
@@ -313,6 +315,7 @@ cdef class Processor(WorkingState):
         """Apply the commands that a generator yields, and send it the outcome of each."""
         cdef list ids = []
         cdef Outcome outcome = None
+        cdef Py_ssize_t jobs_before
         while True:
             try:
                 command = generator.send(outcome)
@@ -327,6 +330,7 @@ cdef class Processor(WorkingState):
             if type(command) is not Command:
                 generator.close()
                 raise ArgumentError(f"the generator yielded {type(command).__name__}, expected a command")
+            jobs_before = len(self.jobs)
             try:
                 id = self.apply(command, authorize, depth, cause)
             except BaseException:
@@ -336,7 +340,7 @@ cdef class Processor(WorkingState):
             before, after = self.touched.get(id, self), self.working(id_or_zero(id))
             # A model that was not changed, or both created and deleted by this transaction, is no change.
             changes = [] if before is self or (before is None and after is None) else [(before, after)]
-            outcome = self.outcome(id, changes, 0)
+            outcome = self.outcome(id, changes, 0, tuple(self.jobs[jobs_before:]))
             outcome.shown_by = self.show_working
 
     def show_working(self, context, what):
@@ -867,18 +871,20 @@ cdef class Processor(WorkingState):
 
     cdef object results(self, Submission submission, object concerned, list changes, int64_t sequence):
         """Return the outcome of a single command, or a list with one for each command of a list."""
+        cdef tuple jobs = tuple(self.jobs) if self.jobs else NO_JOBS
         if type(submission.work) is Command:
-            return self.outcome(concerned, changes, sequence)
+            return self.outcome(concerned, changes, sequence, jobs)
         if isinstance(submission.work, InternalWork) and not isinstance(submission.work, ResultWork):
             return concerned
-        return [self.outcome(id, changes, sequence) for id in concerned]
+        # All of them share what the transaction did: it may be as many jobs as there are commands.
+        return [self.outcome(id, changes, sequence, jobs) for id in concerned]
 
-    cdef Outcome outcome(self, object id, list changes, int64_t sequence):
+    cdef Outcome outcome(self, object id, list changes, int64_t sequence, tuple jobs):
         cdef Outcome outcome = self.outcome_class()
         outcome.sequence = sequence
         outcome.id = id
         outcome._changes = changes
-        outcome.jobs = tuple(self.jobs) if self.jobs else NO_JOBS
+        outcome.jobs = jobs
         outcome.context = self.context
         outcome.shown_by = self.shown_by
         return outcome

@@ -50,6 +50,7 @@ cdef class Submission:
     cdef readonly object context
     cdef readonly bint dry_run
     cdef readonly object token_use
+    cdef public object trace
     cdef object value
     cdef object error
     cdef bint is_done

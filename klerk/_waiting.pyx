@@ -23,6 +23,7 @@ from cpython.pythread cimport (
 
 from klerk import limits
 from klerk.errors import Closed, NotPure, QueueFull, ReadLockHeld
+from klerk.log_events import about
 
 cdef extern from "pythread.h":
     int PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int intr) nogil
@@ -390,6 +391,9 @@ cdef class Submission:
         context: on whose behalf.
         dry_run: evaluate everything and keep nothing.
         token_use: the token it carries, as `klerk.tokens.uses` made it ready; None for none.
+
+    Attributes:
+        trace: the W3C trace context that the jobs it creates are kept with; None: there is none.
     """
 
     def __class_getitem__(cls, _):
@@ -521,7 +525,9 @@ cdef class Submission:
                     callback(self)
                 except BaseException:
                     # Whatever it is, SystemExit too: the committer that calls this works for others.
-                    LOG.exception("a done callback failed: %r", callback)
+                    LOG.exception(
+                        "a done callback failed: %r", callback, extra=about("callback_failed")
+                    )
             self.callbacks = None
         return 0
 
@@ -548,7 +554,11 @@ def acknowledge(list submissions not None, list values not None, list errors not
         try:
             loop.call_soon_threadsafe(_set_all, waiters)
         except RuntimeError:
-            LOG.debug("an event loop was closed while %d of its tasks waited for commands", len(waiters))
+            LOG.debug(
+                "an event loop was closed while %d of its tasks waited for commands",
+                len(waiters),
+                extra=about("loop_gone"),
+            )
 
 
 def _set_all(waiters):
@@ -765,7 +775,10 @@ cdef int _wake_blocked(Blocked blocked, object error) except -1:
     try:
         blocked.loop.call_soon_threadsafe(_settle_future, blocked.future, error)
     except RuntimeError:
-        LOG.debug("an event loop was closed while one of its tasks waited for room in the queue")
+        LOG.debug(
+            "an event loop was closed while one of its tasks waited for room in the queue",
+            extra=about("loop_gone"),
+        )
     return 0
 
 

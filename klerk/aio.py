@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar, Unpack
 
 from klerk import limits
-from klerk._waiting import CommandQueue, Submission
+from klerk._waiting import Submission
 from klerk.audit.entries import LogFilter, LogPage, Version
 from klerk.audit.erasure import Erasure
 from klerk.batch import Batch
@@ -26,7 +26,8 @@ from klerk.keyed.keyvalue import AioKeyValues, KeyValues
 from klerk.reading.reader import Reader
 from klerk.reading.snapshots import OpeningSnapshot, Snapshots
 from klerk.signals import Signals
-from klerk.submitting import Commands, one, several
+from klerk.statistics import Statistics
+from klerk.submitting import Commands, PushSoon, one, several
 from klerk.timers.timers import Timers
 from klerk.timers.work import DueTimer, RefusedTimer
 from klerk.tokens.token import Token
@@ -52,6 +53,10 @@ class Blocking(Protocol):
     def close(self) -> None: ...
     def checkpoint(self, path: str | os.PathLike[str]) -> None: ...
     def storage_bytes(self) -> int: ...
+    def statistics(self) -> Statistics: ...
+    def look_again(self) -> None: ...
+    @property
+    def next_due(self) -> datetime | None: ...
     def log(self, context: Context, **which: Unpack[LogFilter]) -> LogPage: ...
     def history(self, ref: Ref[M], context: Context, *, limit: int, after: int) -> tuple[Version[M], ...]: ...
     def as_of(self, ref: Ref[M], sequence: int, context: Context) -> M: ...
@@ -64,7 +69,7 @@ class AioKlerk(AioSubscribable):
     """The asyncio face of a `Klerk`: the same methods, to be awaited; nothing here blocks the loop.
 
     Parameters:
-        queue: where commands go.
+        push_soon: puts commands into the queue.
         read: makes a reader for a context.
         snapshots: opens snapshots.
         tokens: which tokens were used.
@@ -80,14 +85,14 @@ class AioKlerk(AioSubscribable):
 
     def __init__(
         self,
-        queue: CommandQueue,
+        push_soon: PushSoon,
         read: Callable[[Context], Reader],
         snapshots: Snapshots,
         tokens: TokenUses,
         blocking: Blocking,
         hub: Hub,
     ) -> None:
-        self._push_soon = queue.push_soon
+        self._push_soon = push_soon
         self._tokens = tokens
         self._read = read
         self._snapshots = snapshots
@@ -202,6 +207,20 @@ class AioKlerk(AioSubscribable):
         """See `Klerk.sequence`."""
         return self._blocking.sequence
 
+    @property
+    def next_due(self) -> datetime | None:
+        """See `Klerk.next_due`."""
+        return self._blocking.next_due
+
+    async def look_again(self) -> None:
+        """See `Klerk.look_again`."""
+        self._blocking.timers.refuse_waiting(False)
+        await asyncio.to_thread(self._blocking.look_again)
+
+    async def statistics(self) -> Statistics:
+        """See `Klerk.statistics`."""
+        return await asyncio.to_thread(self._blocking.statistics)
+
     async def storage_bytes(self) -> int:
         """See `Klerk.storage_bytes`."""
         return await asyncio.to_thread(self._blocking.storage_bytes)
@@ -233,6 +252,8 @@ class AioJobs(AioByHand, AioQueueControl, AioRelatedJobs):
         self.counts = jobs.counts
         self.totals = jobs.totals
         self.cancel_running = jobs.cancel_running
+        self.observe = jobs.observe
+        self.declared = jobs.declared
         self.unstoppable = jobs.unstoppable
 
     async def result(self, job_id: int) -> Any:

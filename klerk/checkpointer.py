@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 
 from klerk import limits
@@ -21,6 +22,7 @@ from klerk.cron_marks import mark_puts
 from klerk.errors import StorageError
 from klerk.job_manager.job_rows import JobRows
 from klerk.jobs import JobRecord
+from klerk.log_events import about
 from klerk.storage.contract import Family, Storage
 
 LOG = logging.getLogger("klerk")
@@ -88,6 +90,7 @@ class Checkpointer:
         self._job_moves = 0
         self._tokens: dict[int, bytes | None] = {}
         self._newest = 0
+        self._since_s = 0.0
         self._closed = False
         self._nudged = False
         self.tidy: Callable[[], None] = lambda: None
@@ -105,6 +108,8 @@ class Checkpointer:
             self._tokens.update(group.tokens)
             self._newest = group.first_sequence
             self._transactions += len(group.heads)
+            if was_empty:
+                self._since_s = monotonic()
             if was_empty or self._is_urgent():
                 self._changed.notify()
 
@@ -119,8 +124,22 @@ class Checkpointer:
                 self.write()
                 self.tidy()
             except StorageError as error:
-                LOG.error("models and jobs are no longer written behind the log: %s", error)
+                LOG.error(
+                    "models and jobs are no longer written behind the log: %s",
+                    error,
+                    extra=about("checkpointing_failed"),
+                )
                 return
+
+    @property
+    def waiting(self) -> int:
+        """How many records wait to be written behind the log."""
+        return len(self._images) + len(self._jobs) + len(self._tokens)
+
+    @property
+    def lag_s(self) -> float:
+        """For how long the oldest of them has waited, in seconds."""
+        return monotonic() - self._since_s if self._newest else 0.0
 
     def _is_urgent(self) -> bool:
         collected = max(len(self._images) + len(self._jobs) + len(self._tokens), self._transactions)
@@ -191,7 +210,11 @@ class Checkpointer:
             self.write()
         except StorageError as error:
             # The log has all of it, and the next start applies its end.
-            LOG.error("models and jobs are not written behind the log: %s", error)
+            LOG.error(
+                "models and jobs are not written behind the log: %s",
+                error,
+                extra=about("checkpointing_failed"),
+            )
 
 
 def _batches(items: list[Any]) -> list[list[Any]]:

@@ -16,6 +16,7 @@ from klerk.checkpointer import Checkpointer
 from klerk.codec import seal
 from klerk.errors import StoreFailed
 from klerk.jobs import JobState
+from klerk.log_events import about
 from klerk.recovery import Recovered
 from klerk.storage.contract import Storage
 
@@ -78,6 +79,10 @@ class Engine:
         self.lock = lock
         self.queue = CommandQueue(queue_length_max, lock)
         self.ended_jobs = recovered.ended_jobs
+        # Counted by whoever holds the baton, since the app was opened.
+        self.groups = self.committed = self.refused = 0
+        self._acknowledged_groups = 0
+        self._acknowledged = threading.Condition()
         self._processor = recovered.program.processor
         self._digest = recovered.digest
         self._foreseen, self._published = foreseen, published
@@ -102,6 +107,8 @@ class Engine:
             # A fault of Klerk itself: nobody may wait for ever for what this thread would have done.
             self._fail(error)
             self.queue.close()
+            with self._acknowledged:
+                self._acknowledged.notify_all()
             self._refuse_all(self.queue.rest())
 
     def _commit_group(self) -> bool:
@@ -115,6 +122,9 @@ class Engine:
             failure = self._sync_and_publish(group, digest, turn)
         turn.end(failure)
         self._acknowledge(group, failure)
+        with self._acknowledged:
+            self._acknowledged_groups += 1
+            self._acknowledged.notify_all()
         return True
 
     def _process_and_write(
@@ -125,6 +135,7 @@ class Engine:
         group = Group(submissions, processor.sequence + 1)
         turn = self._turn = Turn(self._turn)
         digest = None
+        self.groups += 1
         if self._failure is not None:
             return group, None, turn, self._failure
         try:
@@ -134,6 +145,8 @@ class Engine:
             finally:
                 self.lock.end_processing()
             self.queue.processed()
+            self.committed += len(group.heads)
+            self.refused += len(group.errors) - group.errors.count(None)
             if left_over:
                 self.queue.give_back(left_over)
             if group.heads:
@@ -198,7 +211,10 @@ class Engine:
                 self._failure.__cause__ = error
             self.queue.refusal = self._refusal
             LOG.critical(
-                "the store failed; every later command is refused: %s", self._failure, exc_info=error
+                "the store failed; every later command is refused: %s",
+                self._failure,
+                exc_info=error,
+                extra=about("store_failed"),
             )
         return self._failure
 
@@ -212,6 +228,11 @@ class Engine:
     def _refuse_all(self, submissions: list[Submission[Any]]) -> None:
         refusals: list[Any] = [self._refusal() for _ in submissions]
         acknowledge(submissions, [None] * len(submissions), refusals)
+
+    def wait_until_acknowledged(self) -> None:
+        """Wait for a moment at which everybody has heard of the outcome of every group that was taken."""
+        with self._acknowledged:
+            self._acknowledged.wait_for(lambda: self._acknowledged_groups >= self.groups or self.queue.closed)
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -227,9 +248,11 @@ class Engine:
 def _warn_of_readers(lock: ReadWriteLock) -> None:
     threads, tasks = lock.holders()
     names = [thread.name for thread in threading.enumerate() if thread.ident in threads]
+    waited_s = limits.READ_LOCK_WARN_S
     LOG.warning(
         "publishing has waited for readers for %s s: threads %s, tasks %s",
-        limits.READ_LOCK_WARN_S,
+        waited_s,
         names,
         tasks,
+        extra=about("readers_hold_up", waited_s=waited_s, threads=names, tasks=[str(task) for task in tasks]),
     )

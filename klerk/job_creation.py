@@ -151,6 +151,7 @@ class JobCreation:
             priority=request.priority,
             attempts_max=request.max_attempts or 0,
             version=settings.version,
+            trace=processor.trace or "",
             tick_us=request.tick_us,
             key="" if settings.key is None else key_of(job, request.values),
         )

@@ -4,12 +4,21 @@ Each can be returned or raised, and stand in a job's `on_error` as what an excep
 """
 
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from klerk import limits
+from klerk._dispatch import Command
 from klerk.errors import ArgumentError
 
-__all__ = ["OUTCOMES", "Cancel", "Discard", "JobOutcome", "Retry", "Snooze"]
+__all__ = ["OUTCOMES", "Cancel", "Completion", "Discard", "JobOutcome", "Retry", "Snooze"]
+
+
+class Completion(msgspec.Struct, frozen=True):
+    """What a job function returns to end with commands; made by `JobRun.complete_with`."""
+
+    commands: tuple[Command[Any], ...]
 
 
 class JobOutcome(Exception):

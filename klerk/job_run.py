@@ -1,10 +1,10 @@
 """What the function of a running job receives."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
+from time import monotonic
 from typing import Any, Protocol, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -14,39 +14,23 @@ from klerk import limits
 from klerk._dispatch import moment_at
 from klerk.commands import Command, Result
 from klerk.errors import ArgumentError, JobCancelled, JobError
+from klerk.job_outcomes import Completion
 from klerk.job_reader import JobSnapshot
 from klerk.job_results import EarlierResults, ResultHost
 from klerk.job_states import decoded_state, encoded_state, typed_state
 from klerk.job_steps import JobSteps
 from klerk.jobs import Job, JobRecord, JobState
+from klerk.log_events import about_job
+from klerk.loops import is_in_loop
 from klerk.reading.reader import Reader
 from klerk.reading.snapshots import Snapshot
+from klerk.texts import storable
 from klerk.values import Model
 
 LOG = logging.getLogger("klerk")
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Model)
-
-
-def storable(text: str, length_max: int) -> str:
-    """Return a text as it can be stored: shortened, and without what is no Unicode."""
-    return text[:length_max].encode("utf-8", "replace").decode()
-
-
-def is_in_loop() -> bool:
-    """Return whether the caller runs in an event loop, which must not wait."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-class Completion(msgspec.Struct, frozen=True):
-    """What a job function returns to end with commands; made by `JobRun.complete_with`."""
-
-    commands: tuple[Command[Any], ...]
 
 
 class JobHost(ResultHost, Protocol):
@@ -82,6 +66,7 @@ class JobRun(EarlierResults):
         started_us: when it began.
         seen_us: when its function gave the last sign: every call of a method here is one.
         is_over: its end is being recorded.
+        begun_s: when it was given to its worker, by `time.monotonic`.
         end: the record that says so.
         stop: what the job becomes, unless its function succeeds, because somebody asked for that meanwhile.
         stopped_by: why it was asked to stop; None: it was not.
@@ -98,6 +83,7 @@ class JobRun(EarlierResults):
         self._lines = list(record.log)
         self.stopped_by: JobError | None = None
         self.is_over = self.goes_on = False
+        self.begun_s = monotonic()
         self.end: JobRecord | None = None
         self.stop: JobState | None = None
         self._readers: list[Reader] = []
@@ -113,6 +99,11 @@ class JobRun(EarlierResults):
     def log_lines(self) -> tuple[str, ...]:
         """What was logged so far, by earlier attempts too."""
         return tuple(self._lines)
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue that the job waited in."""
+        return self.record.queue or self._job.settings.queue
 
     @property
     def idempotency_key(self) -> str:
@@ -239,6 +230,7 @@ class JobRun(EarlierResults):
                 self.id,
                 self.record.kind,
                 held_s,
+                extra=about_job("reader_held_long", self.record, self.queue, held_s=held_s),
             )
 
     def snapshot(self) -> JobSnapshot:

@@ -1,5 +1,6 @@
 """Job values: what is declared, what is requested, what is stored, and when to try again."""
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -332,6 +333,28 @@ def _require_number(option: str, value: int | None, low: int, high: int) -> None
         raise ArgumentError(f"{option} is a whole number from {low} to {high}, got {value!r}")
 
 
+def by_position(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that takes all of its arguments by position, those that are keyword-only, too."""
+    parameters = inspect.signature(function).parameters
+    if not any(each.kind is inspect.Parameter.KEYWORD_ONLY for each in parameters.values()):
+        return function
+    names = list(parameters)[1:]
+
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def awaited(first: Any, *values: Any) -> Any:
+            return await function(first, **dict(zip(names, values, strict=True)))
+
+        return awaited
+
+    @functools.wraps(function)
+    def called(first: Any, *values: Any) -> Any:
+        return function(first, **dict(zip(names, values, strict=True)))
+
+    return called
+
+
 class Job(Generic[P]):
     """A declared background job. Calling it makes an inert `JobRequest`.
 
@@ -345,7 +368,7 @@ class Job(Generic[P]):
     """
 
     def __init__(self, function: Callable[..., Any], settings: JobSettings, place: Place) -> None:
-        self.function = function
+        self.function = by_position(function)
         self.name = function.__name__
         self.label = (inspect.getdoc(function) or self.name).splitlines()[0]
         self.parameters = parameters_of(function)

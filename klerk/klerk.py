@@ -36,6 +36,7 @@ from klerk.keyed.blobs import Blobs
 from klerk.keyed.expiring import Shelf
 from klerk.keyed.keyvalue import KeyValues
 from klerk.keyed.writer import SideWriter
+from klerk.observing import Telemetry, Workshop, pushes
 from klerk.processing import Program
 from klerk.reading.reader import Reader
 from klerk.reading.snapshots import Snapshot, Snapshots
@@ -49,11 +50,12 @@ from klerk.tokens.uses import TokenUses
 from klerk.unmanaged import UnmanagedCalls
 from klerk.unsafe import Unsafe, UnsafeWork
 from klerk.values import Model, Ref
+from klerk.watched import Watched
 
 M = TypeVar("M", bound=Model)
 
 
-class Klerk(Submitting, Subscribable, HostingJobs):
+class Klerk(Submitting, Subscribable, HostingJobs, Watched):
     """An opened app. Made by `App.open`; close it, or use it with ``with``.
 
     Every method can be called from any thread. `aio` offers the same to asyncio.
@@ -81,6 +83,8 @@ class Klerk(Submitting, Subscribable, HostingJobs):
         job_retention: Retention,
         token_ttl: timedelta,
         unsafe: bool,
+        telemetry: Telemetry | None,
+        workshop: Workshop | None,
     ) -> None:
         self._spec = spec
         self._storage = storage
@@ -110,24 +114,14 @@ class Klerk(Submitting, Subscribable, HostingJobs):
             foreseen=self._foreseen,
             published=self._published,
         )
-        self._push = self._engine.queue.push
+        self._push, self._push_soon = pushes(self._engine.queue, telemetry, workshop)
         self._audit = self._sight.commit_log = Audit(spec, self._program, recovered.history, storage)
         history, checkpointer = recovered.history, self._engine.checkpointer
         self._eraser = Eraser(storage, history, self._program.table, checkpointer.write)
         self._hub = Hub(self._program, storage, self._lock, self._engine.queue)
-        self.jobs = JobManager(
-            spec,
-            self,
-            self._submit_as,
-            self._scheduler,
-            creation=self._program.job_creation,
-            desk=self._job_desk(),
-            store=JobStore(storage, checkpointer, recovered.up_to_date),
-            recovered=recovered,
-            retention=job_retention,
-            workers=workers,
-            marks=storage.marks,
-        )
+        self.jobs = self._job_manager(recovered, workers, job_retention)
+        if telemetry is not None:
+            self.jobs.observe(telemetry)
         self.timers = Timers(
             self._scheduler,
             self._program.processor,
@@ -137,7 +131,23 @@ class Klerk(Submitting, Subscribable, HostingJobs):
             refuse_waiting=self._refuse_waiting,
         )
         self.signals = Signals(self.jobs.patience.hurry)
-        self.aio = AioKlerk(self._engine.queue, self.read, self._snapshots, self._tokens, self, self._hub)
+        self.aio = AioKlerk(self._push_soon, self.read, self._snapshots, self._tokens, self, self._hub)
+
+    def _job_manager(self, recovered: Recovered, workers: Workers, retention: Retention) -> JobManager:
+        storage = self._storage
+        return JobManager(
+            self._spec,
+            self,
+            self._submit_as,
+            self._scheduler,
+            creation=self._program.job_creation,
+            desk=self._job_desk(),
+            store=JobStore(storage, self._engine.checkpointer, recovered.up_to_date),
+            recovered=recovered,
+            retention=retention,
+            workers=workers,
+            marks=storage.marks,
+        )
 
     def start(self) -> None:
         """Begin to fire timers and run jobs; `App.open` calls it."""
@@ -324,7 +334,7 @@ class Klerk(Submitting, Subscribable, HostingJobs):
             return
         if self._lock.held_here(True):
             raise ReadLockHeld("close was called inside `with k.read(...)`", hint="Close after the block.")
-        if self._is_own_thread():
+        if self.runs_here():
             raise NotPure(
                 "close was called by a job, a rule or a callback, for which it would wait",
                 hint="Close from a thread of your own.",
@@ -346,8 +356,8 @@ class Klerk(Submitting, Subscribable, HostingJobs):
             self._storage.close()
             self.signals.give_back()
 
-    def _is_own_thread(self) -> bool:
-        """Return whether the caller runs in a thread that closing would wait for."""
+    def runs_here(self) -> bool:
+        """Return whether the caller runs in a thread of this Klerk's, which closing would wait for."""
         waited_for = (self.jobs, self._scheduler, self.timers)
         return self._engine.queue.is_committer() or any(each.runs_here() for each in waited_for)
 

@@ -355,8 +355,7 @@ SWEEP_INTERVAL_S: Final = 1.0
 # millisecond (256 KiB: 0.8 ms), and reading it takes 17 us.
 BLOB_CHUNK_BYTES: Final = 128 * 1024
 
-# After so many bytes of chunks the store is synced: commits share its write-ahead log, so this is what their
-# own sync may find unwritten.
+# Bytes of chunks between syncs: commits share the write-ahead log, and their sync may find so many unwritten.
 BLOB_SYNC_BYTES: Final = 1024 * 1024
 
 # Chunks that are announced at once as perhaps belonging to no blob: one small row for each 8 MiB.
@@ -392,3 +391,10 @@ CATCH_UP_VERSIONS_MAX: Final = 100_000
 # are 1 MB or so, and reading them from as many log records takes about a second.
 LOG_PAGE: Final = 50
 LOG_PAGE_MAX: Final = 1_000
+
+# Jobs that `klerk.testing.drain`, or an inline call, runs, and moments that it sets the clock to: far more
+# than a test can mean to, still over in seconds. How often it asks whether the store still works, in seconds.
+TEST_JOBS_MAX: Final = 10_000
+TEST_STEPS_MAX: Final = 100_000
+TEST_CHECK_S: Final = 1.0
+TEST_JOBS_SHOWN_MAX: Final = 50

@@ -19,7 +19,9 @@ from klerk.job_manager.crew import Workers
 from klerk.job_manager.process_runs import check_importable
 from klerk.job_manager.retention import DEFAULT, FOR_EVER, Retention
 from klerk.klerk import Klerk
+from klerk.log_events import about
 from klerk.migration.schema import extended
+from klerk.observing import Telemetry, Workshop
 from klerk.places import here
 from klerk.processing import Program, utc_now
 from klerk.recovery import ProgressLine, Recovered, quiet, recover
@@ -77,6 +79,7 @@ def _workers(
     concurrency: int | None,
     tags: Collection[str],
     close_wait: timedelta,
+    workshop: Workshop | None,
 ) -> Workers:
     """Return who is to run jobs.
 
@@ -103,6 +106,7 @@ def _workers(
         concurrency=concurrency,
         tags=frozenset(tags),
         close_wait=close_wait,
+        make=None if workshop is None else workshop.executor,
     )
 
 
@@ -144,6 +148,8 @@ class App(Design):
         token_ttl: timedelta = timedelta(days=limits.TOKEN_DAYS),
         unsafe: bool = False,
         progress: bool | None = None,
+        telemetry: Telemetry | None = None,
+        workshop: Workshop | None = None,
     ) -> Klerk:
         """Check the design, open the store (made when there is none) and start working.
 
@@ -162,6 +168,8 @@ class App(Design):
             token_ttl: how long used tokens are known, and unused ones accepted.
             unsafe: offer `Klerk.unsafe`, which asks neither state machines nor rules.
             progress: show progress of loading that takes over a second; None: when stderr is a terminal.
+            telemetry: sees every command and job, as `klerk.telemetry.OpenTelemetry` does.
+            workshop: makes what runs jobs; None: Klerk's own threads, event loop and processes.
 
         Raises:
             ConfigError: the design is wrong.
@@ -169,16 +177,11 @@ class App(Design):
         """
         job_retention = FOR_EVER if job_retention is None else job_retention
         spec = self._complete()
-        # The machine's own clock needs no check, which would cost every command a little.
         clock = utc_now if clock is None else checked_clock(clock)
-        # Everything that can be wrong with the design is found before a store is touched.
         lock = ReadWriteLock()
-        Program(spec, extended(read_catalog(None), spec), utc_now, lock)
-        workers = _workers(job_threads, job_processes, job_concurrency, worker_tags, close_wait)
+        workers = _workers(job_threads, job_processes, job_concurrency, worker_tags, close_wait, workshop)
         _check_options(path, durability, workers, job_retention, queue_length_max, token_ttl)
-        storage: Storage = MemoryStorage()
-        if path is not None and durability != "memory":
-            storage = RocksStorage.open(path, app=self.name, durability=durability)
+        storage = _storage(self.name, path, durability)
         try:
             recovered = _recovered(storage, spec, clock, lock, progress)
             opened = Klerk(
@@ -192,6 +195,8 @@ class App(Design):
                 queue_length_max=queue_length_max,
                 token_ttl=token_ttl,
                 unsafe=unsafe,
+                telemetry=telemetry,
+                workshop=workshop,
             )
         except BaseException:
             storage.close()
@@ -208,7 +213,15 @@ class App(Design):
         self.check_system_context()
         spec = self.freeze()
         check_importable(spec.jobs.values())
+        # Everything that can be wrong with the design is found before a store is touched.
+        Program(spec, extended(read_catalog(None), spec), utc_now, ReadWriteLock())
         return spec
+
+
+def _storage(name: str, path: str | os.PathLike[str] | None, durability: Durability) -> Storage:
+    if path is None or durability == "memory":
+        return MemoryStorage()
+    return RocksStorage.open(path, app=name, durability=durability)
 
 
 def _recovered(
@@ -233,7 +246,11 @@ _OPEN: "weakref.WeakSet[Klerk]" = weakref.WeakSet()
 
 def _started(opened: Klerk, name: str, *, unsafe: bool) -> Klerk:
     if unsafe:
-        LOG.warning("'%s' is open for unsafe changes, which ask neither state machines nor rules", name)
+        LOG.warning(
+            "'%s' is open for unsafe changes, which ask neither state machines nor rules",
+            name,
+            extra=about("opened_unsafe", app=name),
+        )
     _OPEN.add(opened)
     try:
         opened.start()

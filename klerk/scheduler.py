@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from klerk import limits
 from klerk._dispatch import microseconds
+from klerk.log_events import about
 
 LOG = logging.getLogger("klerk")
 
@@ -31,6 +32,7 @@ class Scheduler:
         self._order = itertools.count()
         self._changed = threading.Condition()
         self._closed = False
+        self._is_calling = False
         self._thread = threading.Thread(target=self._run, name="klerk-scheduler", daemon=True)
 
     def start(self) -> None:
@@ -47,7 +49,7 @@ class Scheduler:
             # Once, not once a second: what waits for a time goes on waiting until the clock works again.
             with self._telling:
                 if self._clock_works.is_set():
-                    LOG.error("timers and jobs wait for the clock: %s", error)
+                    LOG.error("timers and jobs wait for the clock: %s", error, extra=about("clock_failed"))
                 self._clock_works.clear()
         return self._newest
 
@@ -57,35 +59,61 @@ class Scheduler:
 
     def at(self, when_us: int, call: Callable[[], None]) -> None:
         """Call something at a moment, in microseconds since 1970 UTC, or at once when that is over."""
-        self._push(when_us, call, False)
+        with self._changed:
+            self._push(when_us, call, False)
 
     def after(self, delay_us: int, call: Callable[[], None]) -> None:
         """Call something after some microseconds, however far the clock is set back meanwhile."""
-        self._push(self.now_us() + delay_us, call, True)
+        with self._changed:
+            # Were the clock set back before now, this call would be moved, too.
+            self._push(self._follow_clock() + delay_us, call, True)
 
     def _push(self, when_us: int, call: Callable[[], None], is_relative: bool) -> None:
-        with self._changed:
-            heapq.heappush(self._heap, (when_us, next(self._order), call, is_relative))
-            if self._heap[0][0] == when_us:
-                self._changed.notify()
+        heapq.heappush(self._heap, (when_us, next(self._order), call, is_relative))
+        if self._heap[0][0] == when_us:
+            self._changed.notify_all()
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._closed and not self._is_due():
+                self._is_calling = False
+                while not self._closed and not self.is_due:
+                    # Whoever looked again goes on.
+                    self._changed.notify_all()
                     self._changed.wait(self._patience_s())
                 if self._closed:
                     return
                 call = heapq.heappop(self._heap)[2]
+                self._is_calling = True
             try:
                 call()
             except BaseException:
                 # Whatever it is, SystemExit too: this thread works for others.
-                LOG.exception("a scheduled call failed: %r", call)
+                LOG.exception("a scheduled call failed: %r", call, extra=about("scheduled_call_failed"))
 
-    def _is_due(self) -> bool:
-        if not self._heap:
-            return False
+    @property
+    def is_due(self) -> bool:
+        """Whether something is due by now and not called yet."""
+        with self._changed:
+            return bool(self._heap) and self._follow_clock() >= self._heap[0][0]
+
+    @property
+    def next_us(self) -> int | None:
+        """When the next call is due, in microseconds since 1970 UTC; None when there is none."""
+        with self._changed:
+            self._follow_clock()
+            return self._heap[0][0] if self._heap else None
+
+    def look_again(self) -> None:
+        """Notice that the clock was set, and return once everything that is due by it was called."""
+        if self.runs_here():
+            return
+        with self._changed:
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._closed or not (self._is_calling or self.is_due))
+
+    def _follow_clock(self) -> int:
+        """Return the time, after moving what is to come so long after its request with a clock set back."""
         now_us = self.now_us()
         back_us, self._seen_us = self._seen_us - now_us, now_us
         if back_us > 0:
@@ -94,7 +122,7 @@ class Scheduler:
                 for when_us, order, call, is_relative in self._heap
             ]
             heapq.heapify(self._heap)
-        return self._heap[0][0] <= now_us
+        return now_us
 
     def _patience_s(self) -> float | None:
         if not self._heap:
@@ -109,6 +137,6 @@ class Scheduler:
         """Call nothing any more and wait for the thread."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
+            self._changed.notify_all()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join()

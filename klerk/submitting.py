@@ -1,7 +1,7 @@
 """What counts as a command or several, and how threads have them handled: `Submitting`."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from klerk._waiting import Submission
@@ -42,6 +42,10 @@ class Push(Protocol):
     """Puts a submission into the queue; see `CommandQueue.push`."""
 
     def __call__(self, submission: Submission[Any], blocking: bool, timeout_s: float = -1) -> None: ...
+
+
+PushSoon: TypeAlias = Callable[[Submission[Any]], Awaitable[None] | None]
+"""Puts a submission into the queue, or returns what to await until there is room; see `Klerk.aio`."""
 
 
 class Submitting:

@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from klerk import limits
-from klerk.errors import Conflict, Denied, KlerkError, NotFound, Rejected, listed, restated
+from klerk.errors import Conflict, Denied, KlerkError, NotFound, Rejected, listed
+from klerk.log_events import about
+from klerk.restating import restated
 
 LOG = logging.getLogger("klerk")
 
@@ -43,10 +45,19 @@ def text_of(translation: Translation) -> Text:
         try:
             found: Any = translation.text(key, default, values)
         except Exception:
-            LOG.exception("the translation failed with %r, which stays in English", key)
+            LOG.exception(
+                "the translation failed with %r, which stays in English",
+                key,
+                extra=about("translation_failed", key=key),
+            )
             return default
         if not isinstance(found, str):
-            LOG.error("the translation gave %s for %r, expected a text", type(found).__name__, key)
+            LOG.error(
+                "the translation gave %s for %r, expected a text",
+                type(found).__name__,
+                key,
+                extra=about("translation_failed", key=key),
+            )
             return default
         return found
 

@@ -47,6 +47,7 @@ IN_FLIGHT = 20
 KINDS = ("ship", "steps", "mail", "once", "flaky", "doomed", "later", "keyed", "sleepy", "leave")
 STRANGER = Context(User("stranger"))
 VERIFY_S = 60.0
+CRASHES_MAX = 3
 
 
 class Ledger:
@@ -298,6 +299,11 @@ def _of_job(record: JobRecord, order: Order, found: Found) -> Iterator[str]:
     if kind == "once" and record.state is JobState.DISCARDED:
         if not record.outcome_unknown:
             yield f"it was discarded: {record.error}"
+        return
+    if record.state is JobState.DISCARDED and record.error.startswith("poison"):
+        # It ran, or was about to, each time that the process was killed, and is visibly given up.
+        if record.crashes < CRASHES_MAX:
+            yield f"it is taken for poison after {record.crashes} crashes"
         return
     expected = _ENDS.get(kind, {JobState.COMPLETED})
     if record.state not in expected:

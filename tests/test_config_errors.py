@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from designs import NOON, TESTER, Bank, python_environment
 import klerk
 from klerk import App, Args, ConfigError, Context, JobRun, KlerkError, Migration, Model, Ref, User
 from klerk.showing.explain import EXPLANATIONS
+from klerk.workers.child import WORKER_NAME
 
 CASES: dict[str, list[Callable[[App], object]]] = {}
 # Annotations that are wrong on purpose, so that type checkers do not find them first.
@@ -634,6 +636,27 @@ def rule_for_an_unknown_action(app: App) -> None:
     app.deny.blob(action="steal")  # type: ignore[arg-type] # here
 
 
+@mistake("K075")
+def job_in_a_process_that_cannot_be_imported(app: App) -> None:
+    items_of(app)
+
+    @app.job(executor="process")  # here
+    def inside(job: JobRun) -> None: ...
+
+    app.open()
+
+
+@mistake("K076")
+def app_opened_by_a_worker_process_that_imports_it(app: App) -> None:
+    items_of(app)
+    process = current_process()
+    name, process.name = process.name, f"{WORKER_NAME}-1"
+    try:
+        app.open()  # here
+    finally:
+        process.name = name
+
+
 @mistake("K017")
 def path_for_what_is_only_in_memory(app: App) -> None:
     items_of(app)
@@ -1063,6 +1086,26 @@ def migration_said_later(app: App) -> None:
     app.migration(1)(kept.append)
     app.freeze()
     kept[0].delete_job("old")  # here
+
+
+@mistake("K075")
+def job_in_a_process_inside_of_a_function(app: App) -> None:
+    items_of(app)
+
+    @app.job(executor="process")  # here
+    def inside(job: JobRun) -> None: ...
+
+
+@mistake("K076")
+def app_opened_where_a_worker_process_imports_it(app: App) -> None:
+    items_of(app)
+    # What a true one tells is shown in test_process_jobs.py.
+    process = current_process()
+    name, process.name = process.name, WORKER_NAME
+    try:
+        app.open()  # here
+    finally:
+        process.name = name
 
 
 def marked_line(function: Callable[[App], object]) -> int:

@@ -54,3 +54,23 @@ def test_blocks_are_found() -> None:
         ("print(1)\n", "1\n"),
         ("x = 1\n", None),
     ]
+
+
+PAYMENTS = """\
+made 6 jobs; the second request is known
+why does it wait? paused
+Monday: some orders could not be charged
+Ada       1200 paid    receipt over 1200
+Bob        350 paid    receipt over 350
+Ada         80 paid    receipt over 80
+Mallory  99900 refused
+discarded: Declined: the card was reported stolen
+charged: 1630 in 7 calls
+mailed: 3
+"""
+
+
+def test_payments_are_made_once(tmp_path: Path) -> None:
+    ran = run_python(str(ROOT / "examples" / "payments.py"), cwd=tmp_path)
+    assert (ran.returncode, ran.stdout) == (0, PAYMENTS)
+    assert "Traceback" not in ran.stderr

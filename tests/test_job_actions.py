@@ -770,3 +770,20 @@ def test_a_design_is_described_with_its_rules_about_jobs(works: Works) -> None:
     told = [" ".join(line.split()) for line in describe(works.app.freeze()).splitlines()]
     assert "jobs work, sing retry if operators" in told
     assert "jobs all every action not if nobody" in told
+
+
+def test_what_others_wait_for_follows_what_is_done_by_hand(works: Works) -> None:
+    """A job that is cancelled takes its followers along; one that is run again ends its batch only once."""
+    with works.app.open(job_threads=0) as k:
+        (first,) = k.jobs.schedule(works.work("done"))
+        (follower,) = k.jobs.schedule(works.work("done").after(first))
+        member, callback = k.jobs.schedule(klerk.Batch([works.work("done")], ended=works.work("done")))
+        k.jobs.cancel(first.id)
+        eventually(lambda: k.jobs.get(follower.id).state is JobState.CANCELLED)
+        k.jobs.discard(member.id)
+        assert k.jobs.get(callback.id).state is JobState.AVAILABLE
+        assert k.jobs.retry(member.id).batch == callback.batch
+        assert k.jobs.retry(follower.id).state is JobState.AVAILABLE
+        k.jobs.cancel(member.id)
+        assert k.jobs.batch(callback.batch).failures == 1
+        assert k.jobs.get(follower.id).state is JobState.AVAILABLE

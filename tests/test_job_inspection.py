@@ -522,3 +522,25 @@ def test_the_command_line_shows_an_empty_store(tmp_path: Path, capsys: Any) -> N
     Bank().app.open(tmp_path / "s").close()
     assert main(["jobs", str(tmp_path / "s")]) == 0
     assert capsys.readouterr().out == "store of 'bank': 0 jobs\n"
+
+
+def test_why_it_waits_for_other_jobs(mill: Mill) -> None:
+    with mill.app.open() as k:
+        (first,) = k.jobs.schedule(mill.mail("wait"))
+        (follower,) = k.jobs.schedule(mill.train().after(first))
+        _, callback = k.jobs.schedule(klerk.Batch([mill.each("x")], ended=mill.alone()))
+        eventually(lambda: len(mill.started) == 2)
+        codes, text = why(k, follower)
+        assert codes[0] == "dependency"
+        assert f"{first.id} (mail, executing)" in text
+        codes, text = why(k, callback)
+        assert codes == ("batch",)
+        assert f"batch {callback.batch}" in text
+        assert k.jobs.edit(follower.id, priority=3).state is JobState.SCHEDULED
+        assert why(k, follower)[0][0] == "dependency"
+        assert ids(k.jobs.query(batch=callback.batch, newest_first=True))
+        # Somebody lets it run by hand.
+        assert k.jobs.run_now(callback.id).state is JobState.AVAILABLE
+        eventually(lambda: len(mill.started) == 3)
+        mill.go.set()
+        eventually(lambda: k.jobs.get(callback.id).ended_us)

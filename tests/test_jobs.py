@@ -643,3 +643,20 @@ def test_a_job_may_name_what_is_set_only_later(office: Office) -> None:
         k.jobs.schedule(look())
         idle(k)
     assert office.ran == [True]
+
+
+def test_parameters_may_be_keyword_only(office: Office) -> None:
+    seen = []
+
+    @office.app.job()
+    def by_name(job: JobRun, first: str, *, second: int = 2) -> None:
+        seen.append((first, second))
+
+    @office.app.job()
+    async def awaited(job: JobRun, *, second: int) -> None:
+        seen.append(("coroutine", second))
+
+    with office.app.open() as k:
+        k.jobs.schedule(by_name("a"), by_name("b", second=3), awaited(second=4))
+        idle(k)
+    assert sorted(seen) == [("a", 2), ("b", 3), ("coroutine", 4)]

@@ -90,7 +90,11 @@ def test_wheel_is_built_from_the_sdist_alone(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert not [name for name in names if name.endswith((".c", ".pyx"))]
-    assert {name.partition("/")[0] for name in names} == {"klerk", f"klerk-{klerk.__version__}.dist-info"}
+    assert {name.partition("/")[0] for name in names} == {
+        "klerk",
+        "pytest_klerk.py",
+        f"klerk-{klerk.__version__}.dist-info",
+    }
 
     site = tmp_path / "site"
     run("-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel), cwd=tmp_path)

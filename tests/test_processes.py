@@ -83,14 +83,13 @@ def test_a_process_that_ends_at_once_keeps_what_it_did(tmp_path: Path) -> None:
 def test_a_running_job_does_not_keep_the_process(tmp_path: Path) -> None:
     """Closing waits for it, for a bounded time, and it runs again after the next start."""
     body = """
-from klerk import limits
-limits.CLOSE_WAIT_S = 0.1
+from datetime import timedelta
 go = threading.Event()
 @bank.app.job()
 def endless(job):
     print("runs", flush=True)
     go.wait()
-k = bank.app.open("store")
+k = bank.app.open("store", close_wait=timedelta(seconds=0.1))
 k.jobs.schedule(endless())
 while not k.jobs.counts()[klerk.JobState.EXECUTING]:
     pass
@@ -99,7 +98,7 @@ while not k.jobs.counts()[klerk.JobState.EXECUTING]:
         ran = run(body, tmp_path)
         assert ran.returncode == 0
         assert "runs" in ran.stdout
-        assert "run again after the next start" in ran.stderr
+        assert "runs again after the next start" in ran.stderr
 
 
 # --- forks --------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any
 
 import klerk
 from klerk import Args, Discard, JobRun, Model, Ref, Snooze
-from klerk.job_run import Completion
+from klerk.job_outcomes import Completion
 
 
 class Owner(klerk.Text, min=1, max=40): ...

@@ -17,8 +17,9 @@ from klerk.app import Spec
 from klerk.codec import Types, encode
 from klerk.errors import Problem, listed
 from klerk.field_types import FieldType
-from klerk.job_run import storable
 from klerk.jobs import Job, JobRecord, JobState
+from klerk.log_events import about_job
+from klerk.texts import storable
 
 LOG = logging.getLogger("klerk")
 
@@ -87,12 +88,15 @@ class StoredArguments:
         """Log how many jobs of each kind cannot run, and why the first of them cannot; each job once."""
         untold, self._untold = self._untold, {}
         for kind, records in untold.items():
+            first = records[0]
+            queue = self._jobs[kind].settings.queue if kind in self._jobs else ""
             LOG.error(
                 "%d jobs of kind %s are suspended until their arguments fit it; the first is job %d: %s",
                 len(records),
                 kind,
-                records[0].id,
-                records[0].error,
+                first.id,
+                first.error,
+                extra=about_job("job_suspended", first, queue, error=first.error, count=len(records)),
             )
 
     def _arguments(self, record: JobRecord) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ import logging
 import threading
 from asyncio import CancelledError
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from klerk.app import Spec
 from klerk.commands import System
 from klerk.errors import Closed, JobCancelled, JobCrashed, StoreFailed
 from klerk.job_manager.completions import Completions
+from klerk.job_manager.observing import Observers
 from klerk.job_manager.process_runs import ProcessRuns
 from klerk.job_manager.results import encoded_result, with_result
 from klerk.job_manager.starts import Starts
@@ -21,9 +23,11 @@ from klerk.job_manager.stopped import meant_by, of_stopped
 from klerk.job_manager.verdicts import COMPLETED, Verdict, of_error, of_return, text_of
 from klerk.job_manager.work import RecordJob, Submit, acting_as, by_manager
 from klerk.job_outcomes import Discard, JobOutcome
-from klerk.job_run import JobRun, storable
+from klerk.job_run import JobRun
 from klerk.jobs import FINAL_STATES, OUTCOME_UNKNOWN, Job, JobRecord, JobState
+from klerk.log_events import about_job
 from klerk.scheduler import Scheduler
+from klerk.texts import storable
 from klerk.workers import WorkerProcess
 
 LOG = logging.getLogger("klerk")
@@ -39,6 +43,7 @@ class Attempts:
         over: called with the id of a job for which nothing runs any more.
 
     Attributes:
+        observers: who watches.
         is_closing: no more attempts begin.
         is_interrupting: attempts that fail from now on were interrupted, and leave their jobs as they are.
         ending: held while an attempt is declared over, and by whoever asks it to stop before that.
@@ -52,47 +57,48 @@ class Attempts:
         self._process_runs = ProcessRuns(spec)
         self._completions = Completions(submit)
         self._starts = Starts(spec, submit, scheduler)
+        self.observers = Observers()
         self.is_closing = self.is_interrupting = False
         self.ending = threading.Lock()
 
     def run_plain(self, run: JobRun) -> None:
         """Run a job in the thread that calls this; never raises."""
-        if run.record.kind in self._starts.kinds and not self._started(run):
-            return
-        try:
-            returned = self._jobs[run.record.kind].function(run, *run.record.arguments)
-        except BaseException as error:
-            self._close_readers(run)
-            self.failed(run, error)
-        else:
-            self._close_readers(run)
-            self._returned(run, returned)
+        self._run(run, self._jobs[run.record.kind].function, run, *run.record.arguments)
 
     def run_in_process(self, run: JobRun, worker: WorkerProcess) -> None:
         """Run a job in a worker process, which the thread that calls this serves meanwhile; never raises."""
-        if run.record.kind in self._starts.kinds and not self._started(run):
-            return
-        try:
-            returned = self._process_runs.call(run, worker)
-        except BaseException as error:
-            self._close_readers(run)
-            self.failed(run, error)
-        else:
-            self._close_readers(run)
-            self._returned(run, returned)
+        self._run(run, self._process_runs.call, run, worker)
+
+    def _run(self, run: JobRun, function: Callable[..., Any], *arguments: Any) -> None:
+        if self.observers.all:
+            self.observers.started(run)
+        if run.record.kind not in self._starts.kinds or self._started(run):
+            try:
+                returned = function(*arguments)
+            except BaseException as error:
+                self._close_readers(run)
+                self.failed(run, error)
+            else:
+                self._close_readers(run)
+                self._returned(run, returned)
+        if self.observers.all:
+            self.observers.stopped(run)
 
     async def run_coroutine(self, run: JobRun) -> None:
         """Run a job in the task that awaits this; never raises."""
-        if run.record.kind in self._starts.kinds and not await self._started_soon(run):
-            return
-        try:
-            returned = await self._jobs[run.record.kind].function(run, *run.record.arguments)
-        except BaseException as error:
-            self._close_readers(run)
-            self.failed(run, error)
-        else:
-            self._close_readers(run)
-            self._returned(run, returned)
+        if self.observers.all:
+            self.observers.started(run)
+        if run.record.kind not in self._starts.kinds or await self._started_soon(run):
+            try:
+                returned = await self._jobs[run.record.kind].function(run, *run.record.arguments)
+            except BaseException as error:
+                self._close_readers(run)
+                self.failed(run, error)
+            else:
+                self._close_readers(run)
+                self._returned(run, returned)
+        if self.observers.all:
+            self.observers.stopped(run)
 
     def _started(self, run: JobRun) -> bool:
         """Wait until it is durable that a job starts; return whether to call its function now."""
@@ -123,6 +129,8 @@ class Attempts:
         else:
             self._starts.failed(run, error)
         self._over(run.id)
+        if self.observers.all:
+            self.observers.ended(run, run.end or run.record, error)
         return False
 
     def _close_readers(self, run: JobRun) -> None:
@@ -131,6 +139,7 @@ class Attempts:
                 "job %d (%s) left a reader open, which holds up every command; it was closed",
                 run.id,
                 run.record.kind,
+                extra=self._about("reader_left_open", run),
             )
 
     def _returned(self, run: JobRun, returned: Any) -> None:
@@ -144,15 +153,19 @@ class Attempts:
         except Exception as error:
             self.failed(run, error)
             return
-        submission = self.record(run, verdict, result)
+        outcome = returned if isinstance(returned, BaseException) else None
+        submission = self.record(run, verdict, result, outcome)
         if verdict.commands and submission is not None:
-            # Called by a committer, which must not wait for room in its own queue: another thread goes on.
             submission.add_done_callback(lambda ended: self._completion_ended(run, ended))
 
     def _completion_ended(self, run: JobRun, submission: Submission[Any]) -> None:
-        error = submission.exception()
+        # Called by a committer, which must not wait for room in its own queue: another thread goes on.
+        error, record = submission.exception(), submission.work.record
         if error is not None and not isinstance(error, StoreFailed):
             self._scheduler.at(0, lambda: self.failed(run, error))
+        elif self.observers.all:
+            kept = record if error is None else run.record
+            self._scheduler.at(0, lambda: self.observers.ended(run, kept, error))
 
     def failed(self, run: JobRun, error: BaseException) -> None:
         """Record a failed attempt: to be tried again, given up, or stopped on request."""
@@ -161,6 +174,8 @@ class Attempts:
         if self.is_interrupting and not isinstance(error, JobOutcome):
             # What was interrupted by the end of the process runs again after the next start, if it may.
             if record.kind not in self._starts.kinds:
+                if self.observers.all:
+                    self.observers.ended(run, record, error)
                 return
             if isinstance(error, CancelledError | JobCancelled | JobCrashed):
                 error = Discard(f"{OUTCOME_UNKNOWN}: closing interrupted it, and it runs at most once")
@@ -173,11 +188,21 @@ class Attempts:
             text = f"{text}; its own retry function failed, too: {text_of(fault)}"
             verdict = Verdict(state=JobState.DISCARDED, error=text)
         if verdict.state in (JobState.RETRYABLE, JobState.DISCARDED):
+            event = "job_discarded" if verdict.state is JobState.DISCARDED else "attempt_failed"
             reason = storable(verdict.error, limits.ERROR_LENGTH_MAX)
-            LOG.warning("job %d (%s) failed in attempt %d: %s", record.id, record.kind, run.attempt, reason)
-        self.record(run, verdict)
+            LOG.warning(
+                "job %d (%s) failed in attempt %d: %s",
+                record.id,
+                record.kind,
+                run.attempt,
+                reason,
+                extra=self._about(event, run, state=str(verdict.state), error=reason),
+            )
+        self.record(run, verdict, error=error)
 
-    def record(self, run: JobRun, verdict: Verdict, result: bytes = b"") -> Submission[Any] | None:
+    def record(
+        self, run: JobRun, verdict: Verdict, result: bytes = b"", error: BaseException | None = None
+    ) -> Submission[Any] | None:
         """Record the end of an attempt; return the submission of a transaction of its own, if it has one."""
         with self.ending:
             run.is_over = True
@@ -200,23 +225,43 @@ class Attempts:
                 # and may be what the process dies of.
                 self._over(run.id)
                 if verdict is not COMPLETED or record.log:
-                    return self._submit(RecordJob(record), by_manager(record))
-                self._completions.add(record)
-                return None
-            actor, behalf = acting_as(self._jobs[record.kind], record)
-            work = RecordJob(record, verdict.commands, is_authorized=isinstance(actor, System))
-            return self._submit(work, actor, behalf)
+                    submission = self._submit(RecordJob(record), by_manager(record))
+                else:
+                    submission = None
+                    self._completions.add(record)
+            else:
+                actor, behalf = acting_as(self._jobs[record.kind], record)
+                work = RecordJob(record, verdict.commands, is_authorized=isinstance(actor, System))
+                submission = self._submit(work, actor, behalf)
         except Exception as refusal:
             if verdict.commands and not isinstance(refusal, StoreFailed | Closed):
                 self.failed(run, refusal)
                 return None
-            if self.is_interrupting:
-                # It ended after closing had given it up.
-                return None
-            # It is still available in the store, and runs again after the next start.
-            LOG.error("what became of job %d (%s) is not recorded: %s", run.id, run.record.kind, refusal)
-            self._over(run.id)
+            self._unrecorded(run, refusal)
             return None
+        if self.observers.all and not verdict.commands:
+            self.observers.ended(run, record, error)
+        return submission
+
+    def _unrecorded(self, run: JobRun, refusal: Exception) -> None:
+        """Tell that what became of a job cannot be recorded; it runs again after the next start."""
+        # Otherwise it ended after closing had given it up.
+        if not self.is_interrupting:
+            LOG.error(
+                "what became of job %d (%s) is not recorded: %s",
+                run.id,
+                run.record.kind,
+                refusal,
+                extra=self._about("attempt_unrecorded", run),
+            )
+            self._over(run.id)
+        if self.observers.all:
+            self.observers.ended(run, run.record, refusal)
+
+    def _about(self, event: str, run: JobRun, **fields: object) -> dict[str, object]:
+        """Return the fields of a log record about an attempt."""
+        duration_s = monotonic() - run.begun_s
+        return about_job(event, run.record, run.queue, duration_s=duration_s, **fields)
 
 
 def attempts_max(job: Job[Any], record: JobRecord) -> int:

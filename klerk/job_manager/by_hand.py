@@ -71,7 +71,8 @@ class ByHand(Asking):
 
         Parameters:
             arguments: those of a request for the same job, ``remind(loan)``, or some of them by name. A
-                suspended job that gets new ones is suspended no longer.
+                suspended job that gets new ones is suspended no longer. A unique job goes on standing for
+                what it was requested with.
             priority, queue, max_attempts: in place of those declared for its kind.
             run_at: not before; aware.
 

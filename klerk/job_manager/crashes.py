@@ -8,6 +8,7 @@ import msgspec
 from klerk import limits
 from klerk.app import Spec
 from klerk.jobs import OUTCOME_UNKNOWN, JobRecord, JobState
+from klerk.log_events import about_job
 from klerk.storage.marks import MarkFile
 
 LOG = logging.getLogger("klerk")
@@ -103,7 +104,9 @@ class Crashes:
         """Return the record of a job that is tried again, or given up as poison."""
         crashes, crashes_max = record.crashes + 1, self._jobs[record.kind].settings.max_crashes
         error = f"the process died {'once' if crashes == 1 else f'{crashes} times'} while it ran"
-        LOG.warning("job %d (%s): %s; it is given up after %d", record.id, record.kind, error, crashes_max)
+        told = about_job("job_crashed", record, self._queue(record), crashes=crashes, error=error)
+        text = "job %d (%s): %s; it is given up after %d"
+        LOG.warning(text, record.id, record.kind, error, crashes_max, extra=told)
         if crashes < crashes_max:
             return msgspec.structs.replace(record, state=JobState.AVAILABLE, crashes=crashes, error=error)
         return msgspec.structs.replace(
@@ -117,7 +120,12 @@ class Crashes:
 
     def _of_unknown_outcome(self, record: JobRecord, now_us: int) -> JobRecord:
         """Return the record of a job that runs at most once and was started when the process ended."""
-        LOG.warning("job %d (%s): its outcome is unknown, and it runs at most once", record.id, record.kind)
+        LOG.warning(
+            "job %d (%s): its outcome is unknown, and it runs at most once",
+            record.id,
+            record.kind,
+            extra=about_job("job_outcome_unknown", record, self._queue(record)),
+        )
         return msgspec.structs.replace(
             record,
             state=JobState.DISCARDED,
@@ -128,6 +136,9 @@ class Crashes:
             stop="",
         )
 
+    def _queue(self, record: JobRecord) -> str:
+        return self._jobs[record.kind].settings.queue
+
 
 def with_marked(
     records: list[JobRecord], marks: MarkFile | None, find: Callable[[int], JobRecord | None]
@@ -137,13 +148,13 @@ def with_marked(
     Parameters:
         records: the ready jobs, and the soonest of those that wait for a time.
         marks: that the last run left; None: there are none.
-        find: reads any job.
+        find: reads a job that has not ended.
     """
     if marks is None or not marks.found:
         return records
     known = {record.id for record in records}
     beside = [find(mark & _ID_MASK) for mark in marks.found if mark & _ID_MASK not in known]
-    return records + [record for record in beside if record is not None and not record.ended_us]
+    return records + [record for record in beside if record is not None]
 
 
 def _mark_of(record: JobRecord) -> int:

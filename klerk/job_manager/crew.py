@@ -14,6 +14,7 @@ from klerk.job_run import JobRun
 from klerk.workers import Executor, LoopExecutor, ProcessExecutor, ThreadExecutor
 
 Take = Callable[[Pool], JobRun | None]
+MakeExecutor = Callable[[Pool, Callable[[], JobRun | None], Attempts], Executor[JobRun]]
 
 
 class Workers(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +26,7 @@ class Workers(msgspec.Struct, frozen=True, kw_only=True):
         concurrency: jobs that run at once, of all sorts; None: as many as there are workers.
         tags: what all workers have.
         close_wait: how long closing lets jobs go on before it asks them to stop.
+        make: makes the executor of a pool in place of those here; None: they do.
     """
 
     threads: int
@@ -32,12 +34,16 @@ class Workers(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int | None
     tags: frozenset[str]
     close_wait: timedelta
+    make: MakeExecutor | None
 
 
 def executors_of(
     spec: Spec, workers: Workers, take: Take, attempts: Attempts
 ) -> dict[Pool, Executor[JobRun]]:
     """Return the executors that the jobs of a design need, none of them started."""
+    if workers.make is not None:
+        wanted = sorted({job.pool for job in spec.jobs.values()})
+        return {pool: workers.make(pool, partial(take, pool), attempts) for pool in wanted}
     executors: dict[Pool, Executor[JobRun]] = {}
     pools = {job.pool for job in spec.jobs.values()} if workers.threads else set()
     if "thread" in pools:

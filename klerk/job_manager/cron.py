@@ -15,6 +15,7 @@ from klerk.cron_ticks import Ticks
 from klerk.errors import Closed, StoreFailed
 from klerk.job_manager.work import CreateJobs
 from klerk.jobs import Job
+from klerk.log_events import about
 from klerk.scheduler import Scheduler
 
 LOG = logging.getLogger("klerk")
@@ -63,6 +64,7 @@ class CronJob:
                 count_max,
                 moment_at(self.newest_us).isoformat(),
                 moment_at(come[1]).isoformat(),
+                extra=about("cron_missed", kind=self.job),
             )
         return come[-1], come[-count_max:]
 
@@ -98,6 +100,7 @@ class CronJobs:
                     " changed. Was the clock wrong?",
                     each.job,
                     moment_at(each.newest_us).isoformat(),
+                    extra=about("cron_ahead", kind=each.job),
                 )
             self._deal_with(each, now_us + 1)
 
@@ -143,5 +146,10 @@ class CronJobs:
         """Try again later; until the store is opened anew, if it is the store that failed."""
         if isinstance(error, StoreFailed | Closed):
             return
-        LOG.error("the cron job %s cannot be created; it is tried again: %s", each.job, error)
+        LOG.error(
+            "the cron job %s cannot be created; it is tried again: %s",
+            each.job,
+            error,
+            extra=about("cron_failed", kind=each.job),
+        )
         self._scheduler.at(self._scheduler.now_us() + _RETRY, partial(self._look, each))

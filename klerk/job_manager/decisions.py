@@ -10,8 +10,8 @@ from klerk import limits
 from klerk._dispatch import microseconds
 from klerk.authorization import JobAction
 from klerk.errors import ArgumentError, WrongState
-from klerk.job_run import storable
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobRequest, JobState
+from klerk.texts import storable
 
 _WAITING: Final = frozenset({JobState.SCHEDULED, JobState.AVAILABLE, JobState.RETRYABLE, JobState.SUSPENDED})
 

@@ -82,7 +82,6 @@ class Dispatcher:
         self._call_after = call_after
         self._wake = wake
         self._all = Gate("this Klerk", concurrency, None)
-        self._suspects = Gate("one job at a time that the process died with", limits.JOB_SUSPECTS_MAX, None)
         self._serial = 0
         self._levels, self._other_level = dict(levels.known), levels.others
         self._crews: dict[tuple[Pool, frozenset[str]], Crew] = {}
@@ -337,6 +336,14 @@ class Dispatcher:
                 self._let_rest(gate)
 
     # --- what people ask --------------------------------------------------------------------------
+
+    @property
+    def has_rates(self) -> bool:
+        """Whether any rate is in force, of which the next run has to know how much was used."""
+        kinds = [kind.job.settings for kind in self._kinds.values()]
+        rates = [each for settings in kinds for each in (settings.rate, settings.key_rate)]
+        rates += [queue.settings.rate for queue in self.queues.values()]
+        return any(rate is not None for rate in rates)
 
     def levels(self) -> Levels:
         """Return how full the buckets of rates are, for the next run."""

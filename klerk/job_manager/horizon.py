@@ -13,6 +13,7 @@ from klerk import limits
 from klerk.errors import Closed, KlerkError
 from klerk.job_manager.job_rows import Moment, due_of
 from klerk.jobs import JobRecord
+from klerk.log_events import about
 from klerk.scheduler import Scheduler
 
 LOG = logging.getLogger("klerk")
@@ -173,5 +174,5 @@ class Horizon:
         """Try again later what could not be read."""
         self._noted = None
         if not isinstance(error, Closed):
-            LOG.error("jobs that wait for later times cannot be read: %s", error)
+            LOG.error("jobs that wait for later times cannot be read: %s", error, extra=about("job_unread"))
             self._ask(self._scheduler.now_us() + int(limits.JOBS_READ_AGAIN_S * 1e6))

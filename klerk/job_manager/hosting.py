@@ -8,7 +8,6 @@ import msgspec
 from klerk._waiting import ReadWriteLock, Submission
 from klerk.app import Spec
 from klerk.commands import Actor, Command, Context, Result, System
-from klerk.engine import Engine
 from klerk.job_manager.manager import JobManager
 from klerk.job_manager.work import SaveJob, acting_as, by_manager
 from klerk.job_reader import JobReader
@@ -17,7 +16,7 @@ from klerk.job_steps import Step
 from klerk.jobs import JobRecord
 from klerk.reading.reader import Reader, Sight
 from klerk.reading.snapshots import Snapshot, Snapshots
-from klerk.submitting import Push, one
+from klerk.submitting import Push, PushSoon, one
 from klerk.tokens.uses import TokenUses
 from klerk.values import Model
 
@@ -31,8 +30,8 @@ class HostingJobs:
     _lock: ReadWriteLock
     _sight: Sight
     _snapshots: Snapshots
-    _engine: Engine
     _push: Push
+    _push_soon: PushSoon
     _tokens: TokenUses
     jobs: JobManager
 
@@ -54,7 +53,7 @@ class HostingJobs:
         """Handle a command on behalf of a running job that is a coroutine."""
         with self._tokens.step_of(run.steps, one(command), step) as asked:
             submission = self._submission_of(run, asked)
-            room = self._engine.queue.push_soon(submission)
+            room = self._push_soon(submission)
             if room is not None:
                 await room
             result: Result[M] = await submission
@@ -94,7 +93,7 @@ class HostingJobs:
     async def save_for_coroutine(self, run: JobRun, checkpoint: bytes) -> None:
         """Save the checkpoint of a running job that is a coroutine."""
         submission: Submission[None] = Submission(SaveJob(run, checkpoint), self._saving(run))
-        room = self._engine.queue.push_soon(submission)
+        room = self._push_soon(submission)
         if room is not None:
             await room
         await submission

@@ -10,6 +10,7 @@ from klerk import limits
 from klerk.codec import JOB_LEVELS_KEY, encode
 from klerk.errors import Closed, Corrupted, StorageError
 from klerk.job_manager.gates import Level
+from klerk.log_events import about
 from klerk.storage.contract import Family, Storage
 
 __all__ = ["EMPTY", "FULL", "Levels", "StoredLevels", "Where", "levels_of"]
@@ -66,6 +67,7 @@ class StoredLevels:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
+        self._is_in_use = False
 
     def read(self, now_us: int) -> Levels:
         """Return how full buckets are at a start: full in a new store, and empty after a crash.
@@ -88,13 +90,16 @@ class StoredLevels:
         return levels
 
     def begin(self) -> None:
-        """Note that jobs may start from now on."""
+        """Note that rates are used from now on. Until then what is stored stays as right as it was."""
+        if self._is_in_use:
+            return
         self._storage.write([(Family.META, JOB_LEVELS_KEY, _IN_USE)], [])
         self._storage.sync()
+        self._is_in_use = True
 
     def keep(self, levels: Levels) -> None:
-        """Note the levels at the end; nothing when the store takes no more writes."""
-        if self._storage.failed is not None:
+        """Note the levels at the end, if any was used; nothing when the store takes no more writes."""
+        if not self._is_in_use or self._storage.failed is not None:
             return
         try:
             self._storage.write([(Family.META, JOB_LEVELS_KEY, encode(levels))], [])
@@ -102,4 +107,8 @@ class StoredLevels:
             # It was closed before, and they were kept then.
             return
         except StorageError as error:
-            LOG.error("the levels of rates are not kept, and will be taken for empty: %s", error)
+            LOG.error(
+                "the levels of rates are not kept, and will be taken for empty: %s",
+                error,
+                extra=about("rates_unrecorded"),
+            )

@@ -13,6 +13,7 @@ from klerk.job_manager.job_rows import WAITING, due_of
 from klerk.job_manager.job_store import JobStore, after
 from klerk.job_manager.tally import Tally
 from klerk.jobs import FINAL_STATES, JobRecord, JobState
+from klerk.log_events import about
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
 
@@ -109,7 +110,7 @@ class LiveJobs:
             before = self._store.get(job_id)
         except KlerkError as error:
             # It can be counted wrongly then, until the store is mended.
-            LOG.error("job %d cannot be read: %s", job_id, error)
+            LOG.error("job %d cannot be read: %s", job_id, error, extra=about("job_unread", job_id=job_id))
         else:
             if before is not None:
                 self._before[job_id] = before
@@ -256,3 +257,8 @@ class LiveJobs:
                 del found[job_id]
         found.update(now)
         return found
+
+
+def in_state(record: JobRecord, state: JobState) -> JobRecord:
+    """Return a record in another state."""
+    return msgspec.structs.replace(record, state=state)

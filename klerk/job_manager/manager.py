@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-import msgspec
-
 from klerk.app import Spec
 from klerk.batch import Batch, checked_requests
+from klerk.codec import encode, read_job
 from klerk.commands import System
 from klerk.job_creation import JobCreation
 from klerk.job_manager.acting import ActionDesk, Actions
@@ -18,13 +17,13 @@ from klerk.job_manager.attempts import Attempts
 from klerk.job_manager.books import Books
 from klerk.job_manager.by_hand import ByHand
 from klerk.job_manager.claims import Claims
-from klerk.job_manager.crashes import Crashes, with_marked
+from klerk.job_manager.crashes import Crashes
 from klerk.job_manager.crew import Workers, executors_of
 from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.gates import Gate
 from klerk.job_manager.job_store import JobStore
-from klerk.job_manager.live_jobs import LiveJobs
+from klerk.job_manager.live_jobs import LiveJobs, in_state
 from klerk.job_manager.pruning import Pruning
 from klerk.job_manager.queue_control import QueueControl
 from klerk.job_manager.related_jobs import RelatedJobs
@@ -32,12 +31,13 @@ from klerk.job_manager.relations import Relations
 from klerk.job_manager.results import Results
 from klerk.job_manager.retention import Retention
 from klerk.job_manager.status import Explaining
-from klerk.job_manager.tally import ENDS, queue_of
 from klerk.job_manager.watchdog import Watchdog
+from klerk.job_manager.watched_jobs import WatchedJobs
 from klerk.job_manager.work import CreateJobs, RecordJobs, RecordSuspended, Submit
 from klerk.job_options import Pool
 from klerk.job_run import JobHost, JobRun
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
+from klerk.log_events import about, about_job
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
 from klerk.storage.marks import MarkFile
@@ -46,7 +46,7 @@ from klerk.workers import Patience, stop
 LOG = logging.getLogger("klerk")
 
 
-class JobManager(ByHand, QueueControl, RelatedJobs):
+class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
     """Dispatches jobs from memory as they become ready; nothing is polled.
 
     Parameters:
@@ -65,6 +65,8 @@ class JobManager(ByHand, QueueControl, RelatedJobs):
     Attributes:
         store: every job, whether in memory or not.
         patience: with which closing waits for running jobs.
+        declared: the jobs of the design by name.
+        now_us: gives the time, in microseconds since 1970 UTC.
     """
 
     def __init__(
@@ -83,6 +85,8 @@ class JobManager(ByHand, QueueControl, RelatedJobs):
         marks: MarkFile | None,
     ) -> None:
         self._spec = spec
+        self.declared: Mapping[str, Job[Any]] = spec.jobs
+        self.now_us = scheduler.now_us
         self._host = host
         self._submit = submit
         self._scheduler = scheduler
@@ -102,7 +106,6 @@ class JobManager(ByHand, QueueControl, RelatedJobs):
             levels=desk.queue_book.levels.read(scheduler.now_us()),
             overrides=desk.queue_book.overrides,
         )
-        recovered.jobs = with_marked(recovered.jobs, marks, store.get)
         self._crashes = Crashes(spec, marks, recovered.jobs)
         self.relations = Relations(spec, creation, self._lock, self._live, store, submit, scheduler)
         self._arguments = StoredArguments(spec, recovered.job_versions)
@@ -125,21 +128,13 @@ class JobManager(ByHand, QueueControl, RelatedJobs):
         self._claims = Claims(self._lock, self._live, self._running, self._dispatcher, self._wake)
         self._books = Books(spec, self._arguments, self._live, self._running, store, scheduler.now_us)
         self._explaining = Explaining(
-            self._lock, self._running, self._claims, self._dispatcher, self._books, scheduler.now_us
+            self._lock, self._running, self._claims, self._dispatcher, self._books, self.now_us
         )
-        self._tags = workers.tags
-        self._close_wait_s = workers.close_wait.total_seconds()
+        self._hired = workers
         self._executors = executors_of(spec, workers, self._take, self._attempts)
         self._watchdog = Watchdog(spec.jobs, self._executors, scheduler, self._runs)
-        self._actions = Actions(
-            spec,
-            self._books,
-            self._claims,
-            self._attempts.ending,
-            desk,
-            self._watchdog.stop,
-            scheduler.now_us,
-        )
+        stop_run, ending = self._watchdog.stop, self._attempts.ending
+        self._actions = Actions(spec, self._books, self._claims, ending, desk, stop_run, self.now_us)
         self.patience = Patience()
         self._jobs.take_over(self.relations.restore)
 
@@ -155,7 +150,8 @@ class JobManager(ByHand, QueueControl, RelatedJobs):
             self._submit(RecordJobs(changed), System("recovery")).result()
         self._crashes.forget()
         self._actions.end_stopped(list(self._live.values()))
-        self._desk.queue_book.levels.begin()
+        if self._dispatcher.has_rates:
+            self._desk.queue_book.levels.begin()
         self._pruning.start()
         self.relations.start()
         for executor in self._executors.values():
@@ -171,7 +167,7 @@ class JobManager(ByHand, QueueControl, RelatedJobs):
             try:
                 self._submit(RecordSuspended(batch, self._is_current), System("jobs that cannot run"))
             except Exception as error:
-                LOG.error("that jobs are suspended is not recorded: %s", error)
+                LOG.error("that jobs are suspended is not recorded: %s", error, extra=about("job_unrecorded"))
 
     def _is_current(self, record: JobRecord) -> bool:
         return self._live.get(record.id) is record and record.id not in self._claims.held
@@ -244,7 +240,7 @@ class JobManager(ByHand, QueueControl, RelatedJobs):
     def _take(self, pool: Pool) -> JobRun | None:
         """Return the next job of a pool, as it is given to its function."""
         with self._lock:
-            record = None if self._attempts.is_closing else self._dispatcher.take(pool, self._tags)
+            record = None if self._attempts.is_closing else self._dispatcher.take(pool, self._hired.tags)
             if record is None:
                 return None
             if record.unique:
@@ -280,51 +276,6 @@ class JobManager(ByHand, QueueControl, RelatedJobs):
         created: tuple[JobRecord, ...] = self._submit(work, System("schedule")).result()
         return created
 
-    def counts(
-        self, *, kind: str | Job[...] | None = None, queue: str | None = None
-    ) -> Mapping[JobState, int]:
-        """Return how many jobs there are in each state: of the ended ones those that are kept.
-
-        Counts are kept up to date, and looking at them takes the same time however many jobs there are.
-
-        Parameters:
-            kind: of this kind only; None: all.
-            queue: in this queue only; None: all.
-        """
-        of_kind, declared = (kind.name if isinstance(kind, Job) else kind), self._spec.jobs
-        with self._lock:
-            counts = self._jobs.tally.by_state(of_kind, queue, declared)
-            for job_id, run in self._running.items():
-                record = run.record
-                if of_kind not in (None, record.kind):
-                    continue
-                if queue not in (None, queue_of(record.kind, record.queue, declared)):
-                    continue
-                counts[self._live[job_id].state] -= 1
-                counts[JobState.EXECUTING] += 1
-            return counts
-
-    def totals(self) -> Mapping[JobState, int]:
-        """Return how often jobs ended in each way since the store was made, whether or not they are kept."""
-        with self._lock:
-            return {state: self._jobs.tally.totals[state] for state in ENDS}
-
-    def live(self) -> tuple[JobRecord, ...]:
-        """Return all jobs that have not ended, in the order of their creation.
-
-        Those that wait for a far time are read from the store: to look at some, ask for them.
-        """
-        jobs = sorted(self._jobs.all().items())
-        with self._lock:
-            return tuple(self._shown(record) for _, record in jobs)
-
-    def _shown(self, record: JobRecord) -> JobRecord:
-        """Return a job as users see it: one that runs with what it has told so far."""
-        run = self._running.get(record.id)
-        if run is None:
-            return record
-        return in_state(run.shown_in(record), JobState.EXECUTING)
-
     def result(self, job_id: int) -> Any:
         """Return what a job's function returned, as the type that it says it returns.
 
@@ -355,27 +306,13 @@ class JobManager(ByHand, QueueControl, RelatedJobs):
             self._watchdog.stop(run)
         return run is not None
 
-    def unstoppable(self) -> tuple[int, ...]:
-        """Return the ids of running jobs that were asked to stop some seconds ago, and go on."""
-        return self._watchdog.unstoppable()
+    def as_stored(self, record: JobRecord) -> JobRecord:
+        """Return a job as it would be after a restart: encoded, decoded, its arguments of their types.
 
-    def wait_until_idle(self, timeout: float | None = None) -> bool:
-        """Wait until no job is available, executing or waiting for its rate; those for later do not count.
-
-        Parameters:
-            timeout: seconds to wait at most.
-
-        Returns:
-            Whether it came to that.
+        Raises:
+            ValueError: its arguments do not fit any more; the text says why.
         """
-        with self._idle:
-            self._idle.wait_for(lambda: self._nothing_to_do() or self._attempts.is_closing, timeout)
-            return self._nothing_to_do()
-
-    def _nothing_to_do(self) -> bool:
-        if self._jobs.tally.has(JobState.AVAILABLE):
-            return False
-        return not self._jobs.is_behind() and not self.relations.is_cancelling
+        return self._arguments.typed(read_job(record.id, encode(record)))
 
     def close(self) -> None:
         """Start no more jobs and wait for those that run, then ask them to stop, then force them.
@@ -384,11 +321,13 @@ class JobManager(ByHand, QueueControl, RelatedJobs):
         """
         self.begin_closing()
         executors = list(self._executors.values())
-        for run in stop(executors, self._close_wait_s, self.patience, self._begin_interrupting):
+        wait_s = self._hired.close_wait.total_seconds()
+        for run in stop(executors, wait_s, self.patience, self._begin_interrupting):
             LOG.warning(
                 "job %d (%s) does not stop and is left running; it runs again after the next start",
                 run.id,
                 run.record.kind,
+                extra=about_job("job_left_running", run.record, run.queue),
             )
         self._begin_interrupting()
         self._crashes.close()
@@ -408,8 +347,3 @@ class JobManager(ByHand, QueueControl, RelatedJobs):
         with self._lock:
             self._attempts.is_closing = True
             self._idle.notify_all()
-
-
-def in_state(record: JobRecord, state: JobState) -> JobRecord:
-    """Return a record in another state."""
-    return msgspec.structs.replace(record, state=state)

@@ -145,6 +145,8 @@ class QueueControl:
             # Jobs of any kind may be in a queue that none was declared to be in.
             self._desk.access.require(context, action, kinds or self._spec.jobs)
         work = ChangeQueue(action, name, self._desk.queue_book, change)
+        # What is set may be the first rate.
+        self._desk.queue_book.levels.begin()
         self._desk.transact(work, context)
         with self._lock:
             queue = self._dispatcher.queues[name]

@@ -20,6 +20,7 @@ from klerk.job_manager.batches import BatchStatus, OpenBatches, PublishedBatches
 from klerk.job_manager.dependencies import Dependencies, Followers
 from klerk.job_manager.job_store import JobStore
 from klerk.jobs import JobRecord, JobState
+from klerk.log_events import about
 from klerk.scheduler import Scheduler
 
 LOG = logging.getLogger("klerk")
@@ -228,7 +229,11 @@ class Relations:
         if error is None or isinstance(error, Closed | StoreFailed):
             # What was not done is done after the next start.
             return
-        LOG.error("jobs are not told yet what became of those that they wait for: %s", error)
+        LOG.error(
+            "jobs are not told yet what became of those that they wait for: %s",
+            error,
+            extra=about("job_unrecorded"),
+        )
         again()
 
     # --- questions --------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from typing import Any, Final
 from klerk.commands import Command
 from klerk.errors import ArgumentError
 from klerk.job_manager.wire import Name, Names, Wire
-from klerk.job_run import Completion, JobRun
+from klerk.job_outcomes import Completion
+from klerk.job_run import JobRun
 from klerk.jobs import Job
 from klerk.workers import child
 from klerk.workers.child import Channel

@@ -10,6 +10,7 @@ from klerk.errors import KlerkError
 from klerk.job_manager.work import RecordJob, Submit, by_manager
 from klerk.job_run import JobRun
 from klerk.jobs import JobState
+from klerk.log_events import about_job
 from klerk.scheduler import Scheduler
 
 LOG = logging.getLogger("klerk")
@@ -53,7 +54,13 @@ class Starts:
         try:
             self._submit(RecordJob(waiting), by_manager(waiting))
         except Exception as refusal:
-            LOG.error("job %d (%s) was not called, and counts as started: %s", run.id, waiting.kind, refusal)
+            LOG.error(
+                "job %d (%s) was not called, and counts as started: %s",
+                run.id,
+                waiting.kind,
+                refusal,
+                extra=about_job("attempt_unrecorded", waiting, run.queue),
+            )
 
     def failed(self, run: JobRun, error: BaseException) -> None:
         """Leave a job uncalled, because nobody knows whether its start is durable, or waits to know.
@@ -63,7 +70,11 @@ class Starts:
         """
         if isinstance(error, KlerkError):
             LOG.error(
-                "job %d (%s) is not called: its start is not recorded: %s", run.id, run.record.kind, error
+                "job %d (%s) is not called: its start is not recorded: %s",
+                run.id,
+                run.record.kind,
+                error,
+                extra=about_job("attempt_unrecorded", run.record, run.queue),
             )
         else:
             # Its worker stops; what was submitted may become durable all the same.

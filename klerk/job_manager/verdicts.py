@@ -10,9 +10,9 @@ from klerk import limits
 from klerk._dispatch import described
 from klerk.commands import Command
 from klerk.errors import FunctionFailed, JobCancelled
-from klerk.job_outcomes import Cancel, Discard, JobOutcome, Retry, Snooze
-from klerk.job_run import Completion, storable
+from klerk.job_outcomes import Cancel, Completion, Discard, JobOutcome, Retry, Snooze
 from klerk.jobs import Job, JobState
+from klerk.texts import storable
 
 _LONGEST: Final = timedelta(days=limits.JOB_DELAY_DAYS_MAX)
 

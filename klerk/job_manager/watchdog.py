@@ -13,6 +13,7 @@ from klerk.errors import JobError, JobTimeout
 from klerk.job_options import JobSettings, Pool
 from klerk.job_run import JobRun
 from klerk.jobs import Job
+from klerk.log_events import about_job
 from klerk.scheduler import Scheduler
 from klerk.workers import Executor
 
@@ -115,6 +116,7 @@ class Watchdog:
             run.record.kind,
             limits.JOB_STOP_GRACE_S,
             run.stopped_by,
+            extra=about_job("job_goes_on", run.record, run.queue, error=str(run.stopped_by)),
         )
 
     def unstoppable(self) -> tuple[int, ...]:

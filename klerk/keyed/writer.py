@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from klerk import limits
 from klerk._waiting import CommandQueue, ReadWriteLock, Submission, acknowledge
 from klerk.errors import Closed, KlerkError, StoreFailed
+from klerk.log_events import about
 from klerk.storage.contract import Delete, Put, Storage
 
 LOG = logging.getLogger("klerk")
@@ -140,7 +141,9 @@ def _unattended(change: Callable[[], object]) -> None:
         # Whoever does wait for something is told.
         pass
     except Exception:
-        LOG.exception("key-values and blobs could not be cleaned up: %r", change)
+        LOG.exception(
+            "key-values and blobs could not be cleaned up: %r", change, extra=about("cleanup_failed")
+        )
 
 
 def _again(failure: BaseException) -> BaseException:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from klerk import limits
+from klerk.log_events import about
 from klerk.storage.boot import current_boot
 
 _logger = logging.getLogger("klerk.storage")
@@ -61,7 +62,10 @@ class MarkFile:
             return cls(path)
         except OSError as error:
             _logger.warning(
-                "%s cannot be used, so a job that kills the process will not be known: %s", path, error
+                "%s cannot be used, so a job that kills the process will not be known: %s",
+                path,
+                error,
+                extra=about("marks_unused"),
             )
             return None
 
@@ -89,7 +93,8 @@ def _intact_head(path: Path) -> bytes | None:
         return None
     if size == _FILE_BYTES and head.startswith(_MAGIC):
         return head
-    _logger.warning("%s is damaged, so it is not known which jobs ran last; it is made anew", path)
+    text = "%s is damaged, so it is not known which jobs ran last; it is made anew"
+    _logger.warning(text, path, extra=about("marks_unused"))
     return None
 
 

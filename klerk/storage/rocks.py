@@ -28,6 +28,7 @@ import rocksdict
 from rocksdict import Checkpoint, DBRecoveryMode, Options, Rdict, ReadOptions, WriteBatch
 
 from klerk.errors import Closed, Corrupted, KlerkError, NewerStore, StorageError
+from klerk.log_events import about
 from klerk.storage import layout, trial, tuning
 from klerk.storage.contract import Delete, Family, Put, Storage, Witness
 from klerk.storage.cursor import Cursor
@@ -184,7 +185,12 @@ class RocksStorage(Storage):
                 self._witness.end(layout.seal(self._path))
         except OSError as error:
             # Everything is durable, so that only the next start is slower: it mistrusts the files.
-            _logger.warning("%s could not be marked as cleanly closed: %s", self._path, error)
+            _logger.warning(
+                "%s could not be marked as cleanly closed: %s",
+                self._path,
+                error,
+                extra=about("store_damaged"),
+            )
         finally:
             self._witness.release()
             self._release_marks()
@@ -261,7 +267,9 @@ class RocksStorage(Storage):
             self._flush_families()
         except Exception as error:
             # Nothing is lost: all of it is in the write-ahead log, and the next start replays that.
-            _logger.warning("%s was not closed cleanly: %s", self._path, str(error))
+            _logger.warning(
+                "%s was not closed cleanly: %s", self._path, str(error), extra=about("store_damaged")
+            )
             return False
         return True
 

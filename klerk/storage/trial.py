@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from klerk import limits
+from klerk.log_events import about
 
 _logger = logging.getLogger("klerk.storage")
 
@@ -50,7 +51,12 @@ def run(database: Path, packages: Path, modes: tuple[str, ...], families: list[s
     except OSError as error:
         status, output, words = None, [], str(error)
     if _STARTED not in output[:1]:
-        _logger.warning("%s is opened without a trial in another process: %s", database, words)
+        _logger.warning(
+            "%s is opened without a trial in another process: %s",
+            database,
+            words,
+            extra=about("store_damaged"),
+        )
         return Verdict(modes=modes)
     if status == 0:
         return Verdict(modes=tuple(output[1:]))

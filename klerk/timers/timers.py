@@ -21,6 +21,7 @@ from klerk._dispatch import ClassPlan, moment_at
 from klerk._waiting import Submission
 from klerk.commands import Actor, Context
 from klerk.errors import ArgumentError, Closed, FunctionFailed, KlerkError, QueueFull, StoreFailed
+from klerk.log_events import about
 from klerk.scheduler import Scheduler
 from klerk.timers.queue import Entry, TimerQueue
 from klerk.timers.work import POSTPONED, Chain, DueTimer, FireTimer, RefusedTimer, text_of
@@ -97,6 +98,11 @@ class Timers:
         """When the next timer of all is due, in UTC; None when there is none."""
         due_us = min(list(self._due.values()), default=None)
         return None if due_us is None else moment_at(due_us)
+
+    @property
+    def next_us(self) -> int | None:
+        """The same in microseconds since 1970 UTC, a moment before it is published."""
+        return self._queue.first_us()
 
     def due(self, limit: int = 100) -> tuple[DueTimer, ...]:
         """Return the timers that come next, in their order.
@@ -258,7 +264,12 @@ class Timers:
                 self._trouble = error
                 put_back.append(work.entry)
             elif error is not None:
-                LOG.error("that the %s was refused cannot be recorded: %s", work, error)
+                LOG.error(
+                    "that the %s was refused cannot be recorded: %s",
+                    work,
+                    error,
+                    extra=about("timer_unrecorded"),
+                )
                 ended.append(work)
             elif submission.result() is POSTPONED:
                 put_back.append(work.entry)
@@ -301,7 +312,8 @@ class Timers:
         with self._changed:
             self._refused.append(refused)
         state = f"state '{refused.state}', due {refused.due.isoformat()}"
-        LOG.warning("the %s was refused (%s): %s", work, state, refused.error)
+        told = about("timer_refused", state=refused.state.name, model_id=int(refused.ref))
+        LOG.warning("the %s was refused (%s): %s", work, state, refused.error, extra=told)
 
     # --- the thread -------------------------------------------------------------------------------
 
@@ -312,7 +324,7 @@ class Timers:
                     self._fire_or_put_off()
             except BaseException:
                 # Whatever it is, SystemExit too: this thread works for all timers.
-                LOG.exception("firing timers failed; it is tried again")
+                LOG.exception("firing timers failed; it is tried again", extra=about("timers_failed"))
                 self._put_off()
 
     def _wait_until_due(self) -> bool:
@@ -343,7 +355,11 @@ class Timers:
         if self._trouble is None:
             return
         if before is None or text_of(before) != text_of(self._trouble):
-            LOG.error("no timer can be fired for now, which is tried again: %s", self._trouble)
+            LOG.error(
+                "no timer can be fired for now, which is tried again: %s",
+                self._trouble,
+                extra=about("timers_failed"),
+            )
         self._put_off()
 
     def _put_off(self) -> None:

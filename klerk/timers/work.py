@@ -12,8 +12,8 @@ from klerk._dispatch import ClassPlan, moment_at, new_args
 from klerk.blocks import TimeTrigger
 from klerk.commands import Actor, Context, System
 from klerk.errors import FunctionFailed, KlerkError, LimitExceeded
-from klerk.job_run import storable
 from klerk.machine import State
+from klerk.texts import storable
 from klerk.timers.queue import Entry
 from klerk.values import Model, Ref
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Awaitable, Callable
 
 from klerk import limits
+from klerk.log_events import about
 from klerk.workers.contract import Executor, J
 
 LOG = logging.getLogger("klerk")
@@ -62,7 +63,7 @@ class LoopExecutor(Executor[J]):
         except BaseException as error:
             # Whatever it is, SystemExit too: the loop works for others.
             if not isinstance(error, asyncio.CancelledError):
-                LOG.exception("a job could not be run")
+                LOG.exception("a job could not be run", extra=about("job_lost"))
         del self._tasks[job]
         self._fill()
 
@@ -73,7 +74,7 @@ class LoopExecutor(Executor[J]):
                 self._loop.run_forever()
             except BaseException:
                 # Something that a job left behind raised SystemExit, or worse.
-                LOG.exception("a callback of a job failed")
+                LOG.exception("a callback of a job failed", extra=about("job_lost"))
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
 

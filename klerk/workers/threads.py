@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 
 from klerk import limits
+from klerk.log_events import about
 from klerk.workers.contract import Executor, J
 
 LOG = logging.getLogger("klerk")
@@ -47,6 +48,7 @@ class ThreadExecutor(Executor[J]):
         self._name = name
         self._ready = threading.Condition()
         self._signals = 0
+        self._sleeping = 0
         self._stopping = False
         self._started = False
         self._number = 0
@@ -75,16 +77,20 @@ class ThreadExecutor(Executor[J]):
         return Worker(self._work, f"{self._name}-{self._number}")
 
     def wake(self) -> None:
+        # One at a time: each that finds a job wakes the next, so only the last one is woken for nothing.
         with self._ready:
             self._signals += 1
-            self._ready.notify_all()
+            if self._sleeping:
+                self._ready.notify()
 
     def _work(self, worker: Worker) -> None:
         seen = -1
         while not self._stopping:
             with self._ready:
                 while self._signals == seen and self._surplus == 0 and not self._stopping:
+                    self._sleeping += 1
                     self._ready.wait()
+                    self._sleeping -= 1
                 seen = self._signals
                 if self._surplus > 0 and not self._stopping:
                     self._surplus -= 1
@@ -99,11 +105,13 @@ class ThreadExecutor(Executor[J]):
         worker.is_idle = False
         while not self._stopping and self._surplus == 0 and (job := self._take()) is not None:
             worker.job = job
+            if self._sleeping:
+                self.wake()
             try:
                 self._perform(job)
             except BaseException:
                 # Whatever it is, SystemExit too: this thread works for others.
-                LOG.exception("a job could not be run")
+                LOG.exception("a job could not be run", extra=about("job_lost"))
             worker.job = None
         worker.is_idle = True
         if self._stopping:

@@ -1,0 +1,107 @@
+"""How the jobs of an opened app are doing: the part of `Klerk.jobs` that counts them and waits for them."""
+
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from klerk.app import Spec
+from klerk.job_manager.attempts import Attempts
+from klerk.job_manager.live_jobs import LiveJobs, in_state
+from klerk.job_manager.observing import JobObserver
+from klerk.job_manager.relations import Relations
+from klerk.job_manager.tally import ENDS, queue_of
+from klerk.job_manager.watchdog import Watchdog
+from klerk.job_run import JobRun
+from klerk.jobs import Job, JobRecord, JobState
+
+
+class WatchedJobs:
+    """Counts jobs, lists those that have not ended, waits for them, and lets others watch them run."""
+
+    _spec: Spec
+    _lock: threading.Lock
+    _idle: threading.Condition
+    _running: dict[int, JobRun]
+    _live: dict[int, JobRecord]
+    _jobs: LiveJobs
+    _attempts: Attempts
+    _watchdog: Watchdog
+    relations: Relations
+
+    def counts(
+        self, *, kind: str | Job[...] | None = None, queue: str | None = None
+    ) -> Mapping[JobState, int]:
+        """Return how many jobs there are in each state: of the ended ones those that are kept.
+
+        Counts are kept up to date, and looking at them takes the same time however many jobs there are.
+
+        Parameters:
+            kind: of this kind only; None: all.
+            queue: in this queue only; None: all.
+        """
+        of_kind, declared = (kind.name if isinstance(kind, Job) else kind), self._spec.jobs
+        with self._lock:
+            counts = self._jobs.tally.by_state(of_kind, queue, declared)
+            for job_id, run in self._running.items():
+                record = run.record
+                if of_kind not in (None, record.kind):
+                    continue
+                if queue not in (None, queue_of(record.kind, record.queue, declared)):
+                    continue
+                counts[self._live[job_id].state] -= 1
+                counts[JobState.EXECUTING] += 1
+            return counts
+
+    def totals(self) -> Mapping[JobState, int]:
+        """Return how often jobs ended in each way since the store was made, whether or not they are kept."""
+        with self._lock:
+            return {state: self._jobs.tally.totals[state] for state in ENDS}
+
+    def live(self) -> tuple[JobRecord, ...]:
+        """Return all jobs that have not ended, in the order of their creation.
+
+        Those that wait for a far time are read from the store: to look at some, ask for them.
+        """
+        jobs = sorted(self._jobs.all().items())
+        with self._lock:
+            return tuple(self._shown(record) for _, record in jobs)
+
+    def _shown(self, record: JobRecord) -> JobRecord:
+        """Return a job as users see it: one that runs with what it has told so far."""
+        run = self._running.get(record.id)
+        if run is None:
+            return record
+        return in_state(run.shown_in(record), JobState.EXECUTING)
+
+    def observe(self, observer: JobObserver) -> Callable[[], None]:
+        """Let something hear of every attempt at a job from now on; return what ends that."""
+        observers = self._attempts.observers
+        observers.add(observer)
+        return partial(observers.remove, observer)
+
+    def wait_until_over(self, run: JobRun, timeout: float | None = None) -> bool:
+        """Wait until the end of an attempt is durable, so many seconds at most; return whether."""
+        with self._idle:
+            return self._idle.wait_for(lambda: self._running.get(run.id) is not run, timeout)
+
+    def unstoppable(self) -> tuple[int, ...]:
+        """Return the ids of running jobs that were asked to stop some seconds ago, and go on."""
+        return self._watchdog.unstoppable()
+
+    def wait_until_idle(self, timeout: float | None = None) -> bool:
+        """Wait until no job is available, executing or waiting for its rate; those for later do not count.
+
+        Parameters:
+            timeout: seconds to wait at most.
+
+        Returns:
+            Whether it came to that.
+        """
+        with self._idle:
+            self._idle.wait_for(lambda: self._nothing_to_do() or self._attempts.is_closing, timeout)
+            return self._nothing_to_do()
+
+    def _nothing_to_do(self) -> bool:
+        if self._jobs.tally.has(JobState.AVAILABLE):
+            return False
+        return not self._jobs.is_behind() and not self.relations.is_cancelling
