@@ -44,7 +44,7 @@ def declared_queue(name: str, options: Mapping[str, Any], place: Place) -> Queue
     _parse_rate(checked, "rate", refuse)
     _check_number(checked, "weight", 1, limits.QUEUE_WEIGHT_MAX, refuse)
     _check_choice(checked, "executor", ("thread", "process"), refuse)
-    return QueueSettings(**checked)
+    return QueueSettings(**checked, place=place)
 
 
 def declared_job(function: Callable[..., Any], options: Mapping[str, Any], place: Place) -> Job[Any]:

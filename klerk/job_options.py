@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import msgspec
 
 from klerk import limits
+from klerk.places import Place
 
 if TYPE_CHECKING:
     from klerk.commands import Actor
@@ -213,9 +214,10 @@ class QueueOptions(TypedDict, total=False):
 
 
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The checked options of a queue, under the same names; the rate is parsed."""
+    """The checked options of a queue, under the same names, with its place; the rate is parsed."""
 
     concurrency: int | None = None
     rate: Rate | None = None
     weight: int = 1
     executor: Literal["thread", "process"] = "thread"
+    place: Place | None = None

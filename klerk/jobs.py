@@ -237,7 +237,7 @@ class JobRequest(msgspec.Struct, frozen=True, gc=False):
         tick_us: the time of a cron job that it is for, in microseconds since 1970 UTC; 0: nobody's cron asks.
     """
 
-    job: "Job[Any]"
+    job: "Job[...]"
     values: tuple[Any, ...]
     run_at: datetime | None = None
     delay: timedelta | None = None

@@ -280,3 +280,24 @@ def test_diagrams_and_descriptions_show_visibility(
         "age (in new) allowed if anybody",
     ):
         assert text in described
+
+
+def test_queues_that_nothing_is_in_are_told(check: Check) -> None:
+    """One that is only asked for in a request is used; a name that was misspelt is found by the other one."""
+    jobs = """
+app.queue("letters", rate="5/s")
+app.queue("urgent", weight=9)
+app.queue("figures")
+
+@app.job(queue="leters")
+def write(job: JobRun, item: Ref[Item]) -> None: ...
+
+@app.job(queue="figures")
+def count(job: JobRun, item: Ref[Item]) -> None: ...
+
+new.on_enter.job(write)
+new.on_exit.job(lambda a: count(a.model.meta.id).options(queue="urgent"))
+"""
+    assert check(HEAD, PERMISSIONS, jobs) == [
+        "no job is in the queue 'letters' that is declared; jobs are in: figures, leters."
+    ]

@@ -353,6 +353,82 @@ def test_show_tells_what_the_library_is(klerk_command: Run) -> None:
     )
 
 
+JOBS = """
+from datetime import timedelta
+from klerk import App, Backoff, Cancel, Discard, JobRun, Retry, Snooze, Unique, User
+
+app = App("jobs")
+app.queue("figures", concurrency=3, rate="100/s", weight=2, executor="process")
+
+def older(old): never()
+
+@app.job(
+    queue="figures", priority=3, max_crashes=5, retry=lambda attempt, error: never(),
+    on_error={
+        ValueError: Discard("bad"), OSError: Snooze(timedelta(minutes=5)),
+        KeyError: Retry(timedelta(hours=1)), TypeError: Retry(), EOFError: Cancel(),
+    },
+    rate="20/min", concurrency=4, key=lambda text, n: text[:2], key_rate="5/s", key_concurrency=1,
+    unique=Unique(until="started", by=("text",)), timeout=timedelta(minutes=3), tags={"math", "gpu"},
+    heartbeat=timedelta(seconds=30), keep_result=timedelta(days=2), version=2, upcast={1: older},
+    run_as=User("billing"),
+)
+def everything(job: JobRun, text: str, n: int = 2) -> int:
+    \"\"\"Do all that jobs can.\"\"\"
+
+@app.job(at_most_once=True, unique=Unique(within=timedelta(hours=1)))
+async def once(job: JobRun) -> None: ...
+
+@app.job(cron="30 2 1 * *", timezone="Europe/Oslo", missed="all", max_crashes=1)
+def monthly(job: JobRun) -> None: ...
+"""
+
+
+def test_show_tells_every_option_of_jobs_and_queues(klerk_command: Run) -> None:
+    ran = klerk_command("show", written("jobs.py", JOBS))
+    assert (ran.code, ran.err) == (0, "")
+    figures, default = section(ran.out, "QUEUES of jobs")
+    limits = "at most 100 per second; at most 3 at once; weight 2; plain functions run in processes"
+    assert figures == f"figures {limits} everything"
+    assert default == "default weight 1 once, monthly"
+    assert section(ran.out, "JOB everything") == [
+        "Do all that jobs can.",
+        "text str",
+        "n int default 2",
+        "queue figures, priority 3",
+        "acts as user billing",
+        "on failure again when never() says; 10 attempts in all",
+        "on ValueError discarded: bad",
+        "on OSError again after 5 minutes, the attempt does not count",
+        "on KeyError again after 1 hour",
+        "on TypeError as on failure",
+        "on EOFError cancelled",
+        "on a crash again; discarded after 5 crashes of the process",
+        "rate at most 20 per minute",
+        "at once at most 4",
+        "per key text[:2]: at most 5 per second; at most 1 at once",
+        "unique by text, until one has started",
+        "runs in a process of its own pool, of a worker with gpu, math",
+        "time limit 3 minutes for an attempt",
+        "heartbeat at least every 30 seconds",
+        "result kept for 2 days",
+        "arguments version 2, earlier ones through older",
+    ]
+    assert section(ran.out, "JOB once") == [
+        "queue default, priority 0",
+        "on failure discarded",
+        "on a crash discarded, its outcome unknown: it runs at most once",
+        "unique by all parameters, for 1 hour after one was created",
+        "runs in the event loop",
+    ]
+    assert section(ran.out, "JOB monthly")[-4:] == [
+        "on a crash again; discarded after 1 crash of the process",
+        "by itself cron 30 2 1 * * (Europe/Oslo)",
+        "if missed one job for each time that passed while nothing was open",
+        "runs in a thread",
+    ]
+
+
 def test_show_calls_nothing_and_tells_every_outcome(klerk_command: Run) -> None:
     file = written("cases.py", HEAD, BLOCKS, "\nitem.rule(never)\nitem.index(lambda m: (m.size, 1))\n")
     ran = klerk_command("show", file)

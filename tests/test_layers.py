@@ -87,6 +87,7 @@ LAYERS = [
     "job_checks",
     "app",
     "showing/advice",
+    "showing/job_wording",
     "showing/describe",
     "reading/columns",
     "reading/cursors",

@@ -29,7 +29,7 @@ def design_advice(spec: Spec) -> list[str]:
         found += _about_states(each.machine)
         found += _about_events(spec, each.machine, mentioned)
     found += _about_references(spec)
-    return [*found, *_about_jobs(spec, mentioned)]
+    return [*found, *_about_jobs(spec, mentioned), *_about_queues(spec, mentioned)]
 
 
 def _about_reading(spec: Spec, each: MachineSpec) -> Iterator[str]:
@@ -107,6 +107,15 @@ def _about_jobs(spec: Spec, mentioned: "_Mentioned") -> Iterator[str]:
             yield f"no block requests the job '{job.name}', and it has no cron.\n  {job.place}"
 
 
+def _about_queues(spec: Spec, mentioned: "_Mentioned") -> Iterator[str]:
+    """Name queues that nothing is in: what jobs name instead, perhaps misspelt, has no limits."""
+    used = {job.settings.queue for job in spec.jobs.values()}
+    for name, queue in spec.queues.items():
+        if name not in used and name not in mentioned.texts:
+            named = ", ".join(sorted(used)) or "no jobs"
+            yield f"no job is in the queue '{name}' that is declared; jobs are in: {named}.\n  {queue.place}"
+
+
 def _blocks(machine: Machine[Any]) -> Iterator[Block[Any]]:
     for event in machine.events:
         yield from [event.block] if isinstance(event, CreateEvent) else event.blocks.values()
@@ -128,11 +137,16 @@ def _functions(spec: Spec) -> Iterator[Callable[..., Any]]:
 
 
 class _Mentioned:
-    """The events and jobs that functions, and functions that they call, name in their code."""
+    """The events and jobs that functions, and functions that they call, name in their code.
+
+    Attributes:
+        texts: that stand in it.
+    """
 
     def __init__(self, functions: Iterable[Callable[..., Any]]) -> None:
         self._objects: list[Any] = []
         self._names: set[str] = set()
+        self.texts: set[str] = set()
         todo, known = list(functions), set()
         while todo:
             function = todo.pop()
@@ -146,6 +160,7 @@ class _Mentioned:
             values = [function.__globals__[name] for name in names if name in function.__globals__]
             values += [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
             self._names |= names
+            self.texts.update(_texts(function.__code__))
             self._objects += [value for value in values if isinstance(value, (EventBase, Job))]
             todo += [value for value in values if callable(value)]
 
@@ -160,6 +175,15 @@ def _names(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _names(constant)
+
+
+def _texts(code: types.CodeType) -> Iterator[str]:
+    """Yield the texts in a function's code, and in the functions inside of it."""
+    for constant in code.co_consts:
+        if isinstance(constant, str):
+            yield constant
+        elif isinstance(constant, types.CodeType):
+            yield from _texts(constant)
 
 
 def _is_filled(cell: types.CellType) -> bool:

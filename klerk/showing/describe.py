@@ -1,7 +1,8 @@
 """A design as text, from the whole to its parts: ``python -m klerk show app.py``.
 
 For each model what it holds, what may happen to it in which state, what is checked, who may do and read it;
-then the jobs. Only declarations are read: functions are told by their names and docstrings and never called.
+then the queues and jobs. Only declarations are read: functions are told by their names and docstrings and
+never called.
 """
 
 import inspect
@@ -16,20 +17,18 @@ from klerk.authorization import BLOB, COMMAND, FIELD, JOBS, KV, READ, Permission
 from klerk.blocks import Block
 from klerk.declared import DeclaredChoice, DeclaredRule
 from klerk.field_types import FieldType
-from klerk.job_options import Backoff, JobSettings
 from klerk.jobs import Job, Parameter
 from klerk.machine import CreateEvent, Machine, State
 from klerk.places import place_of
 from klerk.selections import DerivedView, FilteredView, OrderedView, StatesView, View
 from klerk.showing.diagram import effects_of, exits_of, trigger_text
+from klerk.showing.job_wording import job_rows, queue_rows
 from klerk.showing.wording import (
     bounds_text,
-    duration_text,
     function_text,
     key_text,
     meaning_of,
     paragraph,
-    rate_text,
     shortened,
 )
 from klerk.type_names import type_name
@@ -37,7 +36,6 @@ from klerk.visibility import Visibility
 
 _INDENT: Final = "  "
 
-_POOLS: Final = {"thread": "a thread", "loop": "the event loop", "process": "a process of its own pool"}
 _NOBODY_DOES: Final = "only by jobs, timers and other commands: no allow rule covers it"
 _VISIBILITIES: Final = {
     Visibility.INTERNAL: "caused by blocks of this machine alone",
@@ -52,6 +50,8 @@ def describe(spec: Spec) -> str:
     lines = [f"{spec.name}: {summary(spec)}"]
     for each in spec.machines:
         lines += ["", *_machine_lines(spec, each)]
+    if queues := list(queue_rows(spec)):
+        lines += ["", "QUEUES of jobs", *_indented(_columns(queues))]
     for job in spec.jobs.values():
         lines += ["", *_job_lines(spec, job)]
     if keys := list(_key_rows(spec)):
@@ -249,25 +249,7 @@ def _job_lines(spec: Spec, job: Job[Any]) -> Iterator[str]:
     if documentation:
         yield _INDENT + paragraph(documentation)
     yield from _indented(_columns(_parameter_rows(job.parameters, spec.job_parameters[job.name], {})))
-    settings = job.settings
-    attempts = _attempts_text(settings)
-    rows = [("queue", f"{settings.queue}, priority {settings.priority}"), ("on failure", attempts)]
-    if settings.rate is not None:
-        rows.append(("rate", rate_text(settings.rate)))
-    if settings.cron is not None:
-        rows.append(("by itself", f"cron {settings.cron} ({settings.timezone})"))
-    rows.append(("runs in", _POOLS[job.pool]))
-    yield from _indented(_columns(rows))
-
-
-def _attempts_text(settings: JobSettings) -> str:
-    if settings.max_attempts == 1:
-        return "discarded"
-    delays = f"again when {function_text(settings.retry)} says"
-    if isinstance(settings.retry, Backoff):
-        base, longest = duration_text(settings.retry.base), duration_text(settings.retry.longest)
-        delays = f"again after about {base}, then twice as long each time, at most {longest}"
-    return f"{delays}; {settings.max_attempts} attempts in all"
+    yield from _indented(_columns(job_rows(job)))
 
 
 def _key_rows(spec: Spec) -> Iterator[tuple[str, str, str, str]]:
