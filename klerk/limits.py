@@ -103,8 +103,7 @@ JOB_CRASHES_MAX: Final = 3
 JOB_BACKOFF_BASE_S: Final = 1.0
 JOB_BACKOFF_MAX_S: Final = 3600.0
 
-# Completions that one transaction records: 1,000 small records take a few milliseconds to write; and how long
-# they wait after the context provider failed, in seconds.
+# Completions that one transaction records, in a few milliseconds, and seconds until one that failed is tried.
 JOB_COMPLETIONS_AT_ONCE: Final = 1_000
 JOB_COMPLETIONS_RETRY_S: Final = 1.0
 
@@ -326,8 +325,7 @@ MIGRATION_BATCH_RECORDS: Final = 1_000
 # Characters of a name in a migration: an event's, which is two identifiers and a dot, is far below.
 NAME_LENGTH_MAX: Final = 500
 
-# The text of one JSON object that becomes a command, in bytes: the longest stored record with every byte
-# escaped, as in "\u00e9".
+# The bytes of a JSON object that becomes a command: the longest record with every byte escaped: "\u00e9".
 JSON_BYTES_MAX: Final = 6 * RECORD_BYTES_MAX
 
 # Changes of key-values and blobs that wait for their writer; whoever comes then waits for room. Each belongs

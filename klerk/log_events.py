@@ -26,7 +26,7 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         "job_discarded": "A job was given up. Fields: of the job; state, error.",
         "job_outcome_unknown": "The process died while a job ran that runs once at most. Fields: of the job.",
         "job_unread": "Stored jobs could not be read; it is tried again. Fields: job_id, if it is one job.",
-        "job_unrecorded": "What jobs wait for, or that they cannot run, could not be stored yet.",
+        "job_unrecorded": "That jobs ended, may go on or cannot run could not be stored yet.",
         "job_lost": "A worker could not run a job, or a callback of it failed.",
         "job_suspended": "Stored jobs of a kind cannot be run. Fields: of the first; error, count (of them).",
         "job_crashed": "The process died while a job ran. Fields: of the job; crashes (counted), error.",

@@ -13,6 +13,7 @@ from klerk.codec import encode
 from klerk.commands import System
 from klerk.errors import Closed, StoreFailed
 from klerk.jobs import JobRecord
+from klerk.log_events import about
 from klerk.scheduler import Scheduler
 
 LOG = logging.getLogger("klerk")
@@ -68,7 +69,9 @@ class Completions:
         """Try again later what was not recorded: others wait for the same transaction."""
         if error is None or isinstance(error, Closed | StoreFailed):
             return
-        LOG.error("completions are not recorded yet; it is tried again: %s", error)
+        LOG.error(
+            "completions are not recorded yet; it is tried again: %s", error, extra=about("job_unrecorded")
+        )
         with self._lock:
             self._waiting[:0] = work.taken
             self._asked += work.is_taken
