@@ -74,13 +74,11 @@ JOB_THREADS_MAX: Final = 256
 JOB_COROUTINES_MAX: Final = 100
 JOB_COROUTINES_LIMIT: Final = 100_000
 
-# Worker processes of jobs, unless there are fewer processors. Each costs the memory of an interpreter with
-# the application's modules.
+# Worker processes of jobs, unless there are fewer processors: each costs the memory of an interpreter.
 JOB_PROCESSES: Final = 4
 JOB_PROCESSES_MAX: Final = 256
 
-# How long a worker process may take to import the main script, in seconds: large libraries take 20 on a slow
-# machine.
+# How long a worker process may take to import the main script, in seconds: large libraries take 20.
 WORKER_START_S: Final = 120.0
 
 # What a worker process that was sent SIGTERM gets to clean up before SIGKILL, in seconds: less than closing
@@ -243,8 +241,7 @@ JOB_PROGRESS_MAX: Final = 2**63 - 1
 # meanwhile, and a second is what people notice. The writer itself warns later, of whoever reads.
 JOB_READ_WARN_S: Final = 1.0
 
-# Times of a cron job that were missed and get a job each, when it asks for that: the newest ones. An hourly
-# job that did not run for six weeks missed as many.
+# Missed times of a cron job, the newest, that get a job each if it asks for that: six weeks of an hourly one.
 JOBS_MISSED_MAX: Final = 1_000
 
 # A cron job that comes later than this after its time, in seconds, because the machine slept or the clock was
