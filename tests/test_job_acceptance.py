@@ -535,9 +535,11 @@ def test_a_job_is_named_by_its_record_or_its_id(clock: Clock, name: str) -> None
 
 @pytest.mark.parametrize("name", ["cancel", "discard", "retry", "run_now", "edit", "rerun"])
 def test_what_is_no_job_is_refused_by_hand(clock: Clock, name: str) -> None:
-    with shop.open(clock=clock, job_threads=0) as k:
-        with pytest.raises(klerk.ArgumentError, match="expected a job's record or id, got str"):
-            getattr(k.jobs, name)("1")
+    with (
+        shop.open(clock=clock, job_threads=0) as k,
+        pytest.raises(klerk.ArgumentError, match="expected a job's record or id, got str"),
+    ):
+        getattr(k.jobs, name)("1")
 
 
 def test_a_running_job_is_asked_to_stop(clock: Clock) -> None:
@@ -759,3 +761,49 @@ def test_the_same_from_asyncio(clock: Clock) -> None:
 
     asyncio.run(main())
     assert OUTSIDE.of("line") == [1, 1, 2, 3]
+
+
+# --- what cannot be meant -----------------------------------------------------------------------------
+
+
+async def asked(machine: str, pages: int) -> str:
+    return machine
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            {"key": lambda machine: machine, "key_rate": "1/s"},
+            r"of \(machine, pages\).*does not fit \(machine\)",
+        ),
+        ({"key": lambda machine, pages, colour: machine}, "missing a required argument: 'colour'"),
+        ({"key": asked, "key_concurrency": 1}, "nothing is awaited here"),
+        ({"retry": lambda attempt: MINUTE}, r"of \(attempt, error\)"),
+        ({"version": 2, "upcast": {1: lambda: None}}, r"of \(old\)"),
+        ({"unique": Unique(by="pages")}, r"by must be a tuple of names, as in \('machine',\), is 'pages'"),
+        ({"unique": Unique(within=60)}, "within must be a timedelta over 0 and up to 366 days, is 60"),
+        ({"timezone": "Europe/Oslo"}, "only together with cron"),
+        ({"missed": "all"}, "only together with cron"),
+        ({"at_most_once": "yes"}, "it must be True or False, is 'yes'"),
+    ],
+)
+def test_options_that_fail_only_later_are_refused_at_once(options: Any, told: str) -> None:
+    """A key would fail each request, and a retry function would give up each job that fails."""
+    app = klerk.App("wrong")
+    with pytest.raises(klerk.ConfigError, match=told) as caught:
+
+        @app.job(**options)
+        def work(job: JobRun, machine: str, pages: int = 1) -> None: ...
+
+    assert caught.value.code == "K017"
+
+
+def test_functions_that_take_anything_are_accepted() -> None:
+    app = klerk.App("right")
+
+    @app.job(key=lambda *values: values[0], key_rate="1/s", retry=Backoff(), version=2, upcast={1: dict})
+    def work(job: JobRun, machine: str, pages: int = 1) -> None: ...
+
+    with app.open(job_threads=0) as k:
+        assert k.jobs.schedule(work("roland"))[0].key == "roland"
