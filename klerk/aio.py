@@ -256,9 +256,9 @@ class AioJobs(AioByHand, AioQueueControl, AioRelatedJobs):
         self.declared = jobs.declared
         self.unstoppable = jobs.unstoppable
 
-    async def result(self, job_id: int) -> Any:
+    async def result(self, job: JobRecord | int) -> Any:
         """See `JobManager.result`."""
-        return await asyncio.to_thread(self._jobs.result, job_id)
+        return await asyncio.to_thread(self._jobs.result, job)
 
     async def prune(self) -> int:
         """See `JobManager.prune`."""

@@ -1,7 +1,7 @@
 """Checks what is declared of jobs and queues, and makes their settings of it."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -85,6 +85,11 @@ def _settings(options: dict[str, Any], refuse: Refuse) -> JobSettings:
     _check_choice(options, "executor", ("thread", "loop", "process"), refuse)
     _check_choice(options, "missed", ("skip", "once", "all"), refuse)
     _check_number(options, "version", 1, limits.JOB_VERSION_MAX, refuse)
+    if not isinstance(options.get("at_most_once", False), bool):
+        refuse("at_most_once", f"it must be True or False, is {options['at_most_once']!r}")
+    for option in ("timezone", "missed"):
+        if option in options and options.get("cron") is None:
+            refuse(option, "it means something only together with cron")
     _check_callables(options, refuse)
     _check_on_error(options.get("on_error", {}), refuse)
     if "tags" in options:
@@ -111,9 +116,12 @@ def _check_function(job: Job[Any], refuse: Refuse) -> None:
         refuse("executor", "a coroutine function runs on the loop, or in a process")
     if settings.key is None and (settings.key_rate or settings.key_concurrency):
         refuse("key", "key_rate and key_concurrency need it, as in key=lambda loan: str(loan)")
+    names = [parameter.name for parameter in job.parameters]
+    if settings.key is not None:
+        _check_taking(settings.key, names, "key", refuse)
     unique: object = settings.unique
     if unique is not None:
-        _check_unique(unique, [parameter.name for parameter in job.parameters], refuse)
+        _check_unique(unique, names, refuse)
     missing = set(range(1, settings.version)) ^ set(settings.upcast)
     if missing:
         refuse("upcast", f"it must have a function for each version before {settings.version}, and no other")
@@ -124,11 +132,16 @@ def _check_unique(unique: object, names: list[str], refuse: Refuse) -> None:
         refuse("unique", f"it must be klerk.Unique(...), is {unique!r}")
     if unique.until not in ("started", "ended"):
         refuse("unique", f"until must be 'started' or 'ended', is {unique.until!r}")
-    if unique.within is not None and not timedelta(0) < unique.within <= timedelta(
-        days=limits.JOB_UNIQUE_DAYS_MAX
-    ):
-        refuse("unique", f"within must be over 0 and up to {limits.JOB_UNIQUE_DAYS_MAX} days")
-    for name in unique.by:
+    within: object = unique.within
+    by: object = unique.by
+    longest = timedelta(days=limits.JOB_UNIQUE_DAYS_MAX)
+    if within is not None and not (isinstance(within, timedelta) and timedelta(0) < within <= longest):
+        refuse("unique", f"within must be a timedelta over 0 and up to {longest.days} days, is {within!r}")
+    if isinstance(by, str) or not isinstance(by, Collection):
+        refuse(
+            "unique", f"by must be a tuple of names, as in ({names[0] if names else 'meter'!r},), is {by!r}"
+        )
+    for name in by:
         if name not in names:
             refuse("unique", f"there is no parameter {name!r}; there are: {', '.join(names) or 'none'}")
 
@@ -194,9 +207,29 @@ def _check_callables(options: Mapping[str, Any], refuse: Refuse) -> None:
     for option in ("retry", "key"):
         if options.get(option) is not None and not callable(options[option]):
             refuse(option, f"it must be a function, is {options[option]!r}")
+    if options.get("retry") is not None:
+        _check_taking(options["retry"], ["attempt", "error"], "retry", refuse)
     upcast = options.get("upcast", {})
     if not isinstance(upcast, Mapping) or not all(callable(each) for each in upcast.values()):
         refuse("upcast", "it must map earlier versions to functions, as in {1: lambda old: {...}}")
+    for each in upcast.values():
+        _check_taking(each, ["old"], "upcast", refuse)
+
+
+def _check_taking(function: Callable[..., Any], names: Sequence[str], option: str, refuse: Refuse) -> None:
+    """Check that a function can be called with what it is given, in the order of some names."""
+    taken = f"({', '.join(names)})"
+    if inspect.iscoroutinefunction(function):
+        refuse(option, f"it must be a plain function of {taken}: nothing is awaited here")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        # Some functions of compiled modules do not tell what they take.
+        return
+    try:
+        signature.bind(*names)
+    except TypeError as error:
+        refuse(option, f"it must be a function of {taken}, but that does not fit {signature}: {error}")
 
 
 def _check_on_error(on_error: object, refuse: Refuse) -> None:

@@ -201,6 +201,11 @@ class JobRun(EarlierResults):
         return msgspec.structs.replace(self.shown_in(self.newest), checkpoint=checkpoint)
 
     @property
+    def now(self) -> datetime:
+        """The time in UTC, by the clock that the app was opened with."""
+        return moment_at(self._now_us())
+
+    @property
     def tick(self) -> datetime | None:
         """The time of its cron expression for which the job runs, in the job's time zone; None when it was
         asked for otherwise."""

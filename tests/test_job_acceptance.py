@@ -503,18 +503,43 @@ def test_orders_are_changed_by_hand(clock: Clock) -> None:
             moved.id, arguments={"pages": 3}, priority=7, run_at=clock.now + HOUR, context=FOREMAN
         )
         assert (edited.arguments, edited.priority, edited.run_at) == (("roland", 3), 7, clock.now + HOUR)
-        assert k.jobs.discard(dropped.id, FOREMAN).error == "discarded by user foreman"
+        assert k.jobs.discard(dropped, FOREMAN).error == "discarded by user foreman"
         with pytest.raises(klerk.WrongState, match="retry, rerun"):
             k.jobs.cancel(dropped.id, FOREMAN)
-        assert k.jobs.run_now(moved.id, FOREMAN).run_at is None
+        assert k.jobs.run_now(moved, FOREMAN).run_at is None
         settle(k)
         assert OUTSIDE.of("roland") == [0, 1, 2]
         assert k.jobs.cancel_all(FOREMAN, kind=[press, sharpen], state="scheduled") == 1
         assert k.jobs.retry_all(FOREMAN, kind=press) == 1
         settle(k)
-        assert k.jobs.get(kept.id).state is JobState.CANCELLED
+        assert k.jobs.get(kept).state is JobState.CANCELLED
         assert [record.id for record in k.jobs.query(kind=press, newest_first=True)] == [dropped.id, moved.id]
         assert events_of(k, FOREMAN) == ["job action"] * 5
+
+
+@pytest.mark.parametrize("name", ["get", "why", "models", "result", "waiting_for", "cancel_running"])
+def test_a_job_is_named_by_its_record_or_its_id(clock: Clock, name: str) -> None:
+    with shop.open(clock=clock, job_threads=0) as k:
+        (job,) = k.jobs.schedule(sharpen())
+        ask = getattr(k.jobs, name)
+        if name == "result":
+            for each in (job, job.id):
+                with pytest.raises(klerk.NoResult):
+                    ask(each)
+        else:
+            assert ask(job) == ask(job.id)
+        for wrong in ("1", None, True, sharpen()):
+            with pytest.raises(klerk.ArgumentError, match="expected a job's record or id"):
+                ask(wrong)
+
+
+@pytest.mark.parametrize("name", ["cancel", "discard", "retry", "run_now", "edit", "rerun"])
+def test_what_is_no_job_is_refused_by_hand(clock: Clock, name: str) -> None:
+    with (
+        shop.open(clock=clock, job_threads=0) as k,
+        pytest.raises(klerk.ArgumentError, match="expected a job's record or id, got str"),
+    ):
+        getattr(k.jobs, name)("1")
 
 
 def test_a_running_job_is_asked_to_stop(clock: Clock) -> None:
@@ -624,7 +649,7 @@ def price(job: JobRun, meter: Ref[Meter]) -> Price:
     """Work out a price, in a process of its own."""
     with job.read() as r:
         kwh = r.get(meter).kwh
-    job.log(f"{kwh} kWh in another process: {os.getpid() != os.getppid()}")
+    job.log(f"{job.now:%H:%M}: {kwh} kWh, process {os.getpid()}")
     return Price(energy=kwh * 8, tax=kwh * 2)
 
 
@@ -699,13 +724,15 @@ def test_results_come_from_other_processes(clock: Clock, tmp_path: Path) -> None
         assert k.jobs.why(summed).codes[0] == "dependency"
         settle(k)
         assert k.jobs.result(priced[0].id) == Price(energy=800, tax=200)
-        assert k.jobs.result(summed.id) == 3000
-        assert k.jobs.get(priced[1].id).log == ("100 kWh in another process: True",)
+        assert k.jobs.result(summed) == 3000
+        at, _, process = k.jobs.get(priced[1]).log[0].partition(": 100 kWh, process ")
+        assert at == "09:00"
+        assert int(process) != os.getpid()
     with energy.open(tmp_path, clock=clock, job_threads=0) as k:
-        assert k.jobs.result(summed.id) == 3000
+        assert k.jobs.result(summed) == 3000
         clock.advance(DAY)
         with pytest.raises(klerk.NoResult, match="expired"):
-            k.jobs.result(summed.id)
+            k.jobs.result(summed)
 
 
 def test_the_same_from_asyncio(clock: Clock) -> None:
@@ -718,9 +745,9 @@ def test_the_same_from_asyncio(clock: Clock) -> None:
             assert (await k.aio.jobs.why(job)).codes == ("time",)
             assert (await k.aio.jobs.run_now(job.id)).state is JobState.AVAILABLE
             assert await k.aio.jobs.wait_until_idle(20)
-            failed = await k.aio.jobs.get(job.id)
+            failed = await k.aio.jobs.get(job)
             assert (failed.state, failed.attempt, failed.done) == ("retryable", 1, 1)
-            await k.aio.jobs.retry(job.id)
+            await k.aio.jobs.retry(job)
             assert await k.aio.jobs.wait_until_idle(20)
             page = await k.aio.jobs.query(model=meters[2], state=JobState.COMPLETED)
             assert [record.id for record in page] == [job.id]
@@ -734,3 +761,49 @@ def test_the_same_from_asyncio(clock: Clock) -> None:
 
     asyncio.run(main())
     assert OUTSIDE.of("line") == [1, 1, 2, 3]
+
+
+# --- what cannot be meant -----------------------------------------------------------------------------
+
+
+async def asked(machine: str, pages: int) -> str:
+    return machine
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            {"key": lambda machine: machine, "key_rate": "1/s"},
+            r"of \(machine, pages\).*does not fit \(machine\)",
+        ),
+        ({"key": lambda machine, pages, colour: machine}, "missing a required argument: 'colour'"),
+        ({"key": asked, "key_concurrency": 1}, "nothing is awaited here"),
+        ({"retry": lambda attempt: MINUTE}, r"of \(attempt, error\)"),
+        ({"version": 2, "upcast": {1: lambda: None}}, r"of \(old\)"),
+        ({"unique": Unique(by="pages")}, r"by must be a tuple of names, as in \('machine',\), is 'pages'"),
+        ({"unique": Unique(within=60)}, "within must be a timedelta over 0 and up to 366 days, is 60"),
+        ({"timezone": "Europe/Oslo"}, "only together with cron"),
+        ({"missed": "all"}, "only together with cron"),
+        ({"at_most_once": "yes"}, "it must be True or False, is 'yes'"),
+    ],
+)
+def test_options_that_fail_only_later_are_refused_at_once(options: Any, told: str) -> None:
+    """A key would fail each request, and a retry function would give up each job that fails."""
+    app = klerk.App("wrong")
+    with pytest.raises(klerk.ConfigError, match=told) as caught:
+
+        @app.job(**options)
+        def work(job: JobRun, machine: str, pages: int = 1) -> None: ...
+
+    assert caught.value.code == "K017"
+
+
+def test_functions_that_take_anything_are_accepted() -> None:
+    app = klerk.App("right")
+
+    @app.job(key=lambda *values: values[0], key_rate="1/s", retry=Backoff(), version=2, upcast={1: dict})
+    def work(job: JobRun, machine: str, pages: int = 1) -> None: ...
+
+    with app.open(job_threads=0) as k:
+        assert k.jobs.schedule(work("roland"))[0].key == "roland"

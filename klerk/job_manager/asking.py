@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Unpack
 
 from klerk.app import Spec
-from klerk.job_manager.books import Books
+from klerk.job_manager.books import Books, id_of_job
 from klerk.job_manager.searching import JobFilter, JobPage, JobQuery, Search, job_search
 from klerk.job_manager.status import Explaining, JobStatus
 from klerk.jobs import JobRecord
@@ -28,14 +28,17 @@ class Asking:
     _books: Books
     _explaining: Explaining
 
-    def get(self, job_id: int) -> JobRecord:
+    def get(self, job: JobRecord | int) -> JobRecord:
         """Return a job as it is now, whether it is still to run or has ended; one that runs is `executing`,
         and shows its progress and log up to now.
+
+        Parameters:
+            job: an earlier record of it, or its id.
 
         Raises:
             NotFound: there is none with this id, or it ended and is not kept any more.
         """
-        return self._books.get(job_id)
+        return self._books.get(id_of_job(job))
 
     def query(self, **which: Unpack[JobQuery]) -> JobPage:
         """Return some of the jobs that fit a filter, as each of them is now.
@@ -87,8 +90,7 @@ class Asking:
         Raises:
             NotFound: as for `get`.
         """
-        job_id = job.id if isinstance(job, JobRecord) else job
-        return self._explaining.status(self.get(job_id))
+        return self._explaining.status(self.get(job))
 
 
 class AioAsking:
@@ -96,9 +98,9 @@ class AioAsking:
 
     _jobs: Asking
 
-    async def get(self, job_id: int) -> JobRecord:
+    async def get(self, job: JobRecord | int) -> JobRecord:
         """See `Asking.get`."""
-        return await asyncio.to_thread(self._jobs.get, job_id)
+        return await asyncio.to_thread(self._jobs.get, job)
 
     async def query(self, **which: Unpack[JobQuery]) -> JobPage:
         """See `Asking.query`."""

@@ -7,7 +7,7 @@ import msgspec
 
 from klerk import limits
 from klerk.app import Spec
-from klerk.errors import NotFound
+from klerk.errors import ArgumentError, NotFound
 from klerk.job_manager.arguments import StoredArguments
 from klerk.job_manager.job_rows import DUE, READY, Moment
 from klerk.job_manager.job_store import JobStore
@@ -19,6 +19,19 @@ from klerk.values import Ref
 _ENDED = b""
 _PLACES = (READY, DUE, _ENDED)
 _AT_HAND = (JobState.AVAILABLE, JobState.EXECUTING)
+
+
+def id_of_job(job: object) -> int:
+    """Return the id of a job that is given as its record, or as its id.
+
+    Raises:
+        ArgumentError: it is neither.
+    """
+    if isinstance(job, JobRecord):
+        return job.id
+    if type(job) is not int:
+        raise ArgumentError(f"expected a job's record or id, got {type(job).__name__}")
+    return job
 
 
 class Books:

@@ -10,6 +10,7 @@ from klerk.authorization import JobAction
 from klerk.commands import Context
 from klerk.job_manager.acting import Actions
 from klerk.job_manager.asking import AioAsking, Asking
+from klerk.job_manager.books import id_of_job
 from klerk.job_manager.decisions import NO_CHANGE, RETRIED_ALL, WORKS_IN, Change
 from klerk.job_manager.searching import JobFilter
 from klerk.jobs import JobRecord, JobRequest
@@ -25,7 +26,7 @@ class ByHand(Asking):
     An action waits for the end of an attempt that is just being recorded, and keeps workers from a job that
     it is about, so it never comes to both.
 
-    Each raises:
+    A job is given as its record or as its id. Each raises:
         Denied: the context's actor may not do it.
         NotFound: there is no such job, or it is not kept any more.
         WrongState: it does not work in the state that the job is in.
@@ -35,30 +36,30 @@ class ByHand(Asking):
 
     _actions: Actions
 
-    def cancel(self, job_id: int, context: Context | None = None) -> JobRecord:
+    def cancel(self, job: JobRecord | int, context: Context | None = None) -> JobRecord:
         """Cancel a job that has not ended, and return it.
 
         One that runs is asked to stop, and becomes cancelled when its function raises, or the process ends;
         when the function succeeds all the same, the job is completed.
         """
-        return self._actions.act("cancel", job_id, context)
+        return self._actions.act("cancel", id_of_job(job), context)
 
-    def discard(self, job_id: int, context: Context | None = None) -> JobRecord:
+    def discard(self, job: JobRecord | int, context: Context | None = None) -> JobRecord:
         """Give a job up that has not ended, and return it; as `cancel`, but it counts as failed."""
-        return self._actions.act("discard", job_id, context)
+        return self._actions.act("discard", id_of_job(job), context)
 
-    def retry(self, job_id: int, context: Context | None = None) -> JobRecord:
+    def retry(self, job: JobRecord | int, context: Context | None = None) -> JobRecord:
         """Run a job now that waits for a time, is suspended or has ended, with all of its attempts before it,
         and return it. One that had ended begins anew under the same id, with `reruns` counted up."""
-        return self._actions.act("retry", job_id, context)
+        return self._actions.act("retry", id_of_job(job), context)
 
-    def run_now(self, job_id: int, context: Context | None = None) -> JobRecord:
+    def run_now(self, job: JobRecord | int, context: Context | None = None) -> JobRecord:
         """Run a job now that waits for a time, and return it. Its attempts count on."""
-        return self._actions.act("run_now", job_id, context)
+        return self._actions.act("run_now", id_of_job(job), context)
 
     def edit(
         self,
-        job_id: int,
+        job: JobRecord | int,
         *,
         arguments: JobRequest | Mapping[str, Any] | None = None,
         priority: int | None = None,
@@ -83,11 +84,11 @@ class ByHand(Asking):
         change = Change(
             arguments=arguments, priority=priority, queue=queue, run_at=run_at, max_attempts=max_attempts
         )
-        return self._actions.act("edit", job_id, context, change)
+        return self._actions.act("edit", id_of_job(job), context, change)
 
     def rerun(
         self,
-        job_id: int,
+        job: JobRecord | int,
         arguments: JobRequest | Mapping[str, Any] | None = None,
         context: Context | None = None,
     ) -> JobRecord:
@@ -101,7 +102,7 @@ class ByHand(Asking):
             InvalidValue, ArgumentError: as for `edit`.
         """
         change = NO_CHANGE if arguments is None else Change(arguments=arguments)
-        return self._actions.act("rerun", job_id, context, change)
+        return self._actions.act("rerun", id_of_job(job), context, change)
 
     # --- several at once --------------------------------------------------------------------------
 
@@ -145,25 +146,25 @@ class AioByHand(AioAsking):
 
     _jobs: ByHand
 
-    async def cancel(self, job_id: int, context: Context | None = None) -> JobRecord:
+    async def cancel(self, job: JobRecord | int, context: Context | None = None) -> JobRecord:
         """See `ByHand.cancel`."""
-        return await asyncio.to_thread(self._jobs.cancel, job_id, context)
+        return await asyncio.to_thread(self._jobs.cancel, job, context)
 
-    async def discard(self, job_id: int, context: Context | None = None) -> JobRecord:
+    async def discard(self, job: JobRecord | int, context: Context | None = None) -> JobRecord:
         """See `ByHand.discard`."""
-        return await asyncio.to_thread(self._jobs.discard, job_id, context)
+        return await asyncio.to_thread(self._jobs.discard, job, context)
 
-    async def retry(self, job_id: int, context: Context | None = None) -> JobRecord:
+    async def retry(self, job: JobRecord | int, context: Context | None = None) -> JobRecord:
         """See `ByHand.retry`."""
-        return await asyncio.to_thread(self._jobs.retry, job_id, context)
+        return await asyncio.to_thread(self._jobs.retry, job, context)
 
-    async def run_now(self, job_id: int, context: Context | None = None) -> JobRecord:
+    async def run_now(self, job: JobRecord | int, context: Context | None = None) -> JobRecord:
         """See `ByHand.run_now`."""
-        return await asyncio.to_thread(self._jobs.run_now, job_id, context)
+        return await asyncio.to_thread(self._jobs.run_now, job, context)
 
     async def edit(
         self,
-        job_id: int,
+        job: JobRecord | int,
         *,
         arguments: JobRequest | Mapping[str, Any] | None = None,
         priority: int | None = None,
@@ -173,17 +174,17 @@ class AioByHand(AioAsking):
         context: Context | None = None,
     ) -> JobRecord:
         """See `ByHand.edit`."""
-        edit = partial(self._jobs.edit, job_id, arguments=arguments, priority=priority, queue=queue)
+        edit = partial(self._jobs.edit, job, arguments=arguments, priority=priority, queue=queue)
         return await asyncio.to_thread(edit, run_at=run_at, max_attempts=max_attempts, context=context)
 
     async def rerun(
         self,
-        job_id: int,
+        job: JobRecord | int,
         arguments: JobRequest | Mapping[str, Any] | None = None,
         context: Context | None = None,
     ) -> JobRecord:
         """See `ByHand.rerun`."""
-        return await asyncio.to_thread(self._jobs.rerun, job_id, arguments, context)
+        return await asyncio.to_thread(self._jobs.rerun, job, arguments, context)
 
     async def cancel_all(self, context: Context | None = None, **which: Unpack[JobFilter]) -> int:
         """See `ByHand.cancel_all`."""

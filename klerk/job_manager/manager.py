@@ -14,7 +14,7 @@ from klerk.job_creation import JobCreation
 from klerk.job_manager.acting import ActionDesk, Actions
 from klerk.job_manager.arguments import StoredArguments
 from klerk.job_manager.attempts import Attempts
-from klerk.job_manager.books import Books
+from klerk.job_manager.books import Books, id_of_job
 from klerk.job_manager.by_hand import ByHand
 from klerk.job_manager.claims import Claims
 from klerk.job_manager.crashes import Crashes
@@ -276,7 +276,7 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
         created: tuple[JobRecord, ...] = self._submit(work, System("schedule")).result()
         return created
 
-    def result(self, job_id: int) -> Any:
+    def result(self, job: JobRecord | int) -> Any:
         """Return what a job's function returned, as the type that it says it returns.
 
         Results are kept when the job is declared with ``keep_result``, for so long after it has ended, and no
@@ -286,7 +286,7 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
             NotFound: there is no such job, or it is not kept any more.
             NoResult: it has not ended, or ended badly, or its result was not kept, or has expired.
         """
-        return self._results.of(self.get(job_id))
+        return self._results.of(self.get(job))
 
     def prune(self) -> int:
         """Remove all ended jobs that are not kept any longer; return how many. It happens by itself, too.
@@ -295,13 +295,13 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
         """
         return self._pruning.prune()
 
-    def cancel_running(self, job_id: int) -> bool:
+    def cancel_running(self, job: JobRecord | int) -> bool:
         """Ask a running job to stop; return whether it runs.
 
         A plain function is asked when it calls its `JobRun`, a coroutine where it awaits something; a process
         is killed some seconds later. The job ends as cancelled, unless it comes to its end all the same.
         """
-        run = self._running.get(job_id)
+        run = self._running.get(id_of_job(job))
         if run is not None:
             self._watchdog.stop(run)
         return run is not None

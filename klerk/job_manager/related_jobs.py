@@ -19,11 +19,11 @@ class RelatedJobs:
     _lock: threading.Lock
     relations: Relations
 
-    def get(self, job_id: int) -> JobRecord:
+    def get(self, job: JobRecord | int) -> JobRecord:
         """See `JobManager`."""
         raise NotImplementedError
 
-    def result(self, job_id: int) -> Any:
+    def result(self, job: JobRecord | int) -> Any:
         """See `JobManager`."""
         raise NotImplementedError
 
@@ -39,13 +39,13 @@ class RelatedJobs:
         with self._lock:
             return self.relations.status(batch_id)
 
-    def waiting_for(self, job_id: int) -> tuple[int, ...]:
+    def waiting_for(self, job: JobRecord | int) -> tuple[int, ...]:
         """Return the ids of the jobs that a job waits for: those that it follows, and members of its batch.
 
         Raises:
             NotFound: there is none with this id.
         """
-        record = self.get(job_id)
+        record = self.get(job)
         with self._lock:
             return self.relations.waiting_for(record)
 
@@ -69,6 +69,6 @@ class AioRelatedJobs:
         """See `JobManager.batch`."""
         return await asyncio.to_thread(self._jobs.batch, batch_id)
 
-    async def waiting_for(self, job_id: int) -> tuple[int, ...]:
+    async def waiting_for(self, job: JobRecord | int) -> tuple[int, ...]:
         """See `JobManager.waiting_for`."""
-        return await asyncio.to_thread(self._jobs.waiting_for, job_id)
+        return await asyncio.to_thread(self._jobs.waiting_for, job)
