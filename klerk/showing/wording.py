@@ -61,6 +61,8 @@ def shortened(text: str, length_max: int = _LENGTH_MAX) -> str:
 
 def duration_text(duration: timedelta) -> str:
     """Return a duration in words, as in ``1 hour 30 minutes``."""
+    if timedelta(0) < duration < timedelta(seconds=1):
+        return f"{duration / timedelta(milliseconds=1):g} ms"
     if duration < timedelta(0) or duration.microseconds:
         return str(duration)
     rest, words = duration // timedelta(seconds=1), []
