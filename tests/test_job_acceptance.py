@@ -41,6 +41,7 @@ from klerk import (
     User,
     chain,
 )
+from klerk.__main__ import main
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
@@ -454,7 +455,9 @@ def test_urgent_orders_come_first(clock: Clock) -> None:
         assert OUTSIDE.of("roland") == [0, 0, 1, 2, 0, 1]
 
 
-def test_the_foreman_minds_the_queue_and_the_log_knows(clock: Clock, tmp_path: Path) -> None:
+def test_the_foreman_minds_the_queue_and_the_log_knows(
+    clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with shop.open(tmp_path, clock=clock) as k:
         with pytest.raises(Denied):
             k.jobs.pause("presses", CUSTOMER)
@@ -474,6 +477,12 @@ def test_the_foreman_minds_the_queue_and_the_log_knows(clock: Clock, tmp_path: P
         (status,) = [queue for queue in k.jobs.queues() if queue.name == "presses"]
         assert (status.concurrency, status.rate) == (3, None)
         assert events_of(k, FOREMAN) == ["queue action"] * 4
+    assert main(["log", str(tmp_path), "--event", "queue action", "--oldest-first"]) == 0
+    told = capsys.readouterr().out
+    assert "queue action: pause of presses with paused=True\n" in told
+    assert "scale of presses with paused=True, concurrency=1, rate='600/min'\n" in told
+    assert main(["jobs", str(tmp_path)]) == 0
+    assert "1 completed" in capsys.readouterr().out
 
 
 def test_a_job_waits_for_the_worker_that_can_do_it_and_is_asked_for_once(
