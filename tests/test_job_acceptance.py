@@ -19,6 +19,7 @@ import pytest
 from designs import Clock, eventually, permit_everything
 
 import klerk
+import klerk.testing
 from klerk import (
     Args,
     Backoff,
@@ -326,6 +327,17 @@ def test_what_happens_outside_happens_once_and_what_is_unknown_is_said(clock: Cl
         assert state_of(k, result.id) == "paid"
 
 
+def test_a_claim_is_tested_as_users_test_their_own() -> None:
+    with klerk.testing.open(claims) as k:
+        ref = filed_claim(k).id
+        klerk.testing.assert_enqueued(k, check(ref, "identity"))
+        klerk.testing.refute_enqueued(k, pay)
+        drained = klerk.testing.drain(k, until=15 * DAY)
+        kinds = [record.kind for record in drained.records]
+        assert kinds == ["check", "check", "decide", "pay", "write", "write"]
+        assert OUTSIDE.of("letter") == ["Ada: paid", "Ada: were you content?"]
+
+
 def test_a_letter_waits_for_the_post_or_is_given_up(clock: Clock) -> None:
     OUTSIDE.errors["letter"] = [Unreachable(), OSError("jam"), NoSuchAddress()]
     with claims.open(clock=clock) as k:
@@ -524,6 +536,33 @@ def test_orders_are_changed_by_hand(clock: Clock) -> None:
         assert k.jobs.get(kept).state is JobState.CANCELLED
         assert [record.id for record in k.jobs.query(kind=press, newest_first=True)] == [dropped.id, moved.id]
         assert events_of(k, FOREMAN) == ["job action"] * 5
+
+
+def test_queues_share_the_workers_by_their_weight(clock: Clock) -> None:
+    app, started, go = klerk.App("shares"), list[str](), threading.Event()
+    app.queue("books", weight=3)
+    app.queue("cards", weight=1)
+
+    @app.job()
+    def hold(job: JobRun) -> None:
+        assert go.wait(20)
+
+    @app.job(queue="books")
+    def book(job: JobRun) -> None:
+        started.append("book")
+
+    @app.job(queue="cards")
+    def card(job: JobRun) -> None:
+        started.append("card")
+
+    with app.open(clock=clock, job_threads=1) as k:
+        (held,) = k.jobs.schedule(hold())
+        eventually(lambda: k.jobs.get(held).state is JobState.EXECUTING)
+        k.jobs.schedule(*(card() for _ in range(60)), *(book() for _ in range(60)))
+        go.set()
+        settle(k)
+    assert 28 <= started[:40].count("book") <= 32
+    assert len(started) == 120
 
 
 @pytest.mark.parametrize("name", ["get", "why", "models", "result", "waiting_for", "cancel_running"])
