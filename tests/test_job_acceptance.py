@@ -9,7 +9,7 @@ test's own clock. What happens outside stands in `OUTSIDE`.
 import asyncio
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -845,6 +845,59 @@ def test_options_that_fail_only_later_are_refused_at_once(options: Any, told: st
         def work(job: JobRun, machine: str, pages: int = 1) -> None: ...
 
     assert caught.value.code == "K017"
+
+
+def yields(job: JobRun) -> Iterator[int]:
+    yield 1
+
+
+async def yields_soon(job: JobRun) -> AsyncIterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize("function", [yields, yields_soon])
+def test_a_function_of_which_nothing_would_run_is_refused(function: Any) -> None:
+    with pytest.raises(klerk.ConfigError, match="has a yield") as caught:
+        klerk.App("wrong").job()(function)
+    assert caught.value.code == "K006"
+
+
+async def nothing() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("returned", "what"),
+    [
+        (lambda: accept(Holder("Ada"), 1), "Command"),
+        (sharpen, "JobRequest"),
+        (lambda: Batch([], ended=sharpen()), "Batch"),
+        (nothing, "coroutine"),
+    ],
+)
+@pytest.mark.parametrize("keep", [None, DAY])
+def test_a_job_that_returns_what_does_nothing_has_failed(
+    returned: Callable[[], object], what: str, keep: timedelta | None
+) -> None:
+    app = klerk.App("forgetful")
+
+    @app.job(max_attempts=1, keep_result=keep)
+    def work(job: JobRun) -> object:
+        return returned()
+
+    with app.open() as k:
+        (job,) = k.jobs.schedule(work())
+        settle(k)
+        ended = k.jobs.get(job)
+        assert ended.state is JobState.DISCARDED
+        assert f"returned a {what}, which does nothing by itself" in ended.error
+        assert "complete_with" in ended.error
+
+
+def test_several_requests_have_to_be_unpacked(clock: Clock) -> None:
+    with shop.open(clock=clock, job_threads=0) as k:
+        for several in (chain(sharpen(), sharpen()), [sharpen()]):
+            with pytest.raises(klerk.ArgumentError, match="Put a star before several"):
+                k.jobs.schedule(several)  # type: ignore[arg-type]
 
 
 def test_functions_that_take_anything_are_accepted() -> None:
