@@ -28,7 +28,9 @@ def no_request(given: object) -> ArgumentError:
     """Return the error for what is neither a request nor a batch."""
     return ArgumentError(
         f"expected a job request, got {type(given).__name__}",
-        hint="Call the job to make one: remind(ref).",
+        hint="Put a star before several: *chain(load(), report())."
+        if isinstance(given, list | tuple)
+        else "Call the job to make one: remind(ref).",
     )
 
 

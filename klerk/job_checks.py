@@ -106,6 +106,13 @@ def _settings(options: dict[str, Any], refuse: Refuse) -> JobSettings:
 def _check_function(job: Job[Any], refuse: Refuse) -> None:
     """Check the options that depend on the job's function."""
     settings = job.settings
+    if inspect.isgeneratorfunction(job.function) or inspect.isasyncgenfunction(job.function):
+        raise ConfigError(
+            "K006",
+            f"the function of job '{job.name}' has a yield, so calling it would run nothing of it.",
+            where=str(place_of(job.function)),
+            hint="Return None or a result; for progress, there is job.track.",
+        )
     if settings.cron is not None:
         if any(parameter.default is inspect.Parameter.empty for parameter in job.parameters):
             refuse("cron", "the function has parameters, for which there would be no values")

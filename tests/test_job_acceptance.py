@@ -9,7 +9,7 @@ test's own clock. What happens outside stands in `OUTSIDE`.
 import asyncio
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pytest
 from designs import Clock, eventually, permit_everything
 
 import klerk
+import klerk.testing
 from klerk import (
     Args,
     Backoff,
@@ -41,6 +42,7 @@ from klerk import (
     User,
     chain,
 )
+from klerk.__main__ import main
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
@@ -325,6 +327,17 @@ def test_what_happens_outside_happens_once_and_what_is_unknown_is_said(clock: Cl
         assert state_of(k, result.id) == "paid"
 
 
+def test_a_claim_is_tested_as_users_test_their_own() -> None:
+    with klerk.testing.open(claims) as k:
+        ref = filed_claim(k).id
+        klerk.testing.assert_enqueued(k, check(ref, "identity"))
+        klerk.testing.refute_enqueued(k, pay)
+        drained = klerk.testing.drain(k, until=15 * DAY)
+        kinds = [record.kind for record in drained.records]
+        assert kinds == ["check", "check", "decide", "pay", "write", "write"]
+        assert OUTSIDE.of("letter") == ["Ada: paid", "Ada: were you content?"]
+
+
 def test_a_letter_waits_for_the_post_or_is_given_up(clock: Clock) -> None:
     OUTSIDE.errors["letter"] = [Unreachable(), OSError("jam"), NoSuchAddress()]
     with claims.open(clock=clock) as k:
@@ -454,7 +467,9 @@ def test_urgent_orders_come_first(clock: Clock) -> None:
         assert OUTSIDE.of("roland") == [0, 0, 1, 2, 0, 1]
 
 
-def test_the_foreman_minds_the_queue_and_the_log_knows(clock: Clock, tmp_path: Path) -> None:
+def test_the_foreman_minds_the_queue_and_the_log_knows(
+    clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with shop.open(tmp_path, clock=clock) as k:
         with pytest.raises(Denied):
             k.jobs.pause("presses", CUSTOMER)
@@ -474,6 +489,12 @@ def test_the_foreman_minds_the_queue_and_the_log_knows(clock: Clock, tmp_path: P
         (status,) = [queue for queue in k.jobs.queues() if queue.name == "presses"]
         assert (status.concurrency, status.rate) == (3, None)
         assert events_of(k, FOREMAN) == ["queue action"] * 4
+    assert main(["log", str(tmp_path), "--event", "queue action", "--oldest-first"]) == 0
+    told = capsys.readouterr().out
+    assert "queue action: pause of presses with paused=True\n" in told
+    assert "scale of presses with paused=True, concurrency=1, rate='600/min'\n" in told
+    assert main(["jobs", str(tmp_path)]) == 0
+    assert "1 completed" in capsys.readouterr().out
 
 
 def test_a_job_waits_for_the_worker_that_can_do_it_and_is_asked_for_once(
@@ -515,6 +536,33 @@ def test_orders_are_changed_by_hand(clock: Clock) -> None:
         assert k.jobs.get(kept).state is JobState.CANCELLED
         assert [record.id for record in k.jobs.query(kind=press, newest_first=True)] == [dropped.id, moved.id]
         assert events_of(k, FOREMAN) == ["job action"] * 5
+
+
+def test_queues_share_the_workers_by_their_weight(clock: Clock) -> None:
+    app, started, go = klerk.App("shares"), list[str](), threading.Event()
+    app.queue("books", weight=3)
+    app.queue("cards", weight=1)
+
+    @app.job()
+    def hold(job: JobRun) -> None:
+        assert go.wait(20)
+
+    @app.job(queue="books")
+    def book(job: JobRun) -> None:
+        started.append("book")
+
+    @app.job(queue="cards")
+    def card(job: JobRun) -> None:
+        started.append("card")
+
+    with app.open(clock=clock, job_threads=1) as k:
+        (held,) = k.jobs.schedule(hold())
+        eventually(lambda: k.jobs.get(held).state is JobState.EXECUTING)
+        k.jobs.schedule(*(card() for _ in range(60)), *(book() for _ in range(60)))
+        go.set()
+        settle(k)
+    assert 28 <= started[:40].count("book") <= 32
+    assert len(started) == 120
 
 
 @pytest.mark.parametrize("name", ["get", "why", "models", "result", "waiting_for", "cancel_running"])
@@ -797,6 +845,59 @@ def test_options_that_fail_only_later_are_refused_at_once(options: Any, told: st
         def work(job: JobRun, machine: str, pages: int = 1) -> None: ...
 
     assert caught.value.code == "K017"
+
+
+def yields(job: JobRun) -> Iterator[int]:
+    yield 1
+
+
+async def yields_soon(job: JobRun) -> AsyncIterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize("function", [yields, yields_soon])
+def test_a_function_of_which_nothing_would_run_is_refused(function: Any) -> None:
+    with pytest.raises(klerk.ConfigError, match="has a yield") as caught:
+        klerk.App("wrong").job()(function)
+    assert caught.value.code == "K006"
+
+
+async def nothing() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("returned", "what"),
+    [
+        (lambda: accept(Holder("Ada"), 1), "Command"),
+        (sharpen, "JobRequest"),
+        (lambda: Batch([], ended=sharpen()), "Batch"),
+        (nothing, "coroutine"),
+    ],
+)
+@pytest.mark.parametrize("keep", [None, DAY])
+def test_a_job_that_returns_what_does_nothing_has_failed(
+    returned: Callable[[], object], what: str, keep: timedelta | None
+) -> None:
+    app = klerk.App("forgetful")
+
+    @app.job(max_attempts=1, keep_result=keep)
+    def work(job: JobRun) -> object:
+        return returned()
+
+    with app.open() as k:
+        (job,) = k.jobs.schedule(work())
+        settle(k)
+        ended = k.jobs.get(job)
+        assert ended.state is JobState.DISCARDED
+        assert f"returned a {what}, which does nothing by itself" in ended.error
+        assert "complete_with" in ended.error
+
+
+def test_several_requests_have_to_be_unpacked(clock: Clock) -> None:
+    with shop.open(clock=clock, job_threads=0) as k:
+        for several in (chain(sharpen(), sharpen()), [sharpen()]):
+            with pytest.raises(klerk.ArgumentError, match="Put a star before several"):
+                k.jobs.schedule(several)  # type: ignore[arg-type]
 
 
 def test_functions_that_take_anything_are_accepted() -> None:

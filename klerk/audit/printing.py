@@ -14,6 +14,7 @@ from klerk.codec import (
     CATALOG_KEY,
     JOB_ACTION,
     OWN_EVENTS,
+    QUEUE_ACTION,
     RENEWAL,
     Catalog,
     Payload,
@@ -89,11 +90,12 @@ def _lines(catalog: Catalog, head: TransactionHead, payload: Payload | None) -> 
 
 def _said(code: int, values: tuple[Any, ...]) -> str:
     """Return the parameters of a command for people."""
-    if code != JOB_ACTION:
+    if code not in (JOB_ACTION, QUEUE_ACTION):
         return ", ".join(map(repr, values))
-    action, jobs, changed = values
+    action, what, changed = values
+    told = what if code == QUEUE_ACTION else ", ".join(map(str, what))
     new = ", ".join(f"{name}={value!r}" for name, value in changed.items())
-    return f"{action.replace('_', ' ')} of {', '.join(map(str, jobs))}" + (f" with {new}" if new else "")
+    return f"{action.replace('_', ' ')} of {told}" + (f" with {new}" if new else "")
 
 
 def _class_name(catalog: Catalog, image: bytes) -> str:

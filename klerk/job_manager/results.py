@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 
 from klerk import limits
+from klerk.batch import Batch
 from klerk.codec import encode
+from klerk.commands import Command
 from klerk.errors import JobError, LimitExceeded, NoResult
 from klerk.field_types import Unsupported
 from klerk.fields import field_type
-from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState
+from klerk.jobs import FINAL_STATES, Job, JobRecord, JobRequest, JobState
 
 _decode_anything = msgspec.msgpack.Decoder().decode
 
@@ -22,10 +24,20 @@ def encoded_result(job: Job[Any], value: Any) -> bytes:
     """Return what a job's function returned as it is kept; empty when it is not, or was None.
 
     Raises:
-        JobError: it cannot be stored.
+        JobError: it cannot be stored, or means nothing until something is done with it.
         LimitExceeded: it is too large.
     """
-    if job.settings.keep_result is None or value is None:
+    if value is None:
+        return b""
+    if isinstance(value, Command | JobRequest | Batch) or inspect.isawaitable(value):
+        if inspect.iscoroutine(value):
+            value.close()
+        raise JobError(
+            f"job '{job.name}' returned a {type(value).__name__}, which does nothing by itself",
+            hint="End with commands by `return job.complete_with(command)`, and await what is to be awaited.",
+            code="result_undone",
+        )
+    if job.settings.keep_result is None:
         return b""
     try:
         encoded = encode(value)

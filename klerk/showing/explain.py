@@ -25,7 +25,8 @@ Declare at least one state (`active, = member.states("active")`) and one create 
     "K006": """The function of an event or job cannot be called.
 
 Its first parameter is filled by Klerk (the args, or the running job); the rest are the parameters of the
-event or job, each with a type annotation and without * or **.""",
+event or job, each with a type annotation and without * or **. A job's function has no yield: nothing of it
+would run.""",
     "K007": """A parameter of an event or job has no annotation, or one that cannot be checked.
 
 Parameters have the same types as fields: see K003.""",

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any
 
 from klerk import limits
 from klerk._dispatch import moment_at
@@ -17,7 +16,7 @@ __all__ = ["assert_enqueued", "enqueued", "refute_enqueued"]
 
 def enqueued(
     k: Klerk,
-    job: Job[Any] | JobRequest | None = None,
+    job: Job[...] | JobRequest | None = None,
     *,
     args: Mapping[str, object] | None = None,
     queue: str | None = None,
@@ -43,7 +42,7 @@ def enqueued(
 
 def assert_enqueued(
     k: Klerk,
-    job: Job[Any] | JobRequest,
+    job: Job[...] | JobRequest,
     *,
     args: Mapping[str, object] | None = None,
     count: int | None = None,
@@ -72,7 +71,7 @@ def assert_enqueued(
 
 def refute_enqueued(
     k: Klerk,
-    job: Job[Any] | JobRequest,
+    job: Job[...] | JobRequest,
     *,
     args: Mapping[str, object] | None = None,
     queue: str | None = None,
@@ -100,7 +99,7 @@ class _Wanted:
     def __init__(
         self,
         k: Klerk,
-        job: Job[Any] | JobRequest | None,
+        job: Job[...] | JobRequest | None,
         args: Mapping[str, object] | None,
         queue: str | None,
         at: datetime | None,

@@ -11,6 +11,7 @@ from typing import Any, assert_type
 import msgspec
 
 import klerk
+import klerk.testing
 from klerk import (
     Args,
     Backoff,
@@ -251,3 +252,10 @@ def opened() -> Klerk:
 
 def commands(a: Args[Meter]) -> Command[Meter]:
     return consume(a.model.meta.id, Kwh(1))
+
+
+def tested(ref: Ref[Meter]) -> None:
+    with klerk.testing.open(app) as k:
+        klerk.testing.assert_enqueued(k, price, args={"meter": ref})
+        klerk.testing.assert_enqueued(k, price(ref))
+        klerk.testing.refute_enqueued(k, shut_off)
