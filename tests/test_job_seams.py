@@ -146,6 +146,18 @@ def test_a_callback_that_was_let_run_by_hand_is_tried_again(works: Works) -> Non
         assert works.ran == ["again: ended, 0 of 1"] * 2
 
 
+def test_a_callback_that_was_let_run_by_hand_is_put_off(works: Works) -> None:
+    clock = Clock()
+    with works.app.open(clock=clock) as k:
+        k.jobs.pause("default")
+        _, callback = k.jobs.schedule(Batch([works.work("a")], ended=works.tell("e")))
+        k.jobs.run_now(callback.id)
+        for days in (2, 1):
+            k.jobs.edit(callback.id, run_at=clock.now + timedelta(days=days), queue="other")
+        clock.advance(timedelta(days=1))
+        eventually(lambda: works.ran == ["e: ended, 0 of 1"])
+
+
 def test_a_callback_that_was_let_run_by_hand_is_let_go_once(works: Works, tmp_path: Path) -> None:
     """After a restart, too, its batch does not decide on it any more."""
     with works.app.open(tmp_path / "store", job_threads=0) as k:

@@ -154,6 +154,16 @@ def test_a_job_that_kills_its_process_is_poison(
     k.handle(enter(f"after {how}"), TESTER)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_the_end_of_a_process_is_seen_although_what_it_forked_goes_on(tmp_path: Path) -> None:
+    with app_of_its_own() as k:
+        (job,) = k.jobs.schedule(worked.fork_and_die(str(tmp_path)))
+        try:
+            eventually(lambda: k.jobs.get(job.id).state is JobState.DISCARDED, 10)
+        finally:
+            (tmp_path / "end").touch()
+
+
 def test_a_crash_costs_no_attempt_and_harms_no_other_job(k: klerk.Klerk, tmp_path: Path) -> None:
     (other,) = k.jobs.schedule(worked.hold_process(str(tmp_path), "other", "heeds"))
     eventually(lambda: "other begins" in notes(tmp_path))

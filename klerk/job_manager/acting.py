@@ -276,7 +276,7 @@ class Actions:
                 except BaseException:
                     for claim in chosen:
                         claim.take_back()
-                    if work.is_overtaken:
+                    if work.is_overtaken and any(self._books.peek(each.id) != each.record for each in chosen):
                         return [], job_ids
                     raise
                 for claim in chosen:

@@ -180,6 +180,9 @@ def edited(record: JobRecord, change: Change, now_us: int) -> JobRecord:
     """Return a job with other options. One that was suspended and has new arguments is so no longer."""
     run_at_us = record.run_at_us if change.run_at is None else microseconds(change.run_at)
     state = record.state
+    if record.role and not record.batch_ended_us and state is JobState.AVAILABLE:
+        # Somebody let it run by hand: when it waits for a time now, it does not wait for its batch again.
+        record = msgspec.structs.replace(record, batch_ended_us=now_us)
     is_mended = state is JobState.SUSPENDED and change.arguments is not None
     if is_mended or (state is JobState.AVAILABLE and run_at_us > now_us):
         # The job manager lets it run at once if there is nothing to wait for.

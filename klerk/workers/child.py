@@ -102,6 +102,9 @@ def main(connection: "Connection[Any, Any]") -> None:
     """Run tasks until the parent closes the pipe."""
     channel = Channel(connection)
     _heed_signals(channel)
+    if hasattr(os, "register_at_fork"):
+        # What a task forks has no part in this: the parent would not see the end of this process.
+        os.register_at_fork(after_in_child=connection.close)
     threading.Thread(target=channel.receive, name="klerk-channel", daemon=True).start()
     channel.send(READY)
     while (task := channel.tasks.get()) is not None:
