@@ -342,7 +342,6 @@ def _raise(error: BaseException) -> Any:
         (lambda attempt, error: "soon", "returned 'soon'"),
         (lambda attempt, error: False, "returned False"),
         (lambda attempt, error: 1 // 0, "ZeroDivisionError"),
-        (lambda attempt: MINUTE, "TypeError"),
         (lambda attempt, error: _raise(SystemExit(2)), "SystemExit: 2"),
         (lambda attempt, error: _raise(Unspeakable()), "Unspeakable"),
     ],
