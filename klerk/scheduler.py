@@ -54,8 +54,8 @@ class Scheduler:
         return self._newest
 
     def now_us(self) -> int:
-        """Return the time in microseconds since 1970 UTC, as `now` does."""
-        return microseconds(self.now())
+        """Return the time in microseconds since 1970 UTC, as `now` does; never 0, which stands for no time."""
+        return microseconds(self.now()) or 1
 
     def at(self, when_us: int, call: Callable[[], None]) -> None:
         """Call something at a moment, in microseconds since 1970 UTC, or at once when that is over."""

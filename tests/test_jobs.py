@@ -660,3 +660,16 @@ def test_parameters_may_be_keyword_only(office: Office) -> None:
         k.jobs.schedule(by_name("a"), by_name("b", second=3), awaited(second=4))
         idle(k)
     assert sorted(seen) == [("a", 2), ("b", 3), ("coroutine", 4)]
+
+
+def test_a_job_ends_at_the_beginning_of_time_too(office: Office, tmp_path: Path) -> None:
+    """Where 0 stands for no time."""
+    clock = Clock(datetime(1970, 1, 1, tzinfo=UTC))
+    for _ in range(2):
+        with office.app.open(tmp_path / "store", clock=clock) as k:
+            if not k.sequence:
+                k.jobs.schedule(office.plain("then"))
+                idle(k)
+            assert k.jobs.live() == ()
+            assert k.jobs.get(1).state is JobState.COMPLETED
+    assert office.ran == ["then"]

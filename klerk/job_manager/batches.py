@@ -137,7 +137,8 @@ class OpenBatches:
     def _end(self, processor: Processor, batch_id: int, batch: OpenBatch, failures: int) -> None:
         self._journal.drop(processor.sequence, self._open, batch_id)
         for callback in batch.callbacks:
-            _write(processor, decided(callback, failures, processor.now_us))
+            # 0 would stand for no time.
+            _write(processor, decided(callback, failures, processor.now_us or 1))
 
     def _callback_changed(self, processor: Processor, batch: OpenBatch, record: JobRecord) -> None:
         """Take over a callback that was changed by hand, or leave it alone when it waits no more."""

@@ -49,7 +49,7 @@ class CancelFollowers(InternalWork):
             record = self._followers.get(job_id)
             if record is not None:
                 cancelled = msgspec.structs.replace(
-                    record, state=JobState.CANCELLED, ended_us=processor.now_us, error=reason
+                    record, state=JobState.CANCELLED, ended_us=processor.now_us or 1, error=reason
                 )
                 processor.put_job(cancelled, encode(cancelled))
 
