@@ -8,6 +8,7 @@ test's own clock. What happens outside stands in `OUTSIDE`.
 
 import asyncio
 import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -765,7 +766,11 @@ def test_months_that_passed_while_nobody_looked_are_billed(clock: Clock, tmp_pat
         ]
 
 
-def test_results_come_from_other_processes(clock: Clock, tmp_path: Path) -> None:
+def test_results_come_from_other_processes(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where processes find this module; last, so that klerk stays the one that is tested.
+    monkeypatch.setattr(sys, "path", [*sys.path, str(Path(__file__).resolve().parent.parent)])
     with energy.open(tmp_path, clock=clock, job_processes=2) as k:
         prices = [price(each) for each in installed(k)]
         *priced, summed = k.jobs.schedule(*prices, total().after(*prices))

@@ -279,11 +279,12 @@ def main() -> None:
 """
 
 
-def test_a_script_has_jobs_in_processes(tmp_path: Path) -> None:
+def test_a_script_has_jobs_in_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "script.py").write_text(f'{SCRIPT}\nif __name__ == "__main__":\n    main()\n')
     shown = "Word(id=1, state='said', text='hello') __mp_main__\n"
     ran = run_python("script.py", cwd=tmp_path)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"{shown}1\n", "")
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     ran = run_python("-m", "script", cwd=tmp_path)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"{shown.replace('id=1', 'id=2')}2\n", "")
 
