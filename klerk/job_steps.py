@@ -68,12 +68,12 @@ class JobSteps:
 
     Parameters:
         job: the id of the job.
-        reruns: how often it was run again after it had ended.
+        renewals: how often it was run again after it had completed.
     """
 
-    def __init__(self, job: int, reruns: int) -> None:
+    def __init__(self, job: int, renewals: int) -> None:
         self._job = job
-        self._reruns = reruns
+        self._renewals = renewals
         self._asked: dict[Any, Step] = {}
 
     def step(self, command: Command[Any], about: tuple[int, ...]) -> Step:
@@ -85,7 +85,7 @@ class JobSteps:
         with _NAMING:
             last = self._asked.get(about)
             number = 0 if last is None else last.number_of_next(command)
-            token = Token.derived("klerk.job", self._job, self._reruns, *about, number)
+            token = Token.derived("klerk.job", self._job, self._renewals, *about, number)
             step = self._asked[about] = Step(self._job, command, token, number, False)
         return step
 
@@ -100,7 +100,7 @@ class JobSteps:
             raise ArgumentError(
                 f"a step's name is a text of 1 to {limits.JOB_STEP_LENGTH_MAX} characters, got {name!r}"
             )
-        token = Token.derived("klerk.job", self._job, self._reruns, str(name))
+        token = Token.derived("klerk.job", self._job, self._renewals, str(name))
         with _NAMING:
             last = self._asked.get(name)
             if last is not None and last.is_taken_for(command):

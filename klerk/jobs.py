@@ -72,7 +72,7 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
         queue, priority, attempts_max: when other than declared for its kind; "", None and 0 otherwise.
         version: of its arguments.
         crashes: how often the process died while it ran.
-        reruns: how often it was run again after it had ended.
+        reruns: how often it was run again after it had ended; `renewals`: of these, from nothing.
         started_us: when its newest attempt began.
         key: by which its key limits count.
         unique: the digest of what makes it unique; empty: nothing does.
@@ -129,6 +129,7 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     stop: str = ""
     members: int = 0
     batch_ended_us: int = 0
+    renewals: int = 0
 
     @property
     def created_at(self) -> datetime:

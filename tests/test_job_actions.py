@@ -297,8 +297,10 @@ def test_a_running_job_is_asked_to_stop(works: Works, action: str, how: str) -> 
         eventually(lambda: works.ran)
         wanted = JobState.CANCELLED if action == "cancel" else JobState.DISCARDED
         asked = ACTIONS[action](k, job.id)
-        assert (asked.state, asked.stop) == (JobState.EXECUTING, wanted)
+        # One that looks for it may have stopped by now.
+        assert wanted in (asked.state, asked.stop)
         if how != "wait":
+            assert (asked.state, asked.stop) == (JobState.EXECUTING, wanted)
             assert k.jobs.get(job.id).state is JobState.EXECUTING
             works.go.set()
         idle(k)
@@ -790,3 +792,50 @@ def test_what_others_wait_for_follows_what_is_done_by_hand(works: Works) -> None
         k.jobs.cancel(member.id)
         assert k.jobs.batch(callback.batch).failures == 1
         assert k.jobs.get(follower.id).state is JobState.AVAILABLE
+
+
+def test_a_failed_job_that_is_retried_goes_on_and_one_that_is_rerun_begins_anew(tmp_path: Path) -> None:
+    bank, spoken = Bank(), []
+    app = bank.app
+
+    @app.job(max_attempts=1)
+    def speak(job: JobRun) -> None:
+        job.handle(bank.deposit(Ref(1), 10))
+        job.checkpoint((job.state or 0) + 1)
+        spoken.append((job.idempotency_key, job.state))
+        if len(spoken) < 4:
+            raise RuntimeError("hoarse")
+
+    @app.job(at_most_once=True)
+    def shout(job: JobRun) -> None:
+        spoken.append(("shouted", None))
+        raise RuntimeError("hoarse")
+
+    def count(k: klerk.Klerk) -> int:
+        with k.read(TESTER) as r:
+            balance: int = r.get(Ref[Account](1)).balance
+            return balance // 10
+
+    with app.open(tmp_path / "store") as k:
+        k.handle(bank.enter("Ada"), TESTER)
+        (record,) = k.jobs.schedule(speak())
+        assert k.jobs.wait_until_idle(10)
+        k.jobs.retry(record)
+        assert k.jobs.wait_until_idle(10)
+    with app.open(tmp_path / "store") as k:
+        assert (count(k), k.jobs.retry_all(kind=speak)) == (1, 1)
+        assert k.jobs.wait_until_idle(10)
+        assert count(k) == 1
+        k.jobs.rerun(record)
+        assert k.jobs.wait_until_idle(10)
+        keys, states = zip(*spoken, strict=True)
+        assert (len(set(keys[:3])), keys[3] in keys[:3], states, count(k)) == (1, False, (1, 2, 3, 1), 2)
+
+        (once,) = k.jobs.schedule(shout())
+        assert k.jobs.wait_until_idle(10)
+        assert k.jobs.retry_all(state="discarded") == 0
+        with pytest.raises(WrongState, match="runs at most once"):
+            k.jobs.retry(once)
+        k.jobs.rerun(once)
+        assert k.jobs.wait_until_idle(10)
+    assert [each for each, _ in spoken].count("shouted") == 2

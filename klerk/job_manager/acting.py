@@ -202,7 +202,7 @@ class Actions:
         change = checked_change(change)
         self._require(action, job_id, context)
         decide = self._decide(action, context, change)
-        plan = _Plan(partial(_insist, action), decide, change)
+        plan = _Plan(partial(self._insist, action), decide, change)
         done, over = self._perform(action, [job_id], context, plan)
         while over:
             done, over = self._perform(action, over, context, plan)
@@ -222,10 +222,10 @@ class Actions:
 
         def wants(record: JobRecord, state: JobState) -> bool:
             fits = search.fits(msgspec.structs.replace(record, state=state))
-            return fits and state in WORKS_IN[action] and self._can_run(action, record)
+            fits = fits and state in WORKS_IN[action] and not self._is_spent(action, record)
+            return fits and self._can_run(action, record)
 
-        plan = _Plan(wants, self._decide(action, context, NO_CHANGE), NO_CHANGE)
-        seen, total = IdSet(), 0
+        plan, seen, total = _Plan(wants, self._decide(action, context, NO_CHANGE), NO_CHANGE), IdSet(), 0
         for records in self._books.pages(search):
             # A job that fails at once might come up for ever.
             over = sorted(record.id for record in records if seen.add(record.id))
@@ -318,11 +318,23 @@ class Actions:
             return lambda processor, record: edited(
                 self._with_arguments(processor, record, change), change, self._now_us()
             )
-        return lambda processor, record: fresh(
-            self._able(record)
-            if change.arguments is None
-            else self._with_arguments(processor, record, change)
-        )
+        if change.arguments is not None:
+            return lambda processor, record: fresh(self._with_arguments(processor, record, change), anew=True)
+        again = action == "rerun"
+        return lambda _, record: fresh(self._able(record), anew=again or record.state is JobState.COMPLETED)
+
+    def _insist(self, action: JobAction, record: JobRecord, state: JobState) -> bool:
+        require_works(action, record, state)
+        if self._is_spent(action, record):
+            raise WrongState(
+                f"job {record.id} ({record.kind}) runs at most once, and was started",
+                hint="Where it may start a second time all the same, say so: rerun.",
+            )
+        return True
+
+    def _is_spent(self, action: JobAction, record: JobRecord) -> bool:
+        # It runs at most once, and was started.
+        return action == "retry" and record.kind in self._once and bool(record.started_us)
 
     def _can_run(self, action: JobAction, record: JobRecord) -> bool:
         try:
@@ -386,8 +398,3 @@ class _Plan(msgspec.Struct, frozen=True):
     wants: Wants
     decide: Decide
     change: Change
-
-
-def _insist(action: JobAction, record: JobRecord, state: JobState) -> bool:
-    require_works(action, record, state)
-    return True

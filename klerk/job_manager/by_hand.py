@@ -50,7 +50,8 @@ class ByHand(Asking):
 
     def retry(self, job: JobRecord | int, context: Context | None = None) -> JobRecord:
         """Run a job now that waits for a time, is suspended or has ended, with all of its attempts before it,
-        and return it. One that had ended begins anew under the same id, with `reruns` counted up."""
+        and return it. One that had failed goes on: it has its checkpoint and its idempotency key, and what
+        its commands did is not done again. One that had completed begins anew, as with `rerun`."""
         return self._actions.act("retry", id_of_job(job), context)
 
     def run_now(self, job: JobRecord | int, context: Context | None = None) -> JobRecord:
@@ -92,8 +93,9 @@ class ByHand(Asking):
         arguments: JobRequest | Mapping[str, Any] | None = None,
         context: Context | None = None,
     ) -> JobRecord:
-        """Run a job again that has ended, and return it: under the same id, with `reruns` counted up. What
-        earlier runs saved, logged and returned is gone.
+        """Run a job again from nothing that has ended, and return it: under the same id, `reruns` counted up.
+        What earlier runs saved, logged and returned is gone, and what they did may be done again: it has
+        another idempotency key. To go on with one that had failed, there is `retry`.
 
         Parameters:
             arguments: other ones, as for `edit`.

@@ -155,18 +155,22 @@ def ready(record: JobRecord) -> JobRecord:
     return msgspec.structs.replace(record, state=JobState.AVAILABLE, run_at_us=0)
 
 
-def fresh(record: JobRecord) -> JobRecord:
-    """Return a job as ready, with all of its attempts before it. One that had ended begins anew: what it
-    saved, wrote and returned is gone."""
+def fresh(record: JobRecord, *, anew: bool) -> JobRecord:
+    """Return a job as ready, with all of its attempts before it.
+
+    Parameters:
+        anew: one that had ended begins from nothing: what it saved, wrote and returned is gone, and what it
+            did may be done again. Otherwise it goes on, unless it had completed.
+    """
     record = msgspec.structs.replace(record, state=JobState.AVAILABLE, attempt=0, crashes=0, run_at_us=0)
     if not record.ended_us:
         return record
+    again = msgspec.structs.replace(record, ended_us=0, started_us=0, reruns=record.reruns + 1, error="")
+    if not anew:
+        return again
     return msgspec.structs.replace(
-        record,
-        ended_us=0,
-        started_us=0,
-        reruns=record.reruns + 1,
-        error="",
+        again,
+        renewals=record.renewals + 1,
         log=(),
         done=0,
         total=0,

@@ -1,4 +1,4 @@
-"""The tokens of commands that jobs handle: kept as long as their job lives, and dropped when it has ended."""
+"""The tokens of commands that jobs handle: kept until their job has completed, or is not kept any more."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from klerk import limits
 from klerk._working import id_or_zero
 from klerk.commands import Command
 from klerk.job_manager.job_rows import find_row
-from klerk.jobs import JobRecord
+from klerk.jobs import JobRecord, JobState
 from klerk.storage.contract import Storage
 from klerk.tokens.token import DIGEST_BYTES
 
@@ -35,14 +35,14 @@ class JobTokens:
         """
         if self._of_job:
             for record, _ in notices:
-                if record.ended_us and record.id in self._of_job:
+                if record.state is JobState.COMPLETED and record.id in self._of_job:
                     self._leaving.extend(self._of_job.pop(record.id))
         count = min(len(self._leaving), limits.JOB_TOKENS_DROPPED_AT_ONCE)
         return [self._leaving.popleft() for _ in range(count)]
 
 
 class LivingJobs:
-    """Says whether a stored job has not ended; each is looked up once.
+    """Says whether a stored job has not completed, so that it may run once more; each is looked up once.
 
     Parameters:
         storage: with the jobs.
@@ -56,7 +56,7 @@ class LivingJobs:
         lives = self._known.get(job_id)
         if lives is None:
             record = find_row(self._storage, job_id)
-            lives = self._known[job_id] = record is not None and not record.ended_us
+            lives = self._known[job_id] = record is not None and record.state is not JobState.COMPLETED
         return lives
 
 

@@ -151,7 +151,7 @@ class TokenUses:
     def idempotency_key(self, record: JobRecord) -> str:
         """Return the key of a job's effects outside of the store; see `JobRun.idempotency_key`."""
         # A store that was restored from a copy gives ids once more, to other jobs.
-        about_job = ("job", record.id, record.reruns, record.created_us)
+        about_job = ("job", record.id, record.renewals, record.created_us)
         return self._seal.digest(b"effect" + _encode(about_job)).hex()
 
     def _known(self, token: Token | str) -> Token:
