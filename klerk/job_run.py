@@ -60,17 +60,15 @@ class JobRun(EarlierResults):
     Attributes:
         record: of the job, as it was before this attempt.
         newest: of the job, as it was stored last.
-        id: of the job; the same for every attempt.
-        attempt: counted from 1.
+        id, attempt: of the job, the same for every attempt; and which attempt this is, counted from 1.
         crashes: how often the process died while the job ran.
-        started_us: when it began.
-        seen_us: when its function gave the last sign: every call of a method here is one.
+        started_us, seen_us: when it began, and gave the last sign: every call of a method here is one.
         is_over: its end is being recorded.
         begun_s: when it was given to its worker, by `time.monotonic`.
         end: the record that says so.
         stop: what the job becomes, unless its function succeeds, because somebody asked for that meanwhile.
         stopped_by: why it was asked to stop; None: it was not.
-        goes_on: it was asked to stop some time ago, nothing can force it, and it has not stopped.
+        is_beginning, goes_on: a process is being started for it; it was asked to stop, and does not.
     """
 
     _host: JobHost
@@ -82,7 +80,7 @@ class JobRun(EarlierResults):
         self._now_us = now_us
         self._lines = list(record.log)
         self.stopped_by: JobError | None = None
-        self.is_over = self.goes_on = False
+        self.is_over = self.goes_on = self.is_beginning = False
         self.begun_s = monotonic()
         self.end: JobRecord | None = None
         self.stop: JobState | None = None
@@ -121,7 +119,7 @@ class JobRun(EarlierResults):
     def steps(self) -> JobSteps:
         """What names the commands that this attempt handles."""
         # Threads of the job may come here together, and must find the same one.
-        known: JobSteps = vars(self).setdefault("_steps", JobSteps(self.record.id, self.record.reruns))
+        known: JobSteps = vars(self).setdefault("_steps", JobSteps(self.record.id, self.record.renewals))
         return known
 
     @property
@@ -144,6 +142,11 @@ class JobRun(EarlierResults):
         self.gave_sign()
         if self.stopped_by is not None:
             raise self.stopped_by
+
+    def function_begins(self) -> None:
+        """Note that the function is called now: what came before was starting its process."""
+        self.started_us, self.is_beginning = self._now_us(), False
+        self.gave_sign()
 
     def gave_sign(self) -> None:
         """Note that the job is alive."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import worked
-from designs import Clock, eventually
+from designs import Clock, eventually, run_python
 from worked import DEAD, HOLD, LIMIT, SLOW, app, note, notes
 
 import klerk
@@ -240,3 +240,28 @@ def test_a_cancelled_job_is_not_run_again_however_it_ends(k: klerk.Klerk, tmp_pa
     eventually(lambda: notes(tmp_path))
     assert k.jobs.cancel_running(record.id)
     end_in(k, JobState.CANCELLED, before)
+
+
+SLOW_TO_IMPORT = """
+import time
+from datetime import timedelta
+import klerk
+
+time.sleep(1.5)
+app = klerk.App("slow to import")
+
+@app.job(executor="process", max_attempts=1, timeout=timedelta(seconds=1), heartbeat=timedelta(seconds=1))
+def work(job: klerk.JobRun) -> None:
+    job.log("done")
+"""
+
+
+def test_the_time_of_a_job_counts_from_its_function_on(tmp_path: Path) -> None:
+    """Not from where its process is started, and imports what it needs."""
+    (tmp_path / "slow.py").write_text(SLOW_TO_IMPORT, encoding="utf-8")
+    script = "from slow import app, work\nif __name__ == '__main__':\n    with app.open() as k:\n"
+    script += "        (job,) = k.jobs.schedule(work())\n        k.jobs.wait_until_idle(60)\n"
+    script += "        print(k.jobs.get(job.id).state.name, k.jobs.get(job.id).error)\n"
+    (tmp_path / "script.py").write_text(script, encoding="utf-8")
+    ran = run_python("script.py", cwd=tmp_path)
+    assert (ran.returncode, ran.stdout) == (0, "COMPLETED \n"), ran.stderr

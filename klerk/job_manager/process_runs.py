@@ -91,6 +91,7 @@ class ProcessRuns:
         known = {name: value for name, value in vars(run).items() if name in KNOWN_OF_RUN}
         begun = served.wire.dumps("its arguments", (run.record.arguments, known, served.ticket, gives_signs))
         payload = pickle.dumps((self._modules, function.__module__, function.__qualname__, begun))
+        run.is_beginning = True
         try:
             worker.begin(*PERFORM, payload)
             while True:

@@ -201,6 +201,9 @@ def perform(payload: bytes, channel: Channel) -> bytes:
         parent = Parent(channel, Names(job.design.machines, job.design.jobs))
         wire = parent.wire
         arguments, known, parent.ticket, parent.gives_signs = wire.loads(begun)
+        if job.settings.timeout is not None or job.settings.heartbeat is not None:
+            # Its time counts from here: this process may just have been started.
+            parent.tell("call", 0, "function_begins", (), {})
         returned = _called(job.function, RemoteRun(parent, known), arguments)
         return b"=" + wire.dumps(f"what job '{job.name}' returned", returned)
     except BaseException as error:

@@ -88,6 +88,9 @@ class Watchdog:
             if run.is_over or run.stopped_by is not None or run.record.kind not in self.watched:
                 continue
             due_us, error = min(self._ends(run), key=lambda end: end[0])
+            if run.is_beginning and now_us - run.started_us < limits.WORKER_START_S * 1e6:
+                # Its time begins with its function.
+                due_us = now_us + due_us - min(run.started_us, run.seen_us)
             if due_us > now_us:
                 self._set_alarm(due_us)
                 continue
