@@ -121,6 +121,11 @@ def _postponed(requests: Iterable[JobRequest | Batch], moment: datetime) -> tupl
     new: dict[int, JobRequest] = {}
 
     def later(request: JobRequest) -> JobRequest:
+        if request.run_at is not None or request.delay is not None:
+            raise ArgumentError(
+                f"{request} has a time of its own, and all of them were given another",
+                hint="Say the time once: in the request, or with at=.",
+            )
         moved = follow(request).at(moment)
         new[id(request)] = moved
         return moved

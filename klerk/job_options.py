@@ -111,7 +111,8 @@ class JobOptions(TypedDict, total=False):
             a timedelta, or None to give up.
         on_error: what an exception class (and its subclasses) means: `Discard()`, `Cancel()`,
             `Snooze(...)`, `Retry(...)`; the most specific class counts. Its reason is told before the error.
-        rate, concurrency: how often jobs of the kind start, as in ``"20/min"``, and how many run at once.
+        rate, concurrency: how often jobs of the kind start, as in ``"20/min"``, and how many run at once. As
+            many as the rate names may start at once when none did for so long (a token bucket).
         key: a function of the job's arguments that gives the key by which the next two count.
         key_rate, key_concurrency: as `rate` and `concurrency`, for all jobs of the kind with the same key.
         unique: which jobs count as the same.
@@ -125,10 +126,9 @@ class JobOptions(TypedDict, total=False):
         executor: where it runs; left out, coroutine functions run on the loop and others as their queue says.
             A process imports the function by its module and name. Arguments, what it returns or raises, and
             what it reads cross by pickle; its `JobRun` asks this process for all else.
-        timeout: an attempt that takes longer has failed with `JobTimeout`. In a process it is killed. A
-            coroutine is interrupted where it awaits something. A plain function in a thread cannot be
-            interrupted: it ends at its next call of `JobRun.track`, `handle`, `read`, `heartbeat` or
-            `check_cancelled`, and one that calls none of them keeps its thread, which is logged.
+        timeout: an attempt that takes longer is stopped, and has failed. In a process it is killed; elsewhere
+            it is asked to stop, which it does at its next call of a `JobRun` method, or await; one that comes
+            to its end all the same is completed.
         heartbeat: an attempt that gives no sign for so long (`JobRun.heartbeat`, or another call) has failed.
         tags: what a worker must have, to be given the job.
         keep_result: how long the value that the function returns is kept.
@@ -201,7 +201,7 @@ class QueueOptions(TypedDict, total=False):
 
     Parameters:
         concurrency: of its jobs run at once; None: as many as there are workers.
-        rate: at most so many of its jobs start, as in ``"100/s"``.
+        rate: at most so many of its jobs start, as in ``"100/s"``, after as many at once.
         weight: its share of the starts while other queues have jobs, too: a queue of weight 2 starts twice
             as many as one of weight 1.
         executor: where its plain functions run, unless the job says so itself.

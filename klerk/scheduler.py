@@ -54,7 +54,7 @@ class Scheduler:
         return self._newest
 
     def now_us(self) -> int:
-        """Return the time in microseconds since 1970 UTC, as `now` does; never 0, which stands for no time."""
+        """Return the time in microseconds since 1970 UTC, as `now` does; never 0, which is no time."""
         return microseconds(self.now()) or 1
 
     def at(self, when_us: int, call: Callable[[], None]) -> None:

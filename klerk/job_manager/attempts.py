@@ -205,6 +205,9 @@ class Attempts:
                 reason,
                 extra=self._about(event, run, state=str(verdict.state), error=reason),
             )
+            if LOG.isEnabledFor(logging.DEBUG):
+                # Whatever texts are in it: who looks for faults wants to see it as it is.
+                LOG.debug("job %d failed like this", record.id, exc_info=error, extra=self._about(event, run))
         self.record(run, verdict, error=error)
 
     def record(

@@ -324,7 +324,7 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
         wait_s = self._hired.close_wait.total_seconds()
         for run in stop(executors, wait_s, self.patience, self._begin_interrupting):
             LOG.warning(
-                "job %d (%s) does not stop and is left running; it runs again after the next start",
+                "job %d (%s) does not stop and is left running; the next start decides what becomes of it",
                 run.id,
                 run.record.kind,
                 extra=about_job("job_left_running", run.record, run.queue),
