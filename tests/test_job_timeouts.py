@@ -256,8 +256,12 @@ def work(job: klerk.JobRun) -> None:
 """
 
 
-def test_the_time_of_a_job_counts_from_its_function_on(tmp_path: Path) -> None:
+def test_the_time_of_a_job_counts_from_its_function_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not from where its process is started, and imports what it needs."""
+    # The script imports the module beside it.
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     (tmp_path / "slow.py").write_text(SLOW_TO_IMPORT, encoding="utf-8")
     script = "from slow import app, work\nif __name__ == '__main__':\n    with app.open() as k:\n"
     script += "        (job,) = k.jobs.schedule(work())\n        k.jobs.wait_until_idle(60)\n"
