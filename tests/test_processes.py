@@ -81,7 +81,7 @@ def test_a_process_that_ends_at_once_keeps_what_it_did(tmp_path: Path) -> None:
 
 
 def test_a_running_job_does_not_keep_the_process(tmp_path: Path) -> None:
-    """Closing waits for it, for a bounded time, and it does not stop and is left running."""
+    """Closing waits for it, for a bounded time, and leaves it running."""
     body = """
 from datetime import timedelta
 go = threading.Event()
