@@ -117,6 +117,9 @@ JOB_SUSPECTS_MAX: Final = 1
 # handle so many.
 JOB_TOKENS_DROPPED_AT_ONCE: Final = 10_000
 
+# Jobs that a reason why another one waits names: enough to look at some.
+JOB_REASON_NAMES_MAX: Final = 5
+
 # Characters of the name of a step of a job: room for what it is about, as in "invoice 2024-05 of 4711".
 JOB_STEP_LENGTH_MAX: Final = 500
 

@@ -268,7 +268,8 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
             at: not before; None: at once. Of a batch, it is for the members.
 
         Raises:
-            ArgumentError: something is no request, or follows one that does not come before it.
+            ArgumentError: something is no request, follows one that does not come before it, or has a time of
+                its own besides `at`.
             NotFound: it follows a job that there is not.
             InvalidValue: an argument does not fit its type.
         """

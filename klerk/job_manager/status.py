@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from klerk import limits
 from klerk._dispatch import moment_of
 from klerk.job_manager.batches import is_held
 from klerk.job_manager.books import Books
@@ -18,10 +19,6 @@ from klerk.jobs import FINAL_STATES, JobRecord, JobState
 
 _PASSING: Final = ("worker_busy", "concurrency", "rate")
 """Obstacles that matter to a job only once it is ready: until then they come and go."""
-
-
-_NAMED_MAX: Final = 5
-"""How many jobs a reason names."""
 
 
 class JobReason(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,8 +153,12 @@ class Explaining:
         ]
         reasons = []
         if waits:
-            more = f" and {len(waits) - _NAMED_MAX} more" if len(waits) > _NAMED_MAX else ""
-            text = f"it waits for the end of job {', '.join(waits[:_NAMED_MAX])}{more}"
+            more = (
+                f" and {len(waits) - limits.JOB_REASON_NAMES_MAX} more"
+                if len(waits) > limits.JOB_REASON_NAMES_MAX
+                else ""
+            )
+            text = f"it waits for the end of job {', '.join(waits[: limits.JOB_REASON_NAMES_MAX])}{more}"
             reasons.append(JobReason(code="dependency", text=text))
         if is_held(record):
             text = f"it waits until all members of batch {record.batch} have ended"
