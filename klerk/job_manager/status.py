@@ -153,12 +153,9 @@ class Explaining:
         ]
         reasons = []
         if waits:
-            more = (
-                f" and {len(waits) - limits.JOB_REASON_NAMES_MAX} more"
-                if len(waits) > limits.JOB_REASON_NAMES_MAX
-                else ""
-            )
-            text = f"it waits for the end of job {', '.join(waits[: limits.JOB_REASON_NAMES_MAX])}{more}"
+            named, others = waits[: limits.JOB_REASON_NAMES_MAX], waits[limits.JOB_REASON_NAMES_MAX :]
+            more = f" and {len(others)} more" if others else ""
+            text = f"it waits for the end of job {', '.join(named)}{more}"
             reasons.append(JobReason(code="dependency", text=text))
         if is_held(record):
             text = f"it waits until all members of batch {record.batch} have ended"
