@@ -292,8 +292,8 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
 
     @property
     def sequence(self) -> int:
-        """The place of the newest processed transaction in the total order."""
-        return self._program.processor.sequence
+        """The place in the total order of the newest transaction that readers see, which is durable."""
+        return self._program.processor.published_sequence
 
     def storage_bytes(self) -> int:
         """Return the size of the store on disk, in bytes."""

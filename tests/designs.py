@@ -158,6 +158,12 @@ def eventually(condition: Callable[[], object], timeout_s: float = 20) -> None:
         time.sleep(0.002)
 
 
+def processed(k: klerk.Klerk) -> int:
+    """Return the place of the newest processed transaction, which nobody sees before it is durable."""
+    sequence: int = k._program.processor.sequence
+    return sequence
+
+
 def wait_until_blocked(thread: threading.Thread) -> None:
     """Return once a thread stands still: it was seen at the same instruction again and again."""
     seen: Any = None

@@ -31,6 +31,7 @@ from designs import (
     Spawned,
     eventually,
     permit_everything,
+    processed,
     python_environment,
 )
 
@@ -315,13 +316,26 @@ def test_a_page_costs_the_page_and_the_rarest_facet(monkeypatch: pytest.MonkeyPa
             assert len(read) <= 6
 
 
+def test_the_newest_transaction_is_one_that_readers_see(where: Path | None) -> None:
+    """A reader holds up the publication of a command that is processed."""
+    bank = AuditedBank()
+    with bank.app.open(where) as k:
+        ada = k.handle(bank.enter("Ada"), ADA).id
+        with k.read(TESTER) as r:
+            writer = Spawned(k.handle, bank.deposit(ada, 1), ADA)
+            eventually(lambda: processed(k) == 2)
+            assert k.sequence == 1
+            assert r.as_of(ada, k.sequence) == r.get(ada)
+        assert writer.end().sequence == k.sequence == 2
+
+
 def test_what_a_reader_sees_is_of_its_moment(where: Path | None) -> None:
     bank = AuditedBank()
     with bank.app.open(where) as k:
         ada = k.handle(bank.enter("Ada"), ADA).id
         with k.read(TESTER) as r:
             writer = Spawned(k.handle, bank.deposit(ada, 1), ADA)
-            eventually(lambda: k.sequence == 2)
+            eventually(lambda: processed(k) == 2)
             for _ in range(20):
                 assert sequences(r.log().entries) == [1]
                 assert sequences(r.log(model=ada, newest_first=False).entries) == [1]
@@ -883,7 +897,7 @@ def test_an_erasure_that_a_crash_interrupts_is_finished_at_the_next_start(
         def copying(function: Callable[..., None]) -> Callable[..., None]:
             def perform(self: RocksStorage, *args: Any) -> None:
                 nonlocal steps
-                if k.sequence == 6:
+                if processed(k) == 6:
                     if steps == step:
                         shutil.copytree(path, copy)
                     steps += 1

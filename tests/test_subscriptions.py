@@ -20,6 +20,7 @@ from designs import (
     Spawned,
     eventually,
     permit_everything,
+    processed,
     wait_until_blocked,
 )
 from subscribers import History, brief, one_by_one, plain, told_now
@@ -156,20 +157,23 @@ def test_subscribing_inside_a_read_begins_right_after_it(bank: Bank) -> None:
         writer.end()
 
 
-def test_what_is_published_later_than_asked_for_is_not_told_again(bank: Bank) -> None:
+def test_what_is_published_later_than_asked_for_is_told(bank: Bank) -> None:
+    """A reader holds up a command's publication while changes are asked for."""
     with bank.app.open() as k:
         ada = k.handle(bank.enter("Ada"), TESTER).id
         with k.read(TESTER):
             second = Spawned(k.handle, bank.deposit(ada, 1), TESTER)
-            # It is processed, and cannot be published while this reads.
-            eventually(lambda: k.sequence == 2)
-            from_now, from_then = k.changes(TESTER), k.changes(TESTER, since=2)
+            eventually(lambda: processed(k) == 2)
+            from_now, from_then = k.changes(TESTER), k.changes(TESTER, since=1)
             waiting = Spawned(from_then.take)
             wait_until_blocked(waiting)
+            with pytest.raises(klerk.ArgumentError, match="since is 2, and the newest transaction is 1"):
+                k.changes(TESTER, since=2)
         second.end()
         k.handle(bank.deposit(ada, 1), TESTER)
-        assert waiting.end().sequence == 3
+        assert waiting.end().sequence == 2
         assert [change.sequence for change in told_now(from_now)] == [2, 3]
+        assert [change.sequence for change in told_now(from_then)] == [3]
 
 
 def test_what_leaves_nothing_behind_is_not_told(bank: Bank) -> None:

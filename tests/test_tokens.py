@@ -27,6 +27,7 @@ from designs import (
     Clock,
     Spawned,
     eventually,
+    processed,
     python_environment,
 )
 
@@ -231,7 +232,7 @@ def test_what_is_repeated_is_acknowledged_after_its_first_use(bank: Bank, tmp_pa
         with k.read(TESTER):
             # In other threads, since whoever reads is refused.
             first = Spawned(lambda: k.submit(command, TESTER, token=token)).end()
-            eventually(lambda: k.sequence == 2)
+            eventually(lambda: processed(k) == 2)
             second = Spawned(lambda: k.submit(command, TESTER, token=token)).end()
             third = Spawned(lambda: k.submit(bank.deposit(ada.meta.id, 5), TESTER, token=k.token())).end()
             assert not first.done()

@@ -57,7 +57,7 @@ class Follower:
     ) -> None:
         if hub.over:
             raise Closed("this Klerk is closed", hint="Open the app again.")
-        _check_bounds(since, queue_length_max, hub.processor.sequence)
+        _check_bounds(since, queue_length_max, hub.processor.published_sequence)
         hub.sight.begin(context)
         self.reader = hub.reader(context)
         self.lags = 0
