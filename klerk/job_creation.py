@@ -13,7 +13,7 @@ from klerk.batch import Batch, Requested, no_request
 from klerk.codec import encode
 from klerk.errors import ArgumentError, FunctionFailed, LimitExceeded, NotFound
 from klerk.job_manager.batches import OpenBatches, decided, is_held
-from klerk.job_manager.dependencies import Followers
+from klerk.job_manager.dependencies import Followers, is_following
 from klerk.job_manager.journal import Journal
 from klerk.job_manager.uniqueness import Uniqueness, digest_of
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
@@ -88,9 +88,7 @@ class JobCreation:
     def waits_still(self, record: JobRecord) -> bool:
         """Return whether a published job waits as it did; False when what it waits for has ended, and a
         transaction that is not published yet let it go on or cancelled it."""
-        if record.state is not JobState.SCHEDULED:
-            return True
-        if record.follows and self.followers.get(record.id) is None:
+        if is_following(record) and self.followers.get(record.id) is None:
             return False
         return not is_held(record) or self.batches.has(record)
 

@@ -73,6 +73,7 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
         version: of its arguments.
         crashes: how often the process died while it ran.
         reruns: how often it was run again after it had ended; `renewals`: of these, from nothing.
+        freed: somebody let it run before what it waited for had ended, so that it waits for others no more.
         started_us: when its newest attempt began.
         key: by which its key limits count.
         unique: the digest of what makes it unique; empty: nothing does.
@@ -130,6 +131,7 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     members: int = 0
     batch_ended_us: int = 0
     renewals: int = 0
+    freed: bool = False
 
     @property
     def created_at(self) -> datetime:

@@ -17,6 +17,7 @@ from klerk.app import Spec
 from klerk.codec import Types, encode
 from klerk.errors import Problem, listed
 from klerk.field_types import FieldType
+from klerk.job_manager.dependencies import as_before
 from klerk.jobs import Job, JobRecord, JobState
 from klerk.log_events import about_job
 from klerk.texts import storable
@@ -54,7 +55,7 @@ class StoredArguments:
             return self._suspended(record, str(reason))
         state, error = record.state, record.error
         if state is JobState.SUSPENDED:
-            state, error = _state_before(record), ""
+            state, error = as_before(record), ""
         version = self._jobs[record.kind].settings.version
         return msgspec.structs.replace(record, arguments=arguments, version=version, state=state, error=error)
 
@@ -172,10 +173,3 @@ def _typed(value: Any, name: str, field: FieldType, problems: list[Problem]) -> 
         problems.append(Problem(code="wrong_type", message=str(error), path=name))
         return value
     return _converted(value, name, field, problems)
-
-
-def _state_before(record: JobRecord) -> JobState:
-    """Return the state that a suspended job comes back to."""
-    if not record.run_at_us:
-        return JobState.AVAILABLE
-    return JobState.RETRYABLE if record.attempt else JobState.SCHEDULED

@@ -9,6 +9,7 @@ whose id is that of the first callback.
 
 from bisect import bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
 
 import msgspec
 
@@ -18,6 +19,9 @@ from klerk.codec import encode
 from klerk.errors import NotFound
 from klerk.job_manager.journal import Journal
 from klerk.jobs import FINAL_STATES, JobRecord, JobState
+
+HELD_IN: Final = frozenset({JobState.SCHEDULED, JobState.SUSPENDED})
+"""The states of jobs that wait for others."""
 
 
 class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,10 +48,11 @@ def is_member(record: JobRecord) -> bool:
 
 
 def is_held(record: JobRecord) -> bool:
-    """Return whether a job waits for its batch to end; one that somebody let run by hand does not."""
-    if not record.role or record.batch_ended_us or record.reruns:
+    """Return whether a job waits for its batch to end, or would if it were not suspended; one that somebody
+    let run by hand does not."""
+    if not record.role or record.batch_ended_us or record.reruns or record.freed:
         return False
-    return record.state is not JobState.AVAILABLE and not record.started_us
+    return record.state in HELD_IN and not record.started_us
 
 
 def decided(callback: JobRecord, failures: int, now_us: int) -> JobRecord:
@@ -142,7 +147,7 @@ class OpenBatches:
 
     def _callback_changed(self, processor: Processor, batch: OpenBatch, record: JobRecord) -> None:
         """Take over a callback that was changed by hand, or leave it alone when it waits no more."""
-        waits = record.state is JobState.SCHEDULED
+        waits = is_held(record)
         callbacks = tuple(
             record if each.id == record.id else each
             for each in batch.callbacks

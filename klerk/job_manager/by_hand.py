@@ -50,12 +50,13 @@ class ByHand(Asking):
 
     def retry(self, job: JobRecord | int, context: Context | None = None) -> JobRecord:
         """Run a job now that waits for a time, is suspended or has ended, with all of its attempts before it,
-        and return it. One that had failed goes on: it has its checkpoint and its idempotency key, and what
+        and return it. One that is suspended still waits for jobs that it follows, and for its batch; any
+        other does not. One that had failed goes on: it has its checkpoint and its idempotency key, and what
         its commands did is not done again. One that had completed begins anew, as with `rerun`."""
         return self._actions.act("retry", id_of_job(job), context)
 
     def run_now(self, job: JobRecord | int, context: Context | None = None) -> JobRecord:
-        """Run a job now that waits for a time, and return it. Its attempts count on."""
+        """Run a job now that waits for a time or for others, and return it. Its attempts count on."""
         return self._actions.act("run_now", id_of_job(job), context)
 
     def edit(

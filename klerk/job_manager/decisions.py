@@ -10,6 +10,8 @@ from klerk import limits
 from klerk._dispatch import microseconds
 from klerk.authorization import JobAction
 from klerk.errors import ArgumentError, WrongState
+from klerk.job_manager.batches import is_held
+from klerk.job_manager.dependencies import is_following
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobRequest, JobState
 from klerk.texts import storable
 
@@ -151,18 +153,31 @@ def ended(record: JobRecord, state: JobState, by: str, now_us: int) -> JobRecord
 
 
 def ready(record: JobRecord) -> JobRecord:
-    """Return a job that waited for a time as ready."""
-    return msgspec.structs.replace(record, state=JobState.AVAILABLE, run_at_us=0)
+    """Return a job that waited for a time, or for others, as ready."""
+    return msgspec.structs.replace(
+        record, state=JobState.AVAILABLE, run_at_us=0, freed=record.freed or _waits_for_others(record)
+    )
+
+
+def _waits_for_others(record: JobRecord) -> bool:
+    return is_following(record) or is_held(record)
 
 
 def fresh(record: JobRecord, *, anew: bool) -> JobRecord:
-    """Return a job as ready, with all of its attempts before it.
+    """Return a job as ready, with all of its attempts before it; one that was suspended waits for others
+    still.
 
     Parameters:
         anew: one that had ended begins from nothing: what it saved, wrote and returned is gone, and what it
             did may be done again. Otherwise it goes on, unless it had completed.
     """
-    record = msgspec.structs.replace(record, state=JobState.AVAILABLE, attempt=0, crashes=0, run_at_us=0)
+    record = msgspec.structs.replace(record, attempt=0, crashes=0)
+    if record.state is JobState.SUSPENDED:
+        record = msgspec.structs.replace(record, error="")
+        if _waits_for_others(record):
+            # The job manager lets it run at once if there is nothing to wait for any more.
+            return msgspec.structs.replace(record, state=JobState.SCHEDULED, run_at_us=0)
+    record = ready(record)
     if not record.ended_us:
         return record
     again = msgspec.structs.replace(record, ended_us=0, started_us=0, reruns=record.reruns + 1, error="")
@@ -183,17 +198,18 @@ def fresh(record: JobRecord, *, anew: bool) -> JobRecord:
 def edited(record: JobRecord, change: Change, now_us: int) -> JobRecord:
     """Return a job with other options. One that was suspended and has new arguments is so no longer."""
     run_at_us = record.run_at_us if change.run_at is None else microseconds(change.run_at)
-    state = record.state
-    if record.role and not record.batch_ended_us and state is JobState.AVAILABLE:
-        # Somebody let it run by hand: when it waits for a time now, it does not wait for its batch again.
-        record = msgspec.structs.replace(record, batch_ended_us=now_us)
-    is_mended = state is JobState.SUSPENDED and change.arguments is not None
-    if is_mended or (state is JobState.AVAILABLE and run_at_us > now_us):
+    state, error, freed = record.state, record.error, record.freed
+    if state is JobState.SUSPENDED and change.arguments is not None:
         # The job manager lets it run at once if there is nothing to wait for.
-        state = JobState.SCHEDULED
+        state, error = JobState.SCHEDULED, ""
+    elif state is JobState.AVAILABLE and run_at_us > now_us:
+        # What it waited for has ended, or somebody let it run by hand.
+        state, freed = JobState.SCHEDULED, bool(record.follows or record.role)
     return msgspec.structs.replace(
         record,
         state=state,
+        error=error,
+        freed=freed,
         run_at_us=run_at_us,
         queue=record.queue if change.queue is None else change.queue,
         priority=record.priority if change.priority is None else change.priority,

@@ -8,9 +8,28 @@ is cancelled, and so is everything that follows it in turn, unless it is to run 
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from klerk.job_manager.batches import is_held
+from klerk.job_manager.batches import HELD_IN, is_held
 from klerk.job_manager.journal import Journal
 from klerk.jobs import FINAL_STATES, JobRecord, JobState
+
+
+def is_following(record: JobRecord) -> bool:
+    """Return whether a job runs only after those that it follows, whether they have ended or not.
+
+    One that began before does not wait again, nor does one that somebody ran again, or let run, by hand.
+    """
+    if not record.follows or record.reruns or record.freed or record.started_us:
+        return False
+    return record.state in HELD_IN
+
+
+def as_before(record: JobRecord) -> JobState:
+    """Return the state in which a job that was suspended goes on."""
+    if is_following(record) or is_held(record):
+        return JobState.SCHEDULED
+    if not record.run_at_us:
+        return JobState.AVAILABLE
+    return JobState.RETRYABLE if record.attempt else JobState.SCHEDULED
 
 
 class Followers:
@@ -29,7 +48,7 @@ class Followers:
 
     def add(self, record: JobRecord) -> None:
         """Take over a job that the store held, or that the transaction at hand creates."""
-        if record.follows and record.state is JobState.SCHEDULED:
+        if is_following(record):
             self._waiting[record.id] = record
 
     def undo(self, records: list[JobRecord]) -> None:
@@ -40,7 +59,7 @@ class Followers:
 
     def changed(self, record: JobRecord, sequence: int) -> None:
         """Note what the transaction at hand makes of a job that follows others."""
-        if record.state is JobState.SCHEDULED:
+        if is_following(record):
             self._journal.put(sequence, self._waiting, record.id, record)
         else:
             self._journal.drop(sequence, self._waiting, record.id)
@@ -71,14 +90,13 @@ class Dependencies:
         self._waits: dict[int, set[int]] = {}
 
     def holds(self, record: JobRecord) -> bool:
-        """Return whether a live job that is scheduled has to wait for others.
+        """Return whether a live job has to wait for others.
 
-        The first time, those that it follows are looked at, wherever they are; afterwards it is known. One
-        that is run again by hand does not wait, nor does one that was started before.
+        The first time, those that it follows are looked at, wherever they are; afterwards it is known.
         """
         if record.id in self._waits or record.id in self.doomed:
             return True
-        if not self._is_new(record) or record.reruns or record.started_us:
+        if not is_following(record) or not self._is_new(record):
             return False
         waits: set[int] = set()
         reason = ""
@@ -103,7 +121,7 @@ class Dependencies:
         return bool(waits)
 
     def _is_new(self, record: JobRecord) -> bool:
-        return not record.follows or record.id not in self.followers.get(record.follows[0], ())
+        return record.id not in self.followers.get(record.follows[0], ())
 
     def note(self, record: JobRecord) -> None:
         """Take over a published job that follows others."""
@@ -114,7 +132,7 @@ class Dependencies:
                     followers.pop(record.id, None)
                     if not followers:
                         del self.followers[job_id]
-        elif record.state is not JobState.SCHEDULED:
+        elif not is_following(record):
             # It has begun, or somebody let it run by hand.
             for job_id in record.follows:
                 self.followers.setdefault(job_id, {})[record.id] = None

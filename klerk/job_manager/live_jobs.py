@@ -30,7 +30,7 @@ class LiveJobs:
         recovered: what the store held.
         scheduler: wakes jobs that wait for a time, and lends its thread for reading the store.
         restored: gives a job that was read from the store as it is kept in memory.
-        holds: says whether a job that is scheduled waits for others.
+        holds: says whether a job waits for others.
         ready: called, with the lock held, with each job that may run now.
         wake: called without the lock after jobs became ready by themselves.
 
@@ -150,9 +150,7 @@ class LiveJobs:
             self._before[record.id] = record
 
     def _is_held(self, record: JobRecord) -> bool:
-        if not record.follows and not record.role:
-            return False
-        return record.state in WAITING and self._holds(record)
+        return bool(record.follows or record.role) and self._holds(record)
 
     def let_go(self, job_ids: list[int]) -> None:
         """Let jobs go on that wait for no others any more. The lock is held."""

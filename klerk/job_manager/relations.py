@@ -16,7 +16,7 @@ from klerk.codec import encode
 from klerk.commands import System
 from klerk.errors import ArgumentError, Closed, StoreFailed
 from klerk.job_creation import JobCreation
-from klerk.job_manager.batches import BatchStatus, OpenBatches, PublishedBatches, is_held
+from klerk.job_manager.batches import HELD_IN, BatchStatus, OpenBatches, PublishedBatches, is_held
 from klerk.job_manager.dependencies import Dependencies, Followers
 from klerk.job_manager.job_store import JobStore
 from klerk.jobs import JobRecord, JobState
@@ -144,7 +144,7 @@ class Relations:
     # --- as jobs come and go ----------------------------------------------------------------------
 
     def holds(self, record: JobRecord) -> bool:
-        """Return whether a live job that is scheduled waits for others, or for its batch."""
+        """Return whether a live job waits for others, or for its batch."""
         waits = bool(record.follows) and self._dependencies.holds(record)
         return waits or is_held(record)
 
@@ -244,7 +244,7 @@ class Relations:
 
     def waiting_for(self, record: JobRecord) -> tuple[int, ...]:
         """Return the ids of the first jobs that a job waits for: those that it follows, then members."""
-        if record.state is not JobState.SCHEDULED or not self.holds(record):
+        if record.state not in HELD_IN or not self.holds(record):
             return ()
         waiting = self._dependencies.waiting_for(record.id)[: limits.JOB_WAITS_SHOWN_MAX]
         if is_held(record):

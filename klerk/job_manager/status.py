@@ -104,6 +104,7 @@ class Explaining:
         elif record.state is JobState.SUSPENDED:
             text = f"it is suspended: {record.error}" if record.error else "it is suspended"
             reasons = [JobReason(code="suspended", text=f"{text}; edit its arguments, retry or discard it")]
+            reasons += self._others(record)
         else:
             reasons = self._waiting_reasons(record)
         return JobStatus(job=record, reasons=tuple(reasons))
