@@ -92,6 +92,19 @@ class JobCreation:
             return False
         return not is_held(record) or self.batches.has(record)
 
+    def moved(
+        self, processor: Processor, before: JobRecord, after: JobRecord, *, is_edited: bool
+    ) -> JobRecord:
+        """Return a job as somebody leaves it by hand, with the digest of what it is unique by now.
+
+        Raises:
+            Conflict: see `Uniqueness.moved`.
+        """
+        if not before.unique and after.kind not in self.uniqueness.kinds:
+            return after
+        now_us, sequence = processor.now_us, processor.sequence
+        return self.uniqueness.moved(before, after, now_us, sequence, is_edited=is_edited)
+
     def undo(self, sequence: int, records: list[JobRecord]) -> None:
         """Forget what the transaction at hand left here, because it is not kept.
 

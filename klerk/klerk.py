@@ -248,8 +248,8 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
     def _job_desk(self) -> ActionDesk:
         access = JobAccess(self._spec, self._program.resolve, self._sight.plain, self._lock)
         book = QueueBook(self._storage, self._audit.history, self._program.processor.sequence)
-        waits_still = self._program.job_creation.waits_still
-        return ActionDesk(access, self._act_on_jobs, self._audit.catalog.version, book, waits_still)
+        creation = self._program.job_creation
+        return ActionDesk(access, self._act_on_jobs, self._audit.catalog.version, book, creation)
 
     def _act_on_jobs(self, work: InternalWork, context: Context | None) -> Any:
         submission: Submission[Any] = Submission(

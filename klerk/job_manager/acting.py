@@ -14,7 +14,7 @@ from klerk.authorization import JobAction
 from klerk.codec import JOB_ACTION, encode
 from klerk.commands import Context, System
 from klerk.errors import Conflict, WrongState
-from klerk.job_creation import key_of
+from klerk.job_creation import JobCreation, key_of
 from klerk.job_manager.access import JobAccess
 from klerk.job_manager.claims import Claim, Claims
 from klerk.job_manager.decisions import (
@@ -65,7 +65,7 @@ class ActOnJobs(InternalWork):
         decide: says how.
         changed: gives what of a job was changed, for the log.
         once: the kinds that run at most once.
-        waits_still: see `JobCreation.waits_still`.
+        creation: knows what the transactions before this one made of the jobs.
 
     Attributes:
         is_overtaken: what one of the jobs waited for has ended, and a transaction before this one moved it
@@ -79,36 +79,36 @@ class ActOnJobs(InternalWork):
         decide: Decide,
         changed: Callable[[JobRecord], dict[str, Any]] | None,
         once: frozenset[str],
-        waits_still: Callable[[JobRecord], bool],
+        creation: JobCreation,
     ) -> None:
         self.action = action
         self.claims = claims
         self.decide = decide
         self.changed = changed
         self.once = once
-        self.waits_still = waits_still
+        self.creation = creation
         self.is_overtaken = False
 
     def perform(self, processor: Any) -> None:
         waiting = [claim.record for claim in self.claims if claim.run is None and claim.record is not None]
-        self.is_overtaken = not all(map(self.waits_still, waiting))
+        self.is_overtaken = not all(map(self.creation.waits_still, waiting))
         if self.is_overtaken:
             raise Conflict("what the job waited for has ended", code="job_busy")
         for claim in self.claims:
             claim.after = self._after(processor, claim)
             if claim.after is not None:
                 processor.put_job(claim.after, encode(claim.after))
-        ids = tuple(claim.id for claim in self.claims)
         first = self.claims[0].after
         changed = {} if first is None or self.changed is None else self.changed(first)
-        processor.log_unchecked(JOB_ACTION, 0, (self.action, ids, changed))
+        processor.log_unchecked(JOB_ACTION, 0, (self.action, tuple(each.id for each in self.claims), changed))
 
     def _after(self, processor: Any, claim: Claim) -> JobRecord | None:
         """Return a job as it is to be; None when what became of it is recorded by itself."""
         run = claim.run
         if run is None:
             assert claim.record is not None
-            return self.decide(processor, claim.record)
+            after = self.decide(processor, claim.record)
+            return self.creation.moved(processor, claim.record, after, is_edited=self.changed is not None)
         if run.is_over or run.stop is None:
             return None
         # That it starts may be recorded at this moment; it must never seem as if it had not.
@@ -142,14 +142,14 @@ class ActionDesk(msgspec.Struct, frozen=True):
         transact: handles a transaction and waits for it; on behalf of the application itself without context.
         schema: the version of the schema that jobs are stored with.
         queue_book: what people set of queues.
-        waits_still: see `JobCreation.waits_still`.
+        creation: see `ActOnJobs`.
     """
 
     access: JobAccess
     transact: Callable[[InternalWork, Context | None], Any]
     schema: int
     queue_book: QueueBook
-    waits_still: Callable[[JobRecord], bool]
+    creation: JobCreation
 
 
 class Actions:
@@ -183,7 +183,7 @@ class Actions:
         self._access = desk.access
         self._transact = desk.transact
         self._schema = desk.schema
-        self._waits_still = desk.waits_still
+        self._creation = desk.creation
         self._stop = stop
         self._now_us = now_us
 
@@ -270,7 +270,7 @@ class Actions:
             chosen = [claim for claim in wanted if claim.id not in over]
             if chosen:
                 changed = None if plan.change is NO_CHANGE else partial(self._changed, plan.change)
-                work = ActOnJobs(action, chosen, plan.decide, changed, self._once, self._waits_still)
+                work = ActOnJobs(action, chosen, plan.decide, changed, self._once, self._creation)
                 try:
                     self._transact(work, context)
                 except BaseException:

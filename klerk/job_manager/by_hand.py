@@ -74,14 +74,15 @@ class ByHand(Asking):
 
         Parameters:
             arguments: those of a request for the same job, ``remind(loan)``, or some of them by name. A
-                suspended job that gets new ones is suspended no longer. A unique job goes on standing for
-                what it was requested with.
+                suspended job that gets new ones is suspended no longer. A unique job stands for requests for
+                its new arguments from then on, and no more for those that it had: nobody does those now.
             priority, queue, max_attempts: in place of those declared for its kind.
             run_at: not before; aware.
 
         Raises:
             InvalidValue: an argument does not fit its type, or refers to nothing.
             ArgumentError: something cannot be meant.
+            Conflict: (``not_unique``) its kind is unique, and another job stands for the new arguments.
         """
         change = Change(
             arguments=arguments, priority=priority, queue=queue, run_at=run_at, max_attempts=max_attempts
@@ -102,7 +103,7 @@ class ByHand(Asking):
             arguments: other ones, as for `edit`.
 
         Raises:
-            InvalidValue, ArgumentError: as for `edit`.
+            InvalidValue, ArgumentError, Conflict: as for `edit`.
         """
         change = NO_CHANGE if arguments is None else Change(arguments=arguments)
         return self._actions.act("rerun", id_of_job(job), context, change)

@@ -7,7 +7,7 @@ which knows the jobs of all transactions before it, whether they are published y
 
 import heapq
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from hashlib import blake2b
@@ -17,6 +17,7 @@ import msgspec
 
 from klerk import limits
 from klerk.codec import encode
+from klerk.errors import Conflict
 from klerk.job_manager.journal import Journal
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState
 
@@ -80,6 +81,7 @@ class Uniqueness:
     """
 
     def __init__(self, jobs: Mapping[str, Job[Any]], journal: Journal) -> None:
+        self._jobs = jobs
         self._unique = {job.name: job.settings.unique for job in jobs.values() if job.settings.unique}
         self._journal = journal
         self._lock = threading.Lock()
@@ -91,6 +93,11 @@ class Uniqueness:
         self._taken_after = -1
         # The ended jobs among them.
         self._ended: dict[int, bytes] = {}
+
+    @property
+    def kinds(self) -> Collection[str]:
+        """The names of those that are unique."""
+        return self._unique.keys()
 
     @property
     def longest(self) -> timedelta:
@@ -167,6 +174,48 @@ class Uniqueness:
             ):
                 self._journal.put(sequence, self._holders, record.unique, record)
 
+    def moved(
+        self, before: JobRecord, after: JobRecord, now_us: int, sequence: int, *, is_edited: bool
+    ) -> JobRecord:
+        """Return a job as somebody leaves it by hand, with the digest of the arguments that it has by then;
+        from now on it stands for requests for these, and no more for those that it had.
+
+        Parameters:
+            now_us, sequence: as for `holder`.
+            is_edited: new arguments were asked for; otherwise there may be two that are alike.
+
+        Raises:
+            Conflict: (``not_unique``) it was edited, and another job stands for its new arguments.
+        """
+        job = self._jobs.get(after.kind)
+        if job is None or after.state in FINAL_STATES or after.state is JobState.SUSPENDED:
+            return after
+        digest = b"" if job.settings.unique is None else digest_of(job, after.arguments)
+        if digest == before.unique:
+            return after
+        after = msgspec.structs.replace(after, unique=digest)
+        blocks = bool(digest) and self._blocks(after) and not self._is_over(after, now_us)
+        other = self.holder(digest, now_us, sequence) if blocks else None
+        if other is not None and other.id != after.id and is_edited:
+            raise Conflict(
+                f"job {other.id} ({other.kind}) stands for these arguments already, and is {other.state}",
+                code="not_unique",
+                hint=f"Its kind is unique: cancel job {before.id} or {other.id}, or give it other arguments.",
+            )
+        with self._lock:
+            if self._is_holder(before):
+                self._drop(before, sequence)
+            if blocks and other is None:
+                self._journal.put(sequence, self._holders, digest, after)
+                if self._end_us(after) < _NEVER:
+                    heapq.heappush(self._ends, (self._end_us(after), digest))
+        return after
+
+    def _blocks(self, record: JobRecord) -> bool:
+        """Return whether a live job stands for others like it, as long as its time is not over."""
+        unique = self._unique[record.kind]
+        return unique.within is not None or unique.until == "ended" or not _was_started(record)
+
     def _hold(self, record: JobRecord) -> None:
         unique = self._unique[record.kind]
         self._holders[record.unique] = record
@@ -224,12 +273,12 @@ class Uniqueness:
             if digest != record.unique:
                 record = msgspec.structs.replace(record, unique=digest)
         unique = self._unique.get(record.kind)
-        was_started = record.attempt > 0 or record.started_us > 0 or record.state is JobState.EXECUTING
-        if unique is None or not record.unique:
-            return record
-        if unique.within is not None or unique.until == "ended" or not was_started:
+        if unique is not None and record.unique and self._blocks(record):
             with self._lock:
-                if record.unique not in self._holders:
+                other = self._holders.get(record.unique)
+                # When it was created, no other stood for it any more: that one had started, or its time was
+                # over.
+                if other is None or unique.until == "started" or self._end_us(other) < self._end_us(record):
                     self._hold(record)
         return record
 
@@ -247,6 +296,14 @@ class Uniqueness:
             unique = self._unique.get(record.kind)
             if not record.unique or unique is None or unique.within is None:
                 continue
-            if record.unique not in self._holders and not self._is_over(record, now_us):
+            other = self._holders.get(record.unique)
+            is_newest = other is None or self._end_us(other) < self._end_us(record)
+            if is_newest and not self._is_over(record, now_us):
                 self._hold(record)
                 self._ended[record.id] = record.unique
+
+
+def _was_started(record: JobRecord) -> bool:
+    """Return whether an attempt at a job began, as far as its record tells."""
+    began = record.started_us > 0 or record.crashes > 0 or record.reruns > 0
+    return began or record.state is JobState.EXECUTING
