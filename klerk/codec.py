@@ -32,6 +32,7 @@ ERASURE: Final = -4
 RENEWAL: Final = -5
 JOB_ACTION: Final = -6
 QUEUE_ACTION: Final = -7
+CRON_TICK: Final = -8
 
 OWN_EVENTS: Final = {
     0: "timer",
@@ -42,9 +43,11 @@ OWN_EVENTS: Final = {
     RENEWAL: "renewal",
     JOB_ACTION: "job action",
     QUEUE_ACTION: "queue action",
+    CRON_TICK: "cron tick",
 }
 """The names of Klerk's own events by their code. A renewal stores the newest version of a model once more,
-because the payload that held it is erased for the sake of another model."""
+because the payload that held it is erased for the sake of another model. A cron tick is a time that got no
+job, because a unique one stood for it."""
 
 
 def number_of(key: bytes) -> int:

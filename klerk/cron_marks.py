@@ -2,9 +2,11 @@
 
 The job of a time carries that time in its own record, so both are one transaction. The mark of its kind is
 moved forward behind the log, with the jobs themselves: after a crash the end of the log moves it once more.
+A time that gets no job, because a unique one stands for it, is a transaction of its own in the log, where the
+next start finds it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -23,13 +25,15 @@ class CronMark(msgspec.Struct, frozen=True, array_like=True):
     Parameters:
         expression, timezone: as declared. Once they are others, earlier times mean nothing.
         since: the id of the first job that was created by them.
-        tick_us: the newest time that has a job; before the first one, when they came to be known.
+        tick_us: the newest time that was dealt with; before the first one, when they came to be known.
+        sequence: of the newest transaction when they came to be known.
     """
 
     expression: str
     timezone: str
     since: int
     tick_us: int
+    sequence: int = 0
 
 
 _decode = msgspec.msgpack.Decoder(CronMark).decode
@@ -64,7 +68,13 @@ def mark_puts(storage: Storage, records: Iterable[JobRecord]) -> list[Put]:
 
 
 def open_marks(
-    storage: Storage, jobs: Mapping[str, Job[object]], now_us: int, next_job_id: int
+    storage: Storage,
+    jobs: Mapping[str, Job[object]],
+    now_us: int,
+    *,
+    next_job_id: int,
+    sequence: int,
+    newest_without_job: Callable[[str, int], int],
 ) -> dict[str, int]:
     """Return the newest time of each declared cron job that was dealt with. Those that are new, or whose
     times are declared anew, begin now; those that are gone are forgotten.
@@ -72,6 +82,9 @@ def open_marks(
     Parameters:
         now_us: the time, in microseconds since 1970 UTC.
         next_job_id: of the next job that will be created.
+        sequence: of the newest transaction.
+        newest_without_job: gives the newest time of a kind that got no job after a transaction; 0: there is
+            none.
     """
     known = {key[len(_PREFIX) :].decode(): stored for key, stored in storage.scan(Family.META, _PREFIX, _END)}
     marks: dict[str, int] = {}
@@ -82,7 +95,10 @@ def open_marks(
         declared = job.settings.cron, job.settings.timezone
         mark = _read(kind, known.pop(kind)) if kind in known else None
         if mark is None or (mark.expression, mark.timezone) != declared:
-            mark = CronMark(*declared, next_job_id, now_us)
+            mark = CronMark(*declared, next_job_id, now_us, sequence)
+            puts.append(_put(kind, mark))
+        elif (tick_us := newest_without_job(kind, mark.sequence)) > mark.tick_us:
+            mark = msgspec.structs.replace(mark, tick_us=tick_us)
             puts.append(_put(kind, mark))
         marks[kind] = mark.tick_us
     deletes: list[Delete] = [(Family.META, _PREFIX + kind.encode()) for kind in known]

@@ -12,6 +12,7 @@ from klerk._dispatch import microseconds
 from klerk._image import key_of, load_models
 from klerk._waiting import ReadWriteLock
 from klerk.app import Spec
+from klerk.audit.cron_entries import CronTicks
 from klerk.audit.erasure import finish_erasures
 from klerk.audit.history import History
 from klerk.checkpointer import apply
@@ -83,8 +84,15 @@ def recover(storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, pro
     # Written last: a design that cannot be opened leaves the store to the one that can.
     migrating.commit(clock, progress)
     retiming.write(progress)
-    next_job_id = recovered.program.processor.next_job_id
-    recovered.cron_marks = open_marks(storage, spec.jobs, microseconds(clock()), next_job_id)
+    processor = recovered.program.processor
+    recovered.cron_marks = open_marks(
+        storage,
+        spec.jobs,
+        microseconds(clock()),
+        next_job_id=processor.next_job_id,
+        sequence=processor.sequence,
+        newest_without_job=CronTicks(storage, recovered.history, processor.sequence).newest_without_job,
+    )
     storage.write([(Family.META, VERIFIED_KEY, key_of(_newest(storage)))], [])
     return recovered
 

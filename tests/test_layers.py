@@ -134,6 +134,7 @@ LAYERS = [
     "migration/schema",
     "audit/sequences",
     "audit/history",
+    "audit/cron_entries",
     "changes/catch_up",
     "changes/judging",
     "tokens/repeated",

@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from klerk._dispatch import moment_at
 from klerk._image import class_code_of, version_of
 from klerk.audit.commit_log import Lookup
 from klerk.audit.entries import ActorName, LogFilter, time_of
@@ -12,6 +13,7 @@ from klerk.audit.history import History
 from klerk.audit.search import search_for
 from klerk.codec import (
     CATALOG_KEY,
+    CRON_TICK,
     JOB_ACTION,
     OWN_EVENTS,
     QUEUE_ACTION,
@@ -90,6 +92,9 @@ def _lines(catalog: Catalog, head: TransactionHead, payload: Payload | None) -> 
 
 def _said(code: int, values: tuple[Any, ...]) -> str:
     """Return the parameters of a command for people."""
+    if code == CRON_TICK:
+        kind, tick_us, job_id = values
+        return f"{moment_at(tick_us).isoformat()} of {kind}, for which job {job_id} stood"
     if code not in (JOB_ACTION, QUEUE_ACTION):
         return ", ".join(map(repr, values))
     action, what, changed = values

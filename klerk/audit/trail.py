@@ -23,6 +23,7 @@ from klerk.authorization import ERASURE as ERASURE_RULE
 from klerk.authorization import LOG
 from klerk.codec import (
     CATALOG_KEY,
+    CRON_TICK,
     ERASURE,
     JOB_ACTION,
     OWN_EVENTS,
@@ -233,6 +234,8 @@ class _Entries(Question[LogPage]):
                 parameters: dict[str, Any] = dict(zip(("until",), values, strict=False))
             elif code == QUEUE_ACTION:
                 parameters = dict(zip(("action", "queue", "in_force"), values, strict=False))
+            elif code == CRON_TICK:
+                parameters = dict(zip(("job", "tick_us", "stood_for_by"), values, strict=False))
             elif code == JOB_ACTION:
                 parameters = _of_action(reader, values)
             else:

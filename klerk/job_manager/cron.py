@@ -10,11 +10,13 @@ import msgspec
 from klerk import limits
 from klerk._dispatch import moment_at
 from klerk._waiting import Submission
+from klerk.audit.cron_entries import cron_actor
+from klerk.codec import CRON_TICK
 from klerk.commands import System
 from klerk.cron_ticks import Ticks
 from klerk.errors import Closed, StoreFailed
 from klerk.job_manager.work import CreateJobs
-from klerk.jobs import Job
+from klerk.jobs import Job, JobRecord, JobRequest
 from klerk.log_events import about
 from klerk.scheduler import Scheduler
 
@@ -24,6 +26,19 @@ LOG = logging.getLogger("klerk")
 _LATE = int(limits.CRON_LATE_S * 1e6)
 _AHEAD = int(limits.CRON_AHEAD_S * 1e6)
 _RETRY = int(limits.CRON_RETRY_S * 1e6)
+
+
+class CreateTicks(CreateJobs):
+    """The transaction that deals with times of a cron job: it creates a job for each, unless a unique one
+    stands for it. It is logged then, so that the time is not dealt with again after the next start."""
+
+    def perform(self, processor: Any) -> tuple[JobRecord, ...]:
+        records = super().perform(processor)
+        newest, stands = self.requests[-1], records[-1]
+        assert isinstance(newest, JobRequest)
+        if stands.tick_us != newest.tick_us:
+            processor.log_unchecked(CRON_TICK, 0, (newest.job.name, newest.tick_us, stands.id))
+        return records
 
 
 class CronJob:
@@ -118,7 +133,7 @@ class CronJobs:
             if ticks_us:
                 request = each.job()
                 requests = [msgspec.structs.replace(request, tick_us=tick_us) for tick_us in ticks_us]
-                submission = self._submit(CreateJobs(tuple(requests)), System(f"cron {each.job.name}"))
+                submission = self._submit(CreateTicks(tuple(requests)), cron_actor(each.job.name))
                 # Called by a committer, where nothing may be submitted: another thread goes on.
                 submission.add_done_callback(
                     lambda ended: self._scheduler.at(0, partial(self._created, each, newest_us, ended))
