@@ -103,8 +103,9 @@ class JobOptions(TypedDict, total=False):
         queue: where it waits; declared with `App.queue`, or made with its defaults by being named here.
         priority: higher ones start first within their queue.
         max_attempts: failures after which the job is discarded.
-        max_crashes: as often the process may die while it runs, before it is discarded as poison. All jobs
-            that run at that moment are counted; from then on they run one at a time.
+        max_crashes: after as many deaths of the process while it ran it is discarded as poison, if it ran
+            alone in the last one; otherwise it runs again. All jobs that run at that moment are counted; from
+            then on they start one at a time, and alone after a start when the next death may be the last.
         at_most_once: record durably that it starts before it does, and never start it a second time; after a
             crash in between its outcome is unknown, and it is discarded with `JobRecord.outcome_unknown`.
         retry: how long to wait after a failure: a `Backoff`, or a function ``(attempt, error)`` that returns

@@ -185,6 +185,7 @@ LAYERS = [
     "job_manager/levels",
     "job_manager/lines",
     "job_manager/shares",
+    "job_manager/suspects",
     "job_manager/queue_book",
     "job_manager/dispatcher",
     "job_manager/verdicts",

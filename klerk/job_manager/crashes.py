@@ -26,8 +26,9 @@ _CRASH_STEP = 4099
 class Crashes:
     """Marks the jobs that are running, and says at the next start which of them the process died with.
 
-    A job that was running is blamed, whether it was the reason or not. From then on it runs only alone among
-    those that were blamed (`limits.JOB_SUSPECTS_MAX` at once), so that soon the guilty one alone is blamed.
+    A job that was running is blamed, whether it was the reason or not. From then on it is a suspect
+    (`klerk.job_manager.suspects`). It is given up only when it ran alone as the process died: then it was the
+    reason, or none of the jobs was.
 
     Called by any thread: each statement on what it owns is atomic.
 
@@ -43,6 +44,7 @@ class Crashes:
         found = {} if marks is None else {mark & _ID_MASK: mark for mark in marks.found}
         marked = [record for record in records if found.get(record.id) == _mark_of(record)] if found else []
         self._died = {record.id for record in marked}
+        self._one_died_alone = len(marked) == 1
         self._started_once = [record.id for record in records if record.state is JobState.EXECUTING]
         # What a job takes comes from the end: places that are used again are in the cache.
         self._free = [] if marks is None else list(range(limits.JOBS_MARKED_MAX))
@@ -105,9 +107,10 @@ class Crashes:
         crashes, crashes_max = record.crashes + 1, self._jobs[record.kind].settings.max_crashes
         error = f"the process died {'once' if crashes == 1 else f'{crashes} times'} while it ran"
         told = about_job("job_crashed", record, self._queue(record), crashes=crashes, error=error)
-        text = "job %d (%s): %s; it is given up after %d"
-        LOG.warning(text, record.id, record.kind, error, crashes_max, extra=told)
-        if crashes < crashes_max:
+        beside = "" if self._one_died_alone else ", beside others"
+        text = "job %d (%s): %s%s; it is given up after %d, if it runs alone in the last one"
+        LOG.warning(text, record.id, record.kind, error, beside, crashes_max, extra=told)
+        if crashes < crashes_max or not self._one_died_alone:
             return msgspec.structs.replace(record, state=JobState.AVAILABLE, crashes=crashes, error=error)
         return msgspec.structs.replace(
             record,

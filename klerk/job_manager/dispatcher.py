@@ -16,7 +16,8 @@ from klerk.app import Spec
 from klerk.job_manager.gates import Bucket, Gate, Level, Obstacle
 from klerk.job_manager.levels import EMPTY, FULL, Levels, Where, levels_of
 from klerk.job_manager.lines import Line, reopen, shut
-from klerk.job_manager.shares import NOTHING, Crew, Lane, Queue, QueueOverride
+from klerk.job_manager.shares import NOTHING, Crew, Kind, Lane, Queue, QueueOverride, missing_workers
+from klerk.job_manager.suspects import Suspect, Suspects
 from klerk.job_options import JobSettings, Pool, QueueSettings, Rate
 from klerk.jobs import Job, JobRecord
 
@@ -29,27 +30,6 @@ _ID_BITS: Final = 63
 NO_OVERRIDES: Final[Mapping[str, QueueOverride]] = MappingProxyType({})
 
 
-class _Kind:
-    """What matters of a declared job when one comes.
-
-    Attributes:
-        lane: of its own queue.
-        is_limited: it has gates besides its queue's.
-        gate: the one of the kind, if that has one.
-    """
-
-    __slots__ = ("gate", "is_keyed", "is_limited", "job", "lane", "priority")
-
-    def __init__(self, job: Job[Any], lane: Lane, gate: Gate | None) -> None:
-        settings = job.settings
-        self.job = job
-        self.lane = lane
-        self.priority = settings.priority
-        self.gate = gate
-        self.is_keyed = settings.key_rate is not None or settings.key_concurrency is not None
-        self.is_limited = self.is_keyed or gate is not None
-
-
 class Dispatcher:
     """Holds the jobs that are ready. Its owner calls it under one lock.
 
@@ -59,7 +39,7 @@ class Dispatcher:
         now_us: gives the time, in microseconds.
         call_after: calls something after so many microseconds, even of a clock that is set back meanwhile;
             used for the moment when a rate lets the next job start.
-        wake: told, at that moment, the gate to hand to `refilled`.
+        wake: told, at that moment, the gate, or the suspect that ran for some time, to hand to `refilled`.
         concurrency: jobs that run at once, of all queues; None: as many as there are workers.
         levels: how full the buckets of rates are at first.
         overrides: what is in force of queues in place of what is declared.
@@ -72,7 +52,7 @@ class Dispatcher:
         *,
         now_us: Callable[[], int],
         call_after: Callable[[int, Callable[[], None]], None],
-        wake: Callable[[Gate], None],
+        wake: Callable[[Gate | Suspect], None],
         concurrency: int | None = None,
         levels: Levels = FULL,
         overrides: Mapping[str, QueueOverride] = NO_OVERRIDES,
@@ -86,7 +66,7 @@ class Dispatcher:
         self._levels, self._other_level = dict(levels.known), levels.others
         self._crews: dict[tuple[Pool, frozenset[str]], Crew] = {}
         self._lanes: dict[tuple[str, Pool, frozenset[str]], Lane] = {}
-        self._suspects = Gate("jobs that the process died with", limits.JOB_SUSPECTS_MAX, None)
+        self.suspects = Suspects(spec.jobs, call_after, wake)
         self.key_gates: dict[tuple[str, str], Gate] = {}
         # Gates of keys that are kept until their buckets are full: when, a serial number, the gate.
         self._resting: list[tuple[int, int, Gate]] = []
@@ -95,7 +75,7 @@ class Dispatcher:
             declared = spec.queues.get(name, QueueSettings())
             self._new_queue(name, declared, overrides.get(name, NOTHING))
         self._kinds = {
-            name: _Kind(job, self._lane(job.settings.queue, job), self._kind_gate(name, job.settings))
+            name: Kind(job, self._lane(job.settings.queue, job), self._kind_gate(name, job.settings))
             for name, job in spec.jobs.items()
         }
 
@@ -121,8 +101,10 @@ class Dispatcher:
 
     def add(self, record: JobRecord) -> None:
         """Take a job that is ready to run."""
+        if record.crashes and self.suspects.takes(record):
+            return
         kind = self._kinds[record.kind]
-        lane = self._lane(record.queue, kind.job) if record.queue else kind.lane
+        lane = self._lane_of(record)
         priority = kind.priority if record.priority is None else record.priority
         order = record.id - (priority << _ID_BITS) if priority else record.id
         self._serial += 1
@@ -151,6 +133,10 @@ class Dispatcher:
             if not course.is_running:
                 course.crew.join(course)
 
+    def _lane_of(self, record: JobRecord) -> Lane:
+        kind = self._kinds[record.kind]
+        return self._lane(record.queue, kind.job) if record.queue else kind.lane
+
     def _lane(self, queue_name: str, job: Job[Any]) -> Lane:
         """Return where a job waits for its worker; a queue that nobody declared is made."""
         where = queue_name, job.pool, job.settings.tags
@@ -175,6 +161,8 @@ class Dispatcher:
         every = self._all
         if every.running >= every.concurrency:
             return None
+        if self.suspects.is_alone:
+            return self._take_alone(pool)
         crew = self._crews.get((pool, tags))
         if crew is None:
             crew = self._new_crew(pool, tags)
@@ -194,10 +182,34 @@ class Dispatcher:
             return item
         passed: list[Gate] = []
         record = lane.start(passed)
-        for gate in passed:
+        self._enter(passed, record)
+        return record
+
+    def _enter(self, gates: list[Gate], record: JobRecord) -> None:
+        for gate in gates:
             if wait_us := gate.enter():
                 self._shut(gate, wait_us)
+        if record.crashes:
+            self.suspects.started(record)
+
+    def begin(self) -> None:
+        """Let those run first, each alone, that the `suspects` set aside."""
+        for record in self.suspects.begin(self._has_room):
+            self.add(record)
+
+    def _has_room(self, record: JobRecord) -> bool:
+        queue = self._lane_of(record).queue
+        return not queue.is_paused and not any(gate.obstacle() for gate in self._gates_around(record))
+
+    def _take_alone(self, pool: Pool) -> JobRecord | None:
+        if (record := self.suspects.next(pool)) is not None:
+            self._all.running += 1
+            self._enter(self._gates_around(record), record)
         return record
+
+    def _gates_around(self, record: JobRecord) -> list[Gate]:
+        """Return all gates that a job has to pass."""
+        return [self._lane_of(record).gate, *self._gates_to_pass(self._kinds[record.kind], record)]
 
     def _new_crew(self, pool: Pool, tags: frozenset[str]) -> Crew:
         crew = self._crews[pool, tags] = Crew(pool, tags)
@@ -215,8 +227,10 @@ class Dispatcher:
         if gate.is_shut:
             self._look_at(gate)
         if kind.is_limited or record.crashes:
+            was_let_in = not record.crashes or self.suspects.ended(record)
             for gate in self._gates_of(kind, record):
-                self._leave(gate)
+                if was_let_in or gate is not self.suspects.gate:
+                    self._leave(gate)
 
     def _leave(self, gate: Gate) -> None:
         gate.running -= 1
@@ -227,9 +241,10 @@ class Dispatcher:
 
     def left(self, record: JobRecord) -> None:
         """Note that a job that was added, and not given out, is not in `live` any more."""
-        kind = self._kinds[record.kind]
-        line: Line = kind.lane if not record.queue else self._lane(record.queue, kind.job)
-        for gate in self._gates_of(kind, record):
+        if record.crashes and self.suspects.left(record):
+            return
+        line: Line = self._lane_of(record)
+        for gate in self._gates_of(self._kinds[record.kind], record):
             line = line.lines[gate]
         line.remove(self._live)
         gate = line.gate
@@ -279,17 +294,24 @@ class Dispatcher:
             if lane.heap:
                 self._let_start(lane)
 
-    def refilled(self, gate: Gate) -> None:
-        """Note that the alarm of a gate went off."""
+    def refilled(self, gate: Gate | Suspect) -> None:
+        """Note that the alarm of a gate went off, or that of a suspect."""
+        if isinstance(gate, Suspect):
+            leaves, waiting = self.suspects.lapse(gate)
+            if leaves:
+                self._leave(self.suspects.gate)
+            for record in waiting:
+                self.add(record)
+            return
         gate.alarm = 0
         if gate.bucket is not None:
             gate.bucket.note_waited()
         if gate.is_shut:
             self._look_at(gate)
 
-    def _gates_of(self, kind: _Kind, record: JobRecord) -> list[Gate]:
+    def _gates_of(self, kind: Kind, record: JobRecord) -> list[Gate]:
         """Return the gates that a job has to pass besides its queue's, outermost first, where there are."""
-        gates = [self._suspects] if record.crashes else []
+        gates = [self.suspects.gate] if record.crashes else []
         if kind.gate is not None:
             gates.append(kind.gate)
         if kind.is_keyed and record.key:
@@ -298,13 +320,13 @@ class Dispatcher:
                 gates.append(gate)
         return gates
 
-    def _gates_to_pass(self, kind: _Kind, record: JobRecord) -> list[Gate]:
+    def _gates_to_pass(self, kind: Kind, record: JobRecord) -> list[Gate]:
         """Return what `_gates_of` does, with that of the key, which is made when there is none."""
         if kind.is_keyed and record.key and (record.kind, record.key) not in self.key_gates:
             self._new_key_gate(kind, (record.kind, record.key))
         return self._gates_of(kind, record)
 
-    def _new_key_gate(self, kind: _Kind, where: tuple[str, str]) -> None:
+    def _new_key_gate(self, kind: Kind, where: tuple[str, str]) -> None:
         self._forget_some()
         settings = kind.job.settings
         bucket = self._bucket(settings.key_rate, ("key", *where))
@@ -370,18 +392,9 @@ class Dispatcher:
         found = [obstacle for gate in gates if (obstacle := gate.obstacle()) is not None]
         if queue is not None and queue.is_paused:
             found.insert(0, Obstacle("paused", f"the queue '{queue.name}' is paused"))
-        found += self._missing_workers(kind.job)
+        if (alone := self.suspects.obstacle(record)) is not None:
+            found.append(alone)
+        found += missing_workers(self._crews.values(), kind.job)
         if not found:
             found.append(Obstacle("worker_busy", f"all workers for the pool '{kind.job.pool}' are busy"))
         return tuple(found)
-
-    def _missing_workers(self, job: Job[Any]) -> list[Obstacle]:
-        """Return that no worker could ever run a job; nothing when one could."""
-        crews = [crew for crew in self._crews.values() if crew.pool == job.pool]
-        tags = job.settings.tags
-        if not crews:
-            return [Obstacle("no_worker", f"nothing here runs jobs of the pool '{job.pool}'")]
-        if any(tags <= crew.tags for crew in crews):
-            return []
-        _, missing = min((len(tags - crew.tags), sorted(tags - crew.tags)) for crew in crews)
-        return [Obstacle("missing_tag", f"no worker of the pool '{job.pool}' has: {', '.join(missing)}")]

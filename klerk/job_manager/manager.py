@@ -31,6 +31,7 @@ from klerk.job_manager.relations import Relations
 from klerk.job_manager.results import Results
 from klerk.job_manager.retention import Retention
 from klerk.job_manager.status import Explaining
+from klerk.job_manager.suspects import Suspect
 from klerk.job_manager.watchdog import Watchdog
 from klerk.job_manager.watched_jobs import WatchedJobs
 from klerk.job_manager.work import CreateJobs, RecordJobs, RecordSuspended, Submit
@@ -136,6 +137,7 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
         stop_run, ending = self._watchdog.stop, self._attempts.ending
         self._actions = Actions(spec, self._books, self._claims, ending, desk, stop_run, self.now_us)
         self.patience = Patience()
+        self._dispatcher.suspects.gather(self._executors, workers.tags)
         self._jobs.take_over(self.relations.restore)
 
     def start(self) -> None:
@@ -154,6 +156,8 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
             self._desk.queue_book.levels.begin()
         self._pruning.start()
         self.relations.start()
+        with self._lock:
+            self._dispatcher.begin()
         for executor in self._executors.values():
             executor.start()
             executor.wake()
@@ -228,7 +232,7 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
             self._idle.notify_all()
         self._wake()
 
-    def _refilled(self, gate: Gate) -> None:
+    def _refilled(self, gate: Gate | Suspect) -> None:
         with self._lock:
             self._dispatcher.refilled(gate)
         self._wake()

@@ -5,18 +5,18 @@ start. One that had nothing to start for a while begins where the others are, so
 """
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from klerk.job_manager.gates import Gate
+from klerk.job_manager.gates import Gate, Obstacle
 from klerk.job_manager.lines import Line
 from klerk.job_options import Pool, QueueSettings, Rate
-from klerk.jobs import JobRecord
+from klerk.jobs import Job, JobRecord
 
-__all__ = ["NOTHING", "Course", "Crew", "Lane", "Queue", "QueueOverride"]
+__all__ = ["NOTHING", "Course", "Crew", "Kind", "Lane", "Queue", "QueueOverride", "missing_workers"]
 
 
 class QueueOverride(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -204,3 +204,36 @@ class Crew:
             heapq.heappop(running)
             course.is_running = False
         return None
+
+
+class Kind:
+    """What matters of a declared job when one comes.
+
+    Attributes:
+        lane: of its own queue.
+        is_limited: it has gates besides its queue's.
+        gate: the one of the kind, if that has one.
+    """
+
+    __slots__ = ("gate", "is_keyed", "is_limited", "job", "lane", "priority")
+
+    def __init__(self, job: Job[Any], lane: Lane, gate: Gate | None) -> None:
+        settings = job.settings
+        self.job = job
+        self.lane = lane
+        self.priority = settings.priority
+        self.gate = gate
+        self.is_keyed = settings.key_rate is not None or settings.key_concurrency is not None
+        self.is_limited = self.is_keyed or gate is not None
+
+
+def missing_workers(all_crews: Iterable[Crew], job: Job[Any]) -> list[Obstacle]:
+    """Return that no worker could ever run a job; nothing when one could."""
+    crews = [crew for crew in all_crews if crew.pool == job.pool]
+    tags = job.settings.tags
+    if not crews:
+        return [Obstacle("no_worker", f"nothing here runs jobs of the pool '{job.pool}'")]
+    if any(tags <= crew.tags for crew in crews):
+        return []
+    _, missing = min((len(tags - crew.tags), sorted(tags - crew.tags)) for crew in crews)
+    return [Obstacle("missing_tag", f"no worker of the pool '{job.pool}' has: {', '.join(missing)}")]

@@ -47,6 +47,13 @@ JOBS_MARKED_MAX: Final = 509
 # blamed: with one at a time, those that only happened to be there are not blamed together with the guilty.
 JOB_SUSPECTS_MAX: Final = 1
 
+# For how long such a job keeps others like it, or, if its next crash may be its last, all others, from
+# starting, in seconds: most that kill the process do so within moments, and hundreds of long ones must not
+# hold each other up for hours. Doubled with each crash after that, so that one that kills the process late is
+# found alone in the end, but not more often than this: 10,000 s.
+JOB_ALONE_S: Final = 10.0
+JOB_ALONE_DOUBLED_MAX: Final = 10
+
 # Tokens of ended jobs that are dropped with one group of commands: about 5 ms of work, for the few jobs that
 # handle so many.
 JOB_TOKENS_DROPPED_AT_ONCE: Final = 10_000
