@@ -18,12 +18,13 @@ import pytest
 from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from klerk import App, JobRun
+from klerk import App, JobRun, limits
 from klerk.app import Spec
 from klerk.job_manager.dispatcher import Dispatcher
-from klerk.job_manager.gates import Level
+from klerk.job_manager.gates import Gate, Level
 from klerk.job_manager.levels import EMPTY, Levels
 from klerk.job_manager.shares import QueueOverride
+from klerk.job_manager.suspects import Suspect
 from klerk.job_options import Pool, QueueSettings, Rate
 from klerk.jobs import JobRecord, JobState
 
@@ -102,6 +103,9 @@ class Model:
         self.paused: set[str] = set()
         self.tokens: dict[tuple[str, ...], Tokens] = {}
         self.begins_empty = False
+        # When suspects began, and which of them have run for so long that others may start beside them.
+        self.began_us: dict[int, int] = {}
+        self.lapsed: set[int] = set()
 
     def queue(self, record: JobRecord) -> str:
         return record.queue or self.spec.jobs[record.kind].settings.queue
@@ -119,7 +123,7 @@ class Model:
             (("queue", name), queue.concurrency, queue.rate),
             (("kind", record.kind), settings.concurrency, settings.rate),
         ]
-        if record.crashes:
+        if record.crashes and record.id not in self.lapsed:
             found.append((("suspects",), 1, None))
         if record.key:
             where = "key", record.kind, record.key
@@ -156,9 +160,20 @@ class Model:
     def start(self, record: JobRecord) -> None:
         self.ready.remove(record)
         self.running.append(record)
+        self.began_us[record.id] = self.now_us
         for where, _, rate in self.limits(record):
             if rate is not None:
                 self.bucket(where, rate).count -= 1
+
+    def end(self, record: JobRecord) -> None:
+        self.running.remove(record)
+        self.lapsed.discard(record.id)
+
+    def lapse(self, suspect: Suspect) -> None:
+        """Note that an alarm went off, which may be that of an earlier start of the job."""
+        is_over = self.now_us >= self.began_us[suspect.id] + limits.JOB_ALONE_S * SECOND_US
+        if is_over and any(record.id == suspect.id for record in self.running):
+            self.lapsed.add(suspect.id)
 
     def set_clock(self, now_us: int) -> None:
         self.now_us = now_us
@@ -187,10 +202,15 @@ class Dispatching(RuleBasedStateMachine):
             self.live,
             now_us=lambda: self.model.now_us,
             call_after=lambda delay_us, call: self.alarms.append((self.model.now_us + delay_us, call)),
-            wake=lambda gate: self.dispatcher.refilled(gate),  # noqa: PLW0108 (it is being made)
+            wake=self.wake,
             concurrency=limit,
             levels=Levels(others=Level(*EMPTY, 0) if after_crash else None),
         )
+
+    def wake(self, alarm: Gate | Suspect) -> None:
+        if isinstance(alarm, Suspect):
+            self.model.lapse(alarm)
+        self.dispatcher.refilled(alarm)
 
     @rule(
         kind=strategies.sampled_from(sorted(SPEC.jobs)),
@@ -238,7 +258,7 @@ class Dispatching(RuleBasedStateMachine):
     @precondition(lambda self: self.model.running)
     def end(self, data: strategies.DataObject, again: bool) -> None:
         record = data.draw(strategies.sampled_from(self.model.running))
-        self.model.running.remove(record)
+        self.model.end(record)
         del self.live[record.id]
         self.dispatcher.ended(record)
         if again:
