@@ -47,6 +47,7 @@ from klerk.errors import (
     WrongStore,
 )
 from klerk.job_manager.batches import BatchStatus
+from klerk.job_manager.face import AioJobs, Jobs
 from klerk.job_manager.queue_control import QueueStatus
 from klerk.job_manager.retention import Retention
 from klerk.job_manager.searching import JobFilter, JobPage, JobQuery
@@ -86,6 +87,7 @@ __all__ = [
     "AioBlobReader",
     "AioBlobs",
     "AioChanges",
+    "AioJobs",
     "AioKeyValues",
     "AioKlerk",
     "Anonymous",
@@ -140,6 +142,7 @@ __all__ = [
     "JobState",
     "JobStatus",
     "JobTimeout",
+    "Jobs",
     "KeyPage",
     "KeyValue",
     "KeyValues",

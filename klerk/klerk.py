@@ -61,7 +61,7 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
     Every method can be called from any thread. `aio` offers the same to asyncio.
 
     Attributes:
-        jobs: the job manager.
+        jobs: what may be done with jobs.
         timers: what is due when, and what was refused.
         kv: key-values.
         blobs: files of any size.
@@ -119,7 +119,8 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
         history, checkpointer = recovered.history, self._engine.checkpointer
         self._eraser = Eraser(storage, history, self._program.table, checkpointer.write)
         self._hub = Hub(self._program, storage, self._lock, self._engine.queue)
-        self.jobs = self._job_manager(recovered, workers, job_retention)
+        self._manager = self._job_manager(recovered, workers, job_retention)
+        self.jobs = self._manager.offered
         if telemetry is not None:
             self.jobs.observe(telemetry)
         self.timers = Timers(
@@ -130,7 +131,7 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
             submit=self._submit_in,
             refuse_waiting=self._refuse_waiting,
         )
-        self.signals = Signals(self.jobs.patience.hurry)
+        self.signals = Signals(self._manager.patience.hurry)
         self.aio = AioKlerk(self._push_soon, self.read, self._snapshots, self._tokens, self, self._hub)
 
     def _job_manager(self, recovered: Recovered, workers: Workers, retention: Retention) -> JobManager:
@@ -155,7 +156,7 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
         self.blobs.store.start()
         self._scheduler.start()
         self.timers.start()
-        self.jobs.start()
+        self._manager.start()
 
     def _run_unsafe(self, work: UnsafeWork, context: Context) -> list[Result[Any]]:
         submission: Submission[list[Result[Any]]] = Submission(work, context)
@@ -277,12 +278,12 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
 
     def _foreseen(self, group: Group) -> None:
         if group.notices:
-            self.jobs.foresee([record for record, _ in group.notices])
+            self._manager.foresee([record for record, _ in group.notices])
 
     def _published(self, group: Group) -> None:
         """Tell everyone who waits for what a group did."""
         if group.notices:
-            self.jobs.note([record for record, _ in group.notices])
+            self._manager.note([record for record, _ in group.notices])
         self.timers.note(group.changed)
         if group.unmanaged:
             self._unmanaged.add(group.unmanaged)
@@ -342,12 +343,12 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
             )
         # Every step can be taken again, should this be interrupted in between.
         with self._closing:
-            self.jobs.begin_closing()
+            self._manager.begin_closing()
             self._is_closing = True
             self._scheduler.close()
             self.timers.close()
             # Running jobs may read and handle commands until they have ended.
-            self.jobs.close()
+            self._manager.close()
             self._closed = True
             self._engine.close()
             self._hub.close()
@@ -359,7 +360,7 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
 
     def runs_here(self) -> bool:
         """Return whether the caller runs in a thread of this Klerk's, which closing would wait for."""
-        waited_for = (self.jobs, self._scheduler, self.timers)
+        waited_for = (self._manager, self._scheduler, self.timers)
         return self._engine.queue.is_committer() or any(each.runs_here() for each in waited_for)
 
     def close_at_exit(self) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from typing import Protocol
 
 import msgspec
 
@@ -11,10 +12,34 @@ from klerk.app import Spec
 from klerk.job_manager.attempts import Attempts
 from klerk.job_options import Pool
 from klerk.job_run import JobRun
+from klerk.jobs import JobRecord
 from klerk.workers import Executor, LoopExecutor, ProcessExecutor, ThreadExecutor
 
-Take = Callable[[Pool], JobRun | None]
-MakeExecutor = Callable[[Pool, Callable[[], JobRun | None], Attempts], Executor[JobRun]]
+
+class Employer(Protocol):
+    """The job manager, as those see it who run its jobs.
+
+    Attributes:
+        attempts: runs a job that was taken, and records what became of it.
+    """
+
+    attempts: Attempts
+
+    def take(self, pool: Pool) -> JobRun | None:
+        """Return the next job of a pool, which is counted as started now; None when there is none."""
+
+    def as_stored(self, record: JobRecord) -> JobRecord:
+        """Return a job as it would be after a restart: encoded, decoded, its arguments of their types.
+
+        Raises:
+            ValueError: its arguments do not fit any more; the text says why.
+        """
+
+    def wait_until_over(self, run: JobRun, timeout_s: float) -> bool:
+        """Wait until the end of an attempt is durable, so many seconds at most; return whether."""
+
+
+MakeExecutor = Callable[[Pool, Employer], Executor[JobRun]]
 
 
 class Workers(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,13 +62,12 @@ class Workers(msgspec.Struct, frozen=True, kw_only=True):
     make: MakeExecutor | None
 
 
-def executors_of(
-    spec: Spec, workers: Workers, take: Take, attempts: Attempts
-) -> dict[Pool, Executor[JobRun]]:
+def executors_of(spec: Spec, workers: Workers, employer: Employer) -> dict[Pool, Executor[JobRun]]:
     """Return the executors that the jobs of a design need, none of them started."""
     if workers.make is not None:
         wanted = sorted({job.pool for job in spec.jobs.values()})
-        return {pool: workers.make(pool, partial(take, pool), attempts) for pool in wanted}
+        return {pool: workers.make(pool, employer) for pool in wanted}
+    take, attempts = employer.take, employer.attempts
     executors: dict[Pool, Executor[JobRun]] = {}
     pools = {job.pool for job in spec.jobs.values()} if workers.threads else set()
     if "thread" in pools:

@@ -33,7 +33,7 @@ class HostingJobs:
     _push: Push
     _push_soon: PushSoon
     _tokens: TokenUses
-    jobs: JobManager
+    _manager: JobManager
 
     def _system_context(self, actor: Actor) -> Context:
         raise NotImplementedError
@@ -82,7 +82,7 @@ class HostingJobs:
 
     def result_for_job(self, record: JobRecord, job_id: int) -> Any:
         """Return the kept result of an earlier job to a running one."""
-        return self.jobs.result_for(record, job_id)
+        return self._manager.result_for(record, job_id)
 
     def save_for_job(self, run: JobRun, checkpoint: bytes) -> None:
         """Save a running job's checkpoint."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -59,9 +60,7 @@ class QueueControl:
     _dispatcher: Dispatcher
     _desk: ActionDesk
     _executors: dict[Pool, Executor[JobRun]]
-
-    def _wake(self) -> None:
-        raise NotImplementedError
+    _wake: Callable[[], None]
 
     def queues(self) -> tuple[QueueStatus, ...]:
         """Return all queues as they are now, by name."""

@@ -64,16 +64,15 @@ class JobMetrics:
 class AttemptCounter:
     """Counts the attempts of one opened app."""
 
-    def __init__(self, metrics: JobMetrics, app: str, k: Klerk) -> None:
+    def __init__(self, metrics: JobMetrics, app: str) -> None:
         self._metrics = metrics
         self._app = app
-        self._now_us = k.jobs.now_us
 
     def started(self, run: JobRun) -> None:
         """See `JobObserver.started`."""
         labels, record = (self._app, run.record.kind, run.queue), run.record
         ready_us = max(record.created_us, record.run_at_us)
-        self._metrics.wait.labels(*labels).observe(max(0, self._now_us() - ready_us) / 1e6)
+        self._metrics.wait.labels(*labels).observe(max(0, run.started_us - ready_us) / 1e6)
         self._metrics.running.labels(*labels).inc()
         if record.attempt:
             self._metrics.retries.labels(*labels).inc()
@@ -103,7 +102,7 @@ class KlerkCollector(Collector):
             )
         for app, k in zip(apps, klerks, strict=True):
             self._klerks.append(weakref.ref(k))
-            k.jobs.observe(AttemptCounter(self._metrics, app, k))
+            k.jobs.observe(AttemptCounter(self._metrics, app))
 
     def describe(self) -> Iterable[Metric]:
         """Return all metrics, so that a registry finds what it has twice."""

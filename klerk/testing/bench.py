@@ -12,7 +12,7 @@ import msgspec
 from klerk import limits
 from klerk._waiting import Submission
 from klerk.errors import JobError, LimitExceeded
-from klerk.job_manager.attempts import Attempts
+from klerk.job_manager.crew import Employer
 from klerk.job_manager.work import CreateJobs
 from klerk.job_options import Pool
 from klerk.job_outcomes import JobOutcome
@@ -150,6 +150,7 @@ class Bench:
         self._attempts: dict[JobRun, Attempt] = {}
         self._attempted = threading.Condition()
         self._klerk: Klerk | None = None
+        self._employer: Employer | None = None
 
     def opened(self, klerk: Klerk) -> None:
         """Take the Klerk whose jobs this runs."""
@@ -158,32 +159,25 @@ class Bench:
 
     # --- the workshop -----------------------------------------------------------------------------
 
-    def executor(self, pool: Pool, take: Callable[[], JobRun | None], attempts: Attempts) -> Executor[JobRun]:
+    def executor(self, pool: Pool, employer: Employer) -> Executor[JobRun]:
         """See `Workshop.executor`."""
+        self._employer = employer
 
         def take_as_stored() -> JobRun | None:
-            run = take()
+            run = employer.take(pool)
             if run is not None:
-                self._read_again(run)
+                _read_again(run, employer)
             return run
 
         def run_here(run: JobRun) -> None:
             if self.klerk.jobs.declared[run.record.kind].is_coroutine:
-                self._complete(run, attempts.run_coroutine(run))
+                self._complete(run, employer.attempts.run_coroutine(run))
             else:
-                attempts.run_plain(run)
+                employer.attempts.run_plain(run)
 
         made = CallingThread(take_as_stored, run_here, self._interrupt, self._close_loop)
         self._executors.appendleft(made)
         return made
-
-    def _read_again(self, run: JobRun) -> None:
-        """Let a job find its arguments as after a restart: a test shows what storing makes of them."""
-        kind = run.record.kind
-        try:
-            run.record = run.newest = self.klerk.jobs.as_stored(run.record)
-        except ValueError as error:
-            raise JobError(f"what is stored of job {run.id} ({kind}) cannot be run: {error}") from error
 
     def _complete(self, run: JobRun, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine to its end, in the one event loop of this bench."""
@@ -299,12 +293,12 @@ class Bench:
 
     def _attempt_of(self, run: JobRun) -> Attempt:
         """Wait until what became of an attempt is durable and visible, and return it."""
-        jobs = self.klerk.jobs
+        assert self._employer is not None
         with self._attempted:
             while not self._attempted.wait_for(lambda: run in self._attempts, limits.TEST_CHECK_S):
                 self._require_working()
             attempt = self._attempts.pop(run)
-        while not jobs.wait_until_over(run, limits.TEST_CHECK_S):
+        while not self._employer.wait_until_over(run, limits.TEST_CHECK_S):
             self._require_working()
         return attempt
 
@@ -329,6 +323,15 @@ class Bench:
         with self._attempted:
             self._attempts[run] = Attempt(record, error)
             self._attempted.notify_all()
+
+
+def _read_again(run: JobRun, employer: Employer) -> None:
+    """Let a job find its arguments as after a restart: a test shows what storing makes of them."""
+    kind = run.record.kind
+    try:
+        run.record = run.newest = employer.as_stored(run.record)
+    except ValueError as error:
+        raise JobError(f"what is stored of job {run.id} ({kind}) cannot be run: {error}") from error
 
 
 def endless(count: int) -> LimitExceeded:
