@@ -6,7 +6,7 @@ from klerk._waiting import CommandQueue
 from klerk.job_manager.crew import Employer
 from klerk.job_manager.observing import JobObserver
 from klerk.job_options import Pool
-from klerk.job_run import JobRun
+from klerk.running_job import RunningJob
 from klerk.submitting import Push, PushSoon
 from klerk.workers import Executor
 
@@ -41,5 +41,5 @@ class Workshop(Pushing, Protocol):
     """What `App.open` takes as `workshop`: it makes what runs jobs, in place of Klerk's own threads, event
     loop and processes. `klerk.testing` has one that runs them in the thread of the test."""
 
-    def executor(self, pool: Pool, employer: Employer) -> Executor[JobRun]:
+    def executor(self, pool: Pool, employer: Employer) -> Executor[RunningJob]:
         """Return what takes the jobs of a pool from the job manager and runs them."""

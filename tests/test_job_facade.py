@@ -8,6 +8,7 @@ import inspect
 from typing import Any
 
 import pytest
+import spawning
 
 import klerk
 from klerk import App, JobRun, Klerk
@@ -91,3 +92,66 @@ def test_jobs_are_shown_as_what_they_are(k: Klerk) -> None:
 def test_the_faces_have_names(k: Klerk) -> None:
     assert type(k.jobs) is klerk.Jobs
     assert type(k.aio.jobs) is klerk.AioJobs
+
+
+# --- what a job's function receives ---------------------------------------------------------------
+
+OF_A_JOB = {
+    *("record", "id", "attempt", "crashes", "queue", "tick", "now", "idempotency_key", "log_lines"),
+    *("cancelled", "check_cancelled", "heartbeat"),
+    *("read", "snapshot", "handle", "handle_async", "complete_with"),
+    *("state", "state_as", "checkpoint", "checkpoint_async"),
+    *("log", "done", "total", "progress", "track"),
+    *("result_of", "results", "member_results"),
+}
+"""What `JobRun` offers."""
+
+VALUES_OF_A_JOB = {
+    **dict.fromkeys(("id", "attempt", "crashes", "done", "total"), "int"),
+    "record": "JobRecord",
+    "queue": "str",
+    "idempotency_key": "str",
+    "log_lines": "tuple",
+    "cancelled": "bool",
+    "tick": "NoneType",
+    "state": "NoneType",
+    "now": "datetime",
+}
+
+
+def test_a_job_is_offered_what_its_function_may_use() -> None:
+    assert public(JobRun) == OF_A_JOB
+    assert [name for name in sorted(OF_A_JOB) if not (getattr(JobRun, name).__doc__ or "").strip()] == []
+
+
+def test_a_job_cannot_be_changed() -> None:
+    app, seen = App("unchanged"), []
+
+    @app.job(max_attempts=1)
+    def work(job: JobRun) -> None:
+        seen.append({name: type(getattr(job, name)).__name__ for name in VALUES_OF_A_JOB})
+        for name in sorted(OF_A_JOB):
+            with pytest.raises(AttributeError):
+                setattr(job, name, None)
+        seen.append(repr(job))
+
+    with app.open() as k:
+        k.jobs.schedule(work())
+        assert k.jobs.wait_until_idle(10)
+        assert k.jobs.counts()["completed"] == 1
+    assert seen == [VALUES_OF_A_JOB, "<attempt 1 at job work 1>"]
+
+
+def test_a_job_in_a_process_is_offered_the_same() -> None:
+    with spawning.app.open(job_processes=1) as k:
+        hidden = ("ended", "saved", "gave_sign", "function_begins", "close_readers", "cancel", "stopped_by")
+        (looked,) = k.jobs.schedule(spawning.look_around((*sorted(OF_A_JOB), *hidden)))
+        (*_, callback) = k.jobs.schedule(
+            klerk.Batch([spawning.square(2), spawning.square(3)], succeeded=spawning.add_up())
+        )
+        assert k.jobs.wait_until_idle(60)
+        found = k.jobs.result(looked)
+        assert {name: found[name] for name in VALUES_OF_A_JOB} == VALUES_OF_A_JOB
+        assert {found[name] for name in OF_A_JOB - VALUES_OF_A_JOB.keys()} <= {"partial", "method"}
+        assert {found[name] for name in hidden} == {"AttributeError"}
+        assert k.jobs.result(callback) == {"sum": 13}

@@ -109,6 +109,7 @@ LAYERS = [
     "job_reader",
     "job_steps",
     "job_results",
+    "running_job",
     "job_run",
     "storage/memory",
     "storage/forks",

@@ -12,8 +12,8 @@ from klerk.job_manager.arguments import StoredArguments
 from klerk.job_manager.job_rows import DUE, READY, Moment
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.searching import UNENDED, JobPage, JobPlace, Search, references
-from klerk.job_run import JobRun
 from klerk.jobs import FINAL_STATES, JobRecord, JobState
+from klerk.running_job import RunningJob
 from klerk.values import Ref
 
 _ENDED = b""
@@ -51,7 +51,7 @@ class Books:
         spec: Spec,
         arguments: StoredArguments,
         live: Mapping[int, JobRecord],
-        running: Mapping[int, JobRun],
+        running: Mapping[int, RunningJob],
         store: JobStore,
         now_us: Callable[[], int],
     ) -> None:

@@ -11,8 +11,8 @@ from klerk import limits
 from klerk.app import Spec
 from klerk.job_manager.attempts import Attempts
 from klerk.job_options import Pool
-from klerk.job_run import JobRun
 from klerk.jobs import JobRecord
+from klerk.running_job import RunningJob
 from klerk.workers import Executor, LoopExecutor, ProcessExecutor, ThreadExecutor
 
 
@@ -25,7 +25,7 @@ class Employer(Protocol):
 
     attempts: Attempts
 
-    def take(self, pool: Pool) -> JobRun | None:
+    def take(self, pool: Pool) -> RunningJob | None:
         """Return the next job of a pool, which is counted as started now; None when there is none."""
 
     def as_stored(self, record: JobRecord) -> JobRecord:
@@ -35,11 +35,11 @@ class Employer(Protocol):
             ValueError: its arguments do not fit any more; the text says why.
         """
 
-    def wait_until_over(self, run: JobRun, timeout_s: float) -> bool:
+    def wait_until_over(self, run: RunningJob, timeout_s: float) -> bool:
         """Wait until the end of an attempt is durable, so many seconds at most; return whether."""
 
 
-MakeExecutor = Callable[[Pool, Employer], Executor[JobRun]]
+MakeExecutor = Callable[[Pool, Employer], Executor[RunningJob]]
 
 
 class Workers(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,13 +62,13 @@ class Workers(msgspec.Struct, frozen=True, kw_only=True):
     make: MakeExecutor | None
 
 
-def executors_of(spec: Spec, workers: Workers, employer: Employer) -> dict[Pool, Executor[JobRun]]:
+def executors_of(spec: Spec, workers: Workers, employer: Employer) -> dict[Pool, Executor[RunningJob]]:
     """Return the executors that the jobs of a design need, none of them started."""
     if workers.make is not None:
         wanted = sorted({job.pool for job in spec.jobs.values()})
         return {pool: workers.make(pool, employer) for pool in wanted}
     take, attempts = employer.take, employer.attempts
-    executors: dict[Pool, Executor[JobRun]] = {}
+    executors: dict[Pool, Executor[RunningJob]] = {}
     pools = {job.pool for job in spec.jobs.values()} if workers.threads else set()
     if "thread" in pools:
         take_plain = partial(take, "thread")

@@ -26,8 +26,8 @@ from klerk.job_manager.watchdog import Watchdog
 from klerk.job_manager.watched_jobs import AioWatchedJobs, WatchedJobs
 from klerk.job_manager.work import CreateJobs, Submit
 from klerk.job_options import Pool
-from klerk.job_run import JobRun
 from klerk.jobs import JobRecord, JobRequest
+from klerk.running_job import RunningJob
 from klerk.workers import Executor
 
 
@@ -46,7 +46,7 @@ class Jobs(ByHand, QueueControl, RelatedJobs, WatchedJobs):
         idle: threading.Condition,
         *,
         live: dict[int, JobRecord],
-        running: dict[int, JobRun],
+        running: dict[int, RunningJob],
         jobs: LiveJobs,
         books: Books,
         explaining: Explaining,
@@ -58,7 +58,7 @@ class Jobs(ByHand, QueueControl, RelatedJobs, WatchedJobs):
         watchdog: Watchdog,
         dispatcher: Dispatcher,
         desk: ActionDesk,
-        executors: dict[Pool, Executor[JobRun]],
+        executors: dict[Pool, Executor[RunningJob]],
         wake: Callable[[], None],
     ) -> None:
         self._spec = spec

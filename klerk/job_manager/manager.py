@@ -29,10 +29,10 @@ from klerk.job_manager.status import Explaining
 from klerk.job_manager.watchdog import Watchdog
 from klerk.job_manager.work import RecordJobs, RecordSuspended, Submit
 from klerk.job_options import Pool
-from klerk.job_run import JobHost, JobRun
 from klerk.jobs import JobRecord, JobState
 from klerk.log_events import about, about_job
 from klerk.recovery import Recovered
+from klerk.running_job import JobHost, RunningJob
 from klerk.scheduler import Scheduler
 from klerk.storage.marks import MarkFile
 from klerk.workers import Patience, stop
@@ -87,7 +87,7 @@ class JobManager:
         self._desk = desk
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
-        self._running: dict[int, JobRun] = {}
+        self._running: dict[int, RunningJob] = {}
         self._live: dict[int, JobRecord] = {}
         self._dispatcher = Dispatcher(
             spec,
@@ -254,7 +254,7 @@ class JobManager:
         for executor in self._executors.values():
             executor.wake()
 
-    def take(self, pool: Pool) -> JobRun | None:
+    def take(self, pool: Pool) -> RunningJob | None:
         """See `Employer.take`."""
         with self._lock:
             record = None if self.attempts.is_closing else self._dispatcher.take(pool, self._hired.tags)
@@ -263,14 +263,14 @@ class JobManager:
             if record.unique:
                 self.relations.taken(record)
             self._crashes.begin(record)
-            run = self._running[record.id] = JobRun(
+            run = self._running[record.id] = RunningJob(
                 self._host, record, self._spec.jobs[record.kind], self._scheduler.now_us
             )
             if record.kind in self._watchdog.watched:
                 self._watchdog.begin(run)
             return run
 
-    def _runs(self) -> tuple[JobRun, ...]:
+    def _runs(self) -> tuple[RunningJob, ...]:
         with self._lock:
             return tuple(self._running.values())
 
@@ -290,7 +290,7 @@ class JobManager:
         """See `Employer.as_stored`."""
         return self._arguments.typed(read_job(record.id, encode(record)))
 
-    def wait_until_over(self, run: JobRun, timeout_s: float) -> bool:
+    def wait_until_over(self, run: RunningJob, timeout_s: float) -> bool:
         """See `Employer.wait_until_over`."""
         with self._idle:
             return self._idle.wait_for(lambda: self._running.get(run.id) is not run, timeout_s)

@@ -13,8 +13,8 @@ from klerk.job_manager.observing import JobObserver
 from klerk.job_manager.relations import Relations
 from klerk.job_manager.tally import ENDS, queue_of
 from klerk.job_manager.watchdog import Watchdog
-from klerk.job_run import JobRun
 from klerk.jobs import Job, JobRecord, JobState
+from klerk.running_job import RunningJob
 
 
 class WatchedJobs:
@@ -23,7 +23,7 @@ class WatchedJobs:
     _spec: Spec
     _lock: threading.Lock
     _idle: threading.Condition
-    _running: dict[int, JobRun]
+    _running: dict[int, RunningJob]
     _live: dict[int, JobRecord]
     _jobs: LiveJobs
     _attempts: Attempts

@@ -11,9 +11,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from klerk.errors import ArgumentError, Closed
-from klerk.job_run import JobRun
 from klerk.jobs import FINAL_STATES, JobRecord, JobState
 from klerk.klerk import Klerk
+from klerk.running_job import RunningJob
 from klerk.statistics import Statistics
 
 __all__ = ["KlerkCollector"]
@@ -68,7 +68,7 @@ class AttemptCounter:
         self._metrics = metrics
         self._app = app
 
-    def started(self, run: JobRun) -> None:
+    def started(self, run: RunningJob) -> None:
         """See `JobObserver.started`."""
         labels, record = (self._app, run.record.kind, run.queue), run.record
         ready_us = max(record.created_us, record.run_at_us)
@@ -77,13 +77,13 @@ class AttemptCounter:
         if record.attempt:
             self._metrics.retries.labels(*labels).inc()
 
-    def stopped(self, run: JobRun) -> None:
+    def stopped(self, run: RunningJob) -> None:
         """See `JobObserver.stopped`."""
         labels = self._app, run.record.kind, run.queue
         self._metrics.running.labels(*labels).dec()
         self._metrics.duration.labels(*labels).observe(monotonic() - run.begun_s)
 
-    def ended(self, run: JobRun, record: JobRecord, error: BaseException | None) -> None:
+    def ended(self, run: RunningJob, record: JobRecord, error: BaseException | None) -> None:
         """See `JobObserver.ended`."""
         self._metrics.attempts.labels(self._app, record.kind, run.queue, str(record.state)).inc()
 
