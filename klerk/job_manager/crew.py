@@ -14,6 +14,7 @@ from klerk.job_run import JobRun
 from klerk.workers import Executor, LoopExecutor, ProcessExecutor, ThreadExecutor
 
 Take = Callable[[Pool], JobRun | None]
+HasMore = Callable[[Pool], bool]
 MakeExecutor = Callable[[Pool, Callable[[], JobRun | None], Attempts], Executor[JobRun]]
 
 
@@ -38,7 +39,7 @@ class Workers(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def executors_of(
-    spec: Spec, workers: Workers, take: Take, attempts: Attempts
+    spec: Spec, workers: Workers, take: Take, has_more: HasMore, attempts: Attempts
 ) -> dict[Pool, Executor[JobRun]]:
     """Return the executors that the jobs of a design need, none of them started."""
     if workers.make is not None:
@@ -47,12 +48,12 @@ def executors_of(
     executors: dict[Pool, Executor[JobRun]] = {}
     pools = {job.pool for job in spec.jobs.values()} if workers.threads else set()
     if "thread" in pools:
-        take_plain = partial(take, "thread")
-        executors["thread"] = ThreadExecutor(workers.threads, take_plain, attempts.run_plain)
+        plain = partial(take, "thread"), partial(has_more, "thread")
+        executors["thread"] = ThreadExecutor(workers.threads, *plain, attempts.run_plain)
     if "loop" in pools:
         take_coroutine = partial(take, "loop")
         executors["loop"] = LoopExecutor(limits.JOB_COROUTINES_MAX, take_coroutine, attempts.run_coroutine)
     if "process" in pools:
-        take_other = partial(take, "process")
-        executors["process"] = ProcessExecutor(workers.processes, take_other, attempts.run_in_process)
+        other = partial(take, "process"), partial(has_more, "process")
+        executors["process"] = ProcessExecutor(workers.processes, *other, attempts.run_in_process)
     return executors

@@ -41,7 +41,7 @@ from klerk.log_events import about, about_job
 from klerk.recovery import Recovered
 from klerk.scheduler import Scheduler
 from klerk.storage.marks import MarkFile
-from klerk.workers import Patience, stop
+from klerk.workers import Executor, Patience, stop
 
 LOG = logging.getLogger("klerk")
 
@@ -131,7 +131,7 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
             self._lock, self._running, self._claims, self._dispatcher, self._books, self.now_us
         )
         self._hired = workers
-        self._executors = executors_of(spec, workers, self._take, self._attempts)
+        self._executors = executors_of(spec, workers, self._take, self._has_more, self._attempts)
         self._watchdog = Watchdog(spec.jobs, self._executors, scheduler, self._runs)
         stop_run, ending = self._watchdog.stop, self._attempts.ending
         self._actions = Actions(spec, self._books, self._claims, ending, desk, stop_run, self.now_us)
@@ -215,7 +215,9 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
             self.relations.cancel_doomed()
             self._idle.notify_all()
             self._claims.tell()
-        self._wake()
+            woken = self._wanted()
+        for executor in woken:
+            executor.wake()
 
     def _ready(self, record: JobRecord) -> None:
         """Let a job be given to a worker, unless somebody acts on it."""
@@ -234,8 +236,21 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
         self._wake()
 
     def _wake(self) -> None:
-        for executor in self._executors.values():
+        with self._lock:
+            woken = self._wanted()
+        for executor in woken:
             executor.wake()
+
+    def _wanted(self) -> list[Executor[JobRun]]:
+        """Return the executors for which there may be something; to wake the others would cost those that
+        work the interpreter. The lock is held."""
+        may_start, tags = self._dispatcher.may_start, self._hired.tags
+        return [executor for pool, executor in self._executors.items() if may_start(pool, tags)]
+
+    def _has_more(self, pool: Pool) -> bool:
+        """Return whether another worker of a pool may find something."""
+        with self._lock:
+            return self._dispatcher.may_start(pool, self._hired.tags)
 
     def _take(self, pool: Pool) -> JobRun | None:
         """Return the next job of a pool, as it is given to its function."""
