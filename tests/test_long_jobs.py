@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from designs import NOON, TESTER, Account, Bank, Brake, Clock, Spawned, eventually, run_python
+from designs import NOON, TESTER, Account, Bank, Brake, Clock, Spawned, eventually, processed, run_python
 
 import klerk
 from klerk import (
@@ -438,9 +438,9 @@ def test_what_was_saved_is_published_after_the_attempt_is_over() -> None:
         spawned = runs[0][1]
         with k.read(TESTER):
             # Processed and written; nothing is published as long as this is held.
-            sequence = k.sequence
+            sequence = processed(k)
             save.set()
-            eventually(lambda: k.sequence == sequence + 1)
+            eventually(lambda: processed(k) == sequence + 1)
             brake.armed = True
             end.set()
             assert brake.reached.wait(20)

@@ -28,6 +28,9 @@ class Employer(Protocol):
     def take(self, pool: Pool) -> RunningJob | None:
         """Return the next job of a pool, which is counted as started now; None when there is none."""
 
+    def has_more(self, pool: Pool) -> bool:
+        """Return whether there is, or may be, another job of a pool to be taken."""
+
     def as_stored(self, record: JobRecord) -> JobRecord:
         """Return a job as it would be after a restart: encoded, decoded, its arguments of their types.
 
@@ -67,16 +70,16 @@ def executors_of(spec: Spec, workers: Workers, employer: Employer) -> dict[Pool,
     if workers.make is not None:
         wanted = sorted({job.pool for job in spec.jobs.values()})
         return {pool: workers.make(pool, employer) for pool in wanted}
-    take, attempts = employer.take, employer.attempts
+    take, has_more, attempts = employer.take, employer.has_more, employer.attempts
     executors: dict[Pool, Executor[RunningJob]] = {}
     pools = {job.pool for job in spec.jobs.values()} if workers.threads else set()
     if "thread" in pools:
-        take_plain = partial(take, "thread")
-        executors["thread"] = ThreadExecutor(workers.threads, take_plain, attempts.run_plain)
+        plain = partial(take, "thread"), partial(has_more, "thread")
+        executors["thread"] = ThreadExecutor(workers.threads, *plain, attempts.run_plain)
     if "loop" in pools:
         take_coroutine = partial(take, "loop")
         executors["loop"] = LoopExecutor(limits.JOB_COROUTINES_MAX, take_coroutine, attempts.run_coroutine)
     if "process" in pools:
-        take_other = partial(take, "process")
-        executors["process"] = ProcessExecutor(workers.processes, take_other, attempts.run_in_process)
+        other = partial(take, "process"), partial(has_more, "process")
+        executors["process"] = ProcessExecutor(workers.processes, *other, attempts.run_in_process)
     return executors

@@ -35,7 +35,7 @@ from klerk.recovery import Recovered
 from klerk.running_job import JobHost, RunningJob
 from klerk.scheduler import Scheduler
 from klerk.storage.marks import MarkFile
-from klerk.workers import Patience, stop
+from klerk.workers import Executor, Patience, stop
 
 LOG = logging.getLogger("klerk")
 
@@ -232,7 +232,9 @@ class JobManager:
             self.relations.cancel_doomed()
             self._idle.notify_all()
             self._claims.tell()
-        self._wake()
+            woken = self._wanted()
+        for executor in woken:
+            executor.wake()
 
     def _ready(self, record: JobRecord) -> None:
         """Let a job be given to a worker, unless somebody acts on it."""
@@ -251,8 +253,21 @@ class JobManager:
         self._wake()
 
     def _wake(self) -> None:
-        for executor in self._executors.values():
+        with self._lock:
+            woken = self._wanted()
+        for executor in woken:
             executor.wake()
+
+    def _wanted(self) -> list[Executor[RunningJob]]:
+        """Return the executors for which there may be something; to wake the others would cost those that
+        work the interpreter. The lock is held."""
+        may_start, tags = self._dispatcher.may_start, self._hired.tags
+        return [executor for pool, executor in self._executors.items() if may_start(pool, tags)]
+
+    def has_more(self, pool: Pool) -> bool:
+        """See `Employer.has_more`."""
+        with self._lock:
+            return self._dispatcher.may_start(pool, self._hired.tags)
 
     def take(self, pool: Pool) -> RunningJob | None:
         """See `Employer.take`."""
