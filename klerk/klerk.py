@@ -22,7 +22,7 @@ from klerk.changes.feeds import Hub
 from klerk.changes.subscriptions import Subscribable
 from klerk.commands import Actor, Context, Result, System
 from klerk.engine import Engine
-from klerk.errors import Closed, NotPure, ReadLockHeld
+from klerk.errors import Closed, NotPure, ReadLockHeld, StoreFailed
 from klerk.job_manager.access import JobAccess
 from klerk.job_manager.acting import OPERATOR, ActionDesk
 from klerk.job_manager.crew import Workers
@@ -113,6 +113,7 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
             queue_length_max=queue_length_max,
             foreseen=self._foreseen,
             published=self._published,
+            failed=self._failed,
         )
         self._push, self._push_soon = pushes(self._engine.queue, telemetry, workshop)
         self._audit = self._sight.commit_log = Audit(spec, self._program, recovered.history, storage)
@@ -148,6 +149,7 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
             retention=retention,
             workers=workers,
             marks=storage.marks,
+            refuse_waiting=partial(self._refuse_waiting, what="jobs"),
         )
 
     def start(self) -> None:
@@ -259,23 +261,6 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
         self._push(submission, True)
         return submission.result()
 
-    def _refuse_waiting(self, blocking: bool) -> None:
-        """Refuse to wait for a command where its outcome would never come.
-
-        Parameters:
-            blocking: the caller would stop its whole thread, not only its task.
-        """
-        self._require_open()
-        if self._lock.held_here(blocking):
-            raise ReadLockHeld(
-                "timers cannot be waited for inside `with k.read(...)`", hint="Wait after the block."
-            )
-        if self._engine.queue.is_committer() or self.timers.runs_here():
-            raise NotPure(
-                "timers were waited for by a function that Klerk calls while it commits or fires timers",
-                hint="Wait in a thread of your own.",
-            )
-
     def _foreseen(self, group: Group) -> None:
         if group.notices:
             self._manager.foresee([record for record, _ in group.notices])
@@ -288,6 +273,10 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
         if group.unmanaged:
             self._unmanaged.add(group.unmanaged)
         self._hub.note(group)
+
+    def _failed(self, refusal: Callable[[], StoreFailed]) -> None:
+        """Refuse those who wait for what the store, which failed, will never record."""
+        self._manager.endings.close(refusal)
 
     # --- the store --------------------------------------------------------------------------------
 

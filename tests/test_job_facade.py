@@ -19,7 +19,17 @@ OFFERED = {
     *("cancel", "discard", "retry", "run_now", "edit", "rerun"),
     *("cancel_all", "discard_all", "retry_all", "run_all_now"),
     *("batch", "waiting_for"),
-    *("declared", "counts", "totals", "live", "observe", "cancel_running", "unstoppable", "wait_until_idle"),
+    *(
+        "declared",
+        "counts",
+        "totals",
+        "live",
+        "observe",
+        "cancel_running",
+        "unstoppable",
+        "wait",
+        "wait_until_idle",
+    ),
     *("queues", "paused", "pause", "resume", "scale", "scale_workers"),
 }
 """What `Klerk.jobs` and `Klerk.aio.jobs` offer."""

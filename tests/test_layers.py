@@ -218,6 +218,7 @@ LAYERS = [
     "job_manager/by_hand",
     "job_manager/queue_control",
     "job_manager/watched_jobs",
+    "job_manager/waiting",
     "job_manager/face",
     "job_manager/manager",
     "signals",

@@ -22,6 +22,7 @@ from klerk.job_manager.related_jobs import AioRelatedJobs, RelatedJobs
 from klerk.job_manager.relations import Relations
 from klerk.job_manager.results import Results
 from klerk.job_manager.status import Explaining
+from klerk.job_manager.waiting import AioWaiting, Endings, Waiting
 from klerk.job_manager.watchdog import Watchdog
 from klerk.job_manager.watched_jobs import AioWatchedJobs, WatchedJobs
 from klerk.job_manager.work import CreateJobs, Submit
@@ -31,7 +32,7 @@ from klerk.running_job import RunningJob
 from klerk.workers import Executor
 
 
-class Jobs(ByHand, QueueControl, RelatedJobs, WatchedJobs):
+class Jobs(ByHand, QueueControl, RelatedJobs, WatchedJobs, Waiting):
     """The jobs of an opened app: creates, shows and steers them, and the queues that they wait in.
 
     It owns nothing: it is given the parts of the job manager that it works with. Every method can be called
@@ -59,6 +60,8 @@ class Jobs(ByHand, QueueControl, RelatedJobs, WatchedJobs):
         dispatcher: Dispatcher,
         desk: ActionDesk,
         executors: dict[Pool, Executor[RunningJob]],
+        endings: Endings,
+        refuse_waiting: Callable[[bool], None],
         wake: Callable[[], None],
     ) -> None:
         self._spec = spec
@@ -79,6 +82,8 @@ class Jobs(ByHand, QueueControl, RelatedJobs, WatchedJobs):
         self._dispatcher = dispatcher
         self._desk = desk
         self._executors = executors
+        self._endings = endings
+        self._refuse_waiting = refuse_waiting
         self._wake = wake
 
     def schedule(self, *requests: JobRequest | Batch, at: datetime | None = None) -> tuple[JobRecord, ...]:
@@ -123,7 +128,7 @@ class Jobs(ByHand, QueueControl, RelatedJobs, WatchedJobs):
         return f"<jobs of '{self._spec.name}': {counts or 'none'}>"
 
 
-class AioJobs(AioByHand, AioQueueControl, AioRelatedJobs, AioWatchedJobs):
+class AioJobs(AioByHand, AioQueueControl, AioRelatedJobs, AioWatchedJobs, AioWaiting):
     """The asyncio face of `Jobs`: the same methods, to be awaited where they may wait; nothing here blocks
     the loop.
 

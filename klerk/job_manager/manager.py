@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from klerk.app import Spec
@@ -26,6 +27,7 @@ from klerk.job_manager.relations import Relations
 from klerk.job_manager.results import Results
 from klerk.job_manager.retention import Retention
 from klerk.job_manager.status import Explaining
+from klerk.job_manager.waiting import Endings, is_closing
 from klerk.job_manager.watchdog import Watchdog
 from klerk.job_manager.work import RecordJobs, RecordSuspended, Submit
 from klerk.job_options import Pool
@@ -55,11 +57,13 @@ class JobManager:
         retention: how long jobs are kept that have ended.
         workers: who runs them.
         marks: where running jobs are marked, so that they are known should the process die; None: nowhere.
+        refuse_waiting: raises where waiting for jobs would never end; told whether a whole thread would wait.
 
     Attributes:
         store: every job, whether in memory or not.
         relations: what jobs have to do with each other.
         attempts: runs the jobs that were taken.
+        endings: tells those who wait for jobs.
         patience: with which closing waits for running jobs.
         offered: what users may do with the jobs.
     """
@@ -78,6 +82,7 @@ class JobManager:
         retention: Retention,
         workers: Workers,
         marks: MarkFile | None,
+        refuse_waiting: Callable[[bool], None],
     ) -> None:
         self._spec = spec
         self._host = host
@@ -124,11 +129,13 @@ class JobManager:
             self._lock, self._running, self._claims, self._dispatcher, self._books, scheduler.now_us
         )
         self._hired = workers
+        self._refuse_waiting = refuse_waiting
         self._executors = executors_of(spec, workers, self)
         self._watchdog = Watchdog(spec.jobs, self._executors, scheduler, self._runs)
         stop_run, ending = self._watchdog.stop, self.attempts.ending
         self._actions = Actions(spec, self._books, self._claims, ending, desk, stop_run, scheduler.now_us)
         self.patience = Patience()
+        self.endings = Endings()
         self.offered = self._offered()
         self._jobs.take_over(self.relations.restore)
 
@@ -152,6 +159,8 @@ class JobManager:
             dispatcher=self._dispatcher,
             desk=self._desk,
             executors=self._executors,
+            endings=self.endings,
+            refuse_waiting=self._refuse_waiting,
             wake=self._wake,
         )
 
@@ -233,6 +242,8 @@ class JobManager:
             self._idle.notify_all()
             self._claims.tell()
             woken = self._wanted()
+        if self.endings.awaited:
+            self.endings.tell(records)
         for executor in woken:
             executor.wake()
 
@@ -345,3 +356,4 @@ class JobManager:
         with self._lock:
             self.attempts.is_closing = True
             self._idle.notify_all()
+        self.endings.close(is_closing)

@@ -68,6 +68,7 @@ class CallingThread(Executor[RunningJob]):
         ended: Callable[[], None],
     ) -> None:
         super().__init__(1)
+        self.works_by_itself = False
         self._take = take
         self._run = run
         self._interrupt = interrupt
@@ -119,7 +120,12 @@ class CallingThread(Executor[RunningJob]):
 
     def runs_here(self) -> bool:
         """See `Executor.runs_here`."""
-        return threading.get_ident() in self._running.copy().values()
+        return self.job_here() is not None
+
+    def job_here(self) -> RunningJob | None:
+        """See `Executor.job_here`."""
+        here = threading.get_ident()
+        return next((run for run, thread in self._running.copy().items() if thread == here), None)
 
     def begin_stopping(self) -> None:
         """See `Executor.begin_stopping`."""
