@@ -26,7 +26,6 @@ __all__ = ["Dispatcher"]
 # Ids have 63 bits at most, so a priority that is shifted by as many counts before them.
 _ID_BITS: Final = 63
 
-
 NO_OVERRIDES: Final[Mapping[str, QueueOverride]] = MappingProxyType({})
 
 
@@ -211,6 +210,11 @@ class Dispatcher:
         """Return all gates that a job has to pass."""
         return [self._lane_of(record).gate, *self._gates_to_pass(self._kinds[record.kind], record)]
 
+    def may_start(self, pool: Pool, tags: frozenset[str]) -> bool:
+        """Return whether `take` may find something for a worker; it does not when this says so."""
+        crew = None if self.suspects.is_alone else self._crews.get((pool, tags))
+        return self._all.running < self._all.concurrency and (crew is None or crew.may_start())
+
     def _new_crew(self, pool: Pool, tags: frozenset[str]) -> Crew:
         crew = self._crews[pool, tags] = Crew(pool, tags)
         for lane in self._lanes.values():
@@ -236,8 +240,7 @@ class Dispatcher:
         gate.running -= 1
         if gate.is_shut:
             self._look_at(gate)
-        if gate.where is not None and not gate.running and not gate.lines:
-            self._let_rest(gate)
+        self._let_rest(gate)
 
     def left(self, record: JobRecord) -> None:
         """Note that a job that was added, and not given out, is not in `live` any more."""
@@ -247,9 +250,7 @@ class Dispatcher:
         for gate in self._gates_of(self._kinds[record.kind], record):
             line = line.lines[gate]
         line.remove(self._live)
-        gate = line.gate
-        if gate.where is not None and not gate.running and not gate.lines:
-            self._let_rest(gate)
+        self._let_rest(line.gate)
 
     # --- gates ------------------------------------------------------------------------------------
 
@@ -334,8 +335,9 @@ class Dispatcher:
         self.key_gates[where] = Gate(name, settings.key_concurrency, bucket, where)
 
     def _let_rest(self, gate: Gate) -> None:
-        """Forget the gate of a key where nothing runs or waits, now or once its bucket is full."""
-        assert gate.where is not None
+        """Forget a gate if it is of a key where nothing runs or waits, now or once its bucket is full."""
+        if gate.where is None or gate.running or gate.lines:
+            return
         if self.key_gates.get(gate.where) is not gate:
             # It was forgotten before, and there may be a new one.
             return
@@ -354,8 +356,7 @@ class Dispatcher:
                 return
             gate = heapq.heappop(self._resting)[2]
             gate.is_resting = False
-            if not gate.running and not gate.lines:
-                self._let_rest(gate)
+            self._let_rest(gate)
 
     # --- what people ask --------------------------------------------------------------------------
 
@@ -392,8 +393,7 @@ class Dispatcher:
         found = [obstacle for gate in gates if (obstacle := gate.obstacle()) is not None]
         if queue is not None and queue.is_paused:
             found.insert(0, Obstacle("paused", f"the queue '{queue.name}' is paused"))
-        if (alone := self.suspects.obstacle(record)) is not None:
-            found.append(alone)
+        found += self.suspects.obstacles(record)
         found += missing_workers(self._crews.values(), kind.job)
         if not found:
             found.append(Obstacle("worker_busy", f"all workers for the pool '{kind.job.pool}' are busy"))

@@ -162,9 +162,9 @@ class Suspects:
         than 0: it is not."""
         return record.crashes - max(1, self._jobs[record.kind].settings.max_crashes - 1)
 
-    def obstacle(self, record: JobRecord) -> Obstacle | None:
-        """Return that a job has to wait for one that runs alone; None when none does."""
+    def obstacles(self, record: JobRecord) -> list[Obstacle]:
+        """Return that a job has to wait for one that runs alone; nothing when none does."""
         if self._alone is None or self._alone.id == record.id:
-            return None
+            return []
         text = f"job {self._alone.id} runs alone at first, because the process died with it"
-        return Obstacle("concurrency", text)
+        return [Obstacle("concurrency", text)]
