@@ -136,9 +136,13 @@ class JobManager:
         stop_run, ending = self._watchdog.stop, self.attempts.ending
         self._actions = Actions(spec, self._books, self._claims, ending, desk, stop_run, scheduler.now_us)
         self.patience = Patience()
-        self._dispatcher.suspects.gather(self._executors, workers.tags)
         self.endings = Endings()
         self.offered = self._offered()
+        self._take_over()
+
+    def _take_over(self) -> None:
+        """Take over the jobs that the store held; some are set aside to run alone."""
+        self._dispatcher.suspects.gather(self._executors, self._hired.tags)
         self._jobs.take_over(self.relations.restore)
 
     def _offered(self) -> Jobs:
