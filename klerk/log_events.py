@@ -36,6 +36,7 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         "marks_unused": "It is not known which jobs ran when the process died, or will not be.",
         "observer_failed": "What watches jobs raised.",
         "opened_unsafe": "The app is open for unsafe changes. Fields: app.",
+        "queues_undeclared": "Jobs are in queues that nobody declares any more. Fields: queues.",
         "rates_unrecorded": "How much of each rate was used could not be stored. They begin with nothing.",
         "reader_held_long": "A job held the read lock for long. Fields: of the job; held_s.",
         "reader_left_open": "A job left a reader open, which was closed. Fields: of the job.",

@@ -39,6 +39,7 @@ class Mill(Bank):
         self.started: list[int] = []
         app = self.app
         app.queue("mail", concurrency=1)
+        app.queue("slow")
 
         @app.job(
             queue="mail", retry=lambda attempt, error: timedelta(days=1), key=lambda how, about=None: how

@@ -38,6 +38,8 @@ class Office(Bank):
     def __init__(self) -> None:
         super().__init__()
         app = self.app
+        app.queue("urgent")
+        app.queue("slow")
 
         @app.job(queue="mail")
         def plain(job: JobRun, text: str) -> None: ...
@@ -147,7 +149,7 @@ def test_prometheus_shows_what_happened(office: Office) -> None:
         assert found[f'klerk_models{{{bank},model="Account",state="active"}}'] == 1
         for kind, queue, state in (
             ("plain", "default", "scheduled"),
-            ("plain", "", "scheduled"),
+            ("plain", "urgent", "scheduled"),
             ("snooze", "default", "scheduled"),
             ("fail", "default", "retryable"),
         ):

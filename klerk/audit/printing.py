@@ -44,11 +44,11 @@ def printed_log(path: Path, which: LogFilter) -> Iterator[str]:
         catalog = read_catalog(storage.get(Family.META, CATALOG_KEY))
         codes = {name: code for code, name in enumerate(catalog.events)}
         codes |= {name: code for code, name in OWN_EVENTS.items()}
-        search = search_for(which, codes, _newest(storage))
+        search = search_for(which, codes, newest_in(storage))
         lookup = Lookup(storage)
         wanted = (each for each in search.sequences(history, lookup) if search.fits(lookup.head(each)))
         for sequence in islice(wanted, search.limit):
-            yield from _lines(catalog, lookup.head(sequence), lookup.payload(sequence))
+            yield from transaction_lines(catalog, lookup.head(sequence), lookup.payload(sequence))
 
 
 def actor_named(text: str) -> tuple[str, str]:
@@ -57,13 +57,15 @@ def actor_named(text: str) -> tuple[str, str]:
     return (kind, id) if colon else ("user", text)
 
 
-def _newest(storage: Storage) -> int:
+def newest_in(storage: Storage) -> int:
+    """Return the sequence of the newest transaction of a store; 0: there is none."""
     for key, value in storage.scan(Family.LOG, reverse=True):
         return read_record(key, value)[0].last
     return 0
 
 
-def _lines(catalog: Catalog, head: TransactionHead, payload: Payload | None) -> Iterator[str]:
+def transaction_lines(catalog: Catalog, head: TransactionHead, payload: Payload | None) -> Iterator[str]:
+    """Yield the lines that tell one transaction."""
     behalf = "" if head.behalf is None else f" on behalf of {ActorName(*head.behalf)}"
     cause = f", caused by {head.actor[2]}" if head.actor[2] else ""
     time = f"{time_of(head.time_us):%Y-%m-%d %H:%M:%S.%f} UTC"

@@ -199,7 +199,7 @@ class Actions:
             InvalidValue, ArgumentError: what is to be changed does not fit.
             Conflict: (``job_busy``) something else has been changing the job for long.
         """
-        change = checked_change(change)
+        change = checked_change(change, self._spec.queues)
         self._require(action, job_id, context)
         decide = self._decide(action, context, change)
         plan = _Plan(partial(self._insist, action), decide, change)

@@ -24,6 +24,7 @@ from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.gates import Gate
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.live_jobs import LiveJobs, in_state
+from klerk.job_manager.naming import names_in, warn_of_undeclared_queues
 from klerk.job_manager.pruning import Pruning
 from klerk.job_manager.queue_control import QueueControl
 from klerk.job_manager.related_jobs import RelatedJobs
@@ -120,6 +121,7 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
             ready=self._ready,
             wake=self._became_ready,
         )
+        self._names = names_in(spec, self._lock, self._jobs.tally, self._dispatcher.queues)
         self._pruning = Pruning(retention, spec.jobs.values(), store, scheduler, self._jobs, self._lock)
         self._pruning.is_needed = self.relations.is_needed
         self._results = Results(spec.jobs, scheduler.now_us)
@@ -144,6 +146,7 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
         Raises:
             StoreFailed: what became of those cannot be recorded.
         """
+        warn_of_undeclared_queues(self._spec, self._lock, self._jobs.tally)
         self._record_suspended()
         changed = self._crashes.recorded(self._live, self._scheduler.now_us())
         if changed:

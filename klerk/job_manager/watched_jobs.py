@@ -9,8 +9,10 @@ from klerk.job_manager.attempts import Attempts
 from klerk.job_manager.live_jobs import LiveJobs, in_state
 from klerk.job_manager.observing import JobObserver
 from klerk.job_manager.relations import Relations
+from klerk.job_manager.searching import name_of_kind, text_for
 from klerk.job_manager.tally import ENDS, queue_of
 from klerk.job_manager.watchdog import Watchdog
+from klerk.job_names import JobNames
 from klerk.job_run import JobRun
 from klerk.jobs import Job, JobRecord, JobState
 
@@ -26,6 +28,7 @@ class WatchedJobs:
     _jobs: LiveJobs
     _attempts: Attempts
     _watchdog: Watchdog
+    _names: JobNames
     relations: Relations
 
     def counts(
@@ -38,8 +41,16 @@ class WatchedJobs:
         Parameters:
             kind: of this kind only; None: all.
             queue: in this queue only; None: all.
+
+        Raises:
+            ArgumentError: there is no such kind or queue, neither declared nor of a job that is kept.
         """
-        of_kind, declared = (kind.name if isinstance(kind, Job) else kind), self._spec.jobs
+        declared = self._spec.jobs
+        of_kind = None if kind is None else name_of_kind(kind, declared)
+        if of_kind is not None:
+            self._names.require_kinds([of_kind])
+        if queue is not None:
+            self._names.require_queues([text_for("queue", queue)])
         with self._lock:
             counts = self._jobs.tally.by_state(of_kind, queue, declared)
             for job_id, run in self._running.items():

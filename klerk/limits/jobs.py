@@ -148,6 +148,9 @@ JOB_QUERY: Final = 50
 JOB_QUERY_MAX: Final = 1_000
 JOB_QUERY_LOOKS_MAX: Final = 5_000
 
+# Names that the error about a wrong one lists: as many as can be looked through.
+JOB_NAMES_SHOWN_MAX: Final = 20
+
 # Jobs that one transaction may create.
 TRANSACTION_JOBS_MAX: Final = 100_000
 
