@@ -66,6 +66,9 @@ class Rate(msgspec.Struct, frozen=True):
         Raises:
             ValueError: it has another form.
         """
+        given: object = text
+        if not isinstance(given, str):
+            raise ValueError(f"it must be a text such as '20/min', is {text!r}")
         count, _, unit = text.partition("/")
         seconds = {"s": 1, "sec": 1, "min": 60, "h": 3600, "hour": 3600, "day": 86_400}.get(unit.strip())
         if seconds is None or not count.strip().isdigit() or int(count) == 0:

@@ -14,6 +14,7 @@ from klerk._dispatch import Check, moment_of
 from klerk.errors import ArgumentError
 from klerk.job_names import require_queue
 from klerk.job_options import JobSettings, Pool
+from klerk.moments import require_moment
 from klerk.places import Place
 
 P = ParamSpec("P")
@@ -256,12 +257,7 @@ class JobRequest(msgspec.Struct, frozen=True, gc=False):
         Raises:
             ArgumentError: it is no aware datetime.
         """
-        given: object = moment
-        if not isinstance(given, datetime) or given.utcoffset() is None:
-            raise ArgumentError(
-                f"a job cannot run at {moment!r}, which has no time zone",
-                hint="Use an aware datetime: datetime.now(UTC).",
-            )
+        require_moment("a job cannot run at", moment)
         return msgspec.structs.replace(self, run_at=moment, delay=None)
 
     def after(self, *what: "timedelta | JobRequest | JobRecord | int", anyway: bool = False) -> "JobRequest":
@@ -284,11 +280,14 @@ class JobRequest(msgspec.Struct, frozen=True, gc=False):
                     changed, follows=(*changed.follows, each), anyway=anyway or changed.anyway
                 )
             else:
-                raise ArgumentError(
-                    f"a job cannot run after {each!r}",
-                    hint=f"Give a delay of 0 to {limits.JOB_DELAY_DAYS_MAX:,} days as a timedelta, or jobs:"
-                    " their records, ids or requests.",
+                given: object = each
+                hint = (
+                    "For a moment, there is at(...)."
+                    if isinstance(given, datetime)
+                    else f"Give a delay of 0 to {limits.JOB_DELAY_DAYS_MAX:,} days as a timedelta, or jobs:"
+                    " their records, ids or requests."
                 )
+                raise ArgumentError(f"a job cannot run after {given!r}", hint=hint)
         return changed
 
     def options(

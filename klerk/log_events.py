@@ -16,6 +16,7 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         "attempt_ended": "An attempt ended, when a JobLog watches. Fields: of the job; state, error.",
         "attempt_failed": "A job failed and is tried again. Fields: of the job; state, error.",
         "attempt_unrecorded": "What became of a job could not be stored. Fields: of the job.",
+        "bulk_action": "An action on many jobs takes long, or ended. Fields: action, done, duration_s.",
         "callback_failed": "A done callback of a submitted command raised.",
         "checkpointing_failed": "Models and jobs are not written behind the log; the log has them.",
         "cron_ahead": "A cron job ran for a later time already, and waits for it. Fields: kind.",

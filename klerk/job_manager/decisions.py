@@ -12,6 +12,7 @@ from klerk.authorization import JobAction
 from klerk.errors import ArgumentError, WrongState
 from klerk.job_names import require_queue
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobRequest, JobState
+from klerk.moments import require_moment
 from klerk.texts import storable
 
 _WAITING: Final = frozenset({JobState.SCHEDULED, JobState.AVAILABLE, JobState.RETRYABLE, JobState.SUSPENDED})
@@ -76,12 +77,8 @@ def checked_change(change: Change, queues: Collection[str]) -> Change:
     _check_number("max_attempts", change.max_attempts, 1, limits.JOB_ATTEMPTS_LIMIT)
     if change.queue is not None:
         require_queue(change.queue, queues)
-    moment: object = change.run_at
-    if moment is not None and (not isinstance(moment, datetime) or moment.tzinfo is None):
-        raise ArgumentError(
-            f"a job cannot run at {moment!r}, which is no datetime with a time zone",
-            hint="Use an aware datetime: datetime.now(UTC).",
-        )
+    if change.run_at is not None:
+        require_moment("a job cannot run at", change.run_at)
     arguments: object = change.arguments
     if arguments is not None and not isinstance(arguments, JobRequest | Mapping):
         raise ArgumentError(

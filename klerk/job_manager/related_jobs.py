@@ -4,7 +4,7 @@ import asyncio
 import threading
 from typing import Any
 
-from klerk.job_manager.batches import BatchStatus
+from klerk.job_manager.batches import BatchStatus, require_batch_id
 from klerk.job_manager.relations import Relations
 from klerk.jobs import JobRecord
 
@@ -35,7 +35,9 @@ class RelatedJobs:
 
         Raises:
             NotFound: there is none with this id, or its callbacks are kept no longer.
+            ArgumentError: it is no number.
         """
+        require_batch_id(batch_id)
         with self._lock:
             return self.relations.status(batch_id)
 

@@ -16,6 +16,7 @@ from klerk.errors import ArgumentError
 from klerk.field_types import FieldType
 from klerk.job_names import JobNames, choices, foreign, unknown
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState
+from klerk.moments import require_moment
 from klerk.opaque import opaque_bytes, opaque_text
 from klerk.values import Model, Ref
 
@@ -206,9 +207,6 @@ def job_search(
         ArgumentError: something in it cannot be meant, or is the name of nothing.
     """
     given = which
-    for name in given:
-        if name not in _NAMES:
-            raise ArgumentError(f"jobs have no filter {name!r}", hint=choices(name, _NAMES))
     order, after = given.get("newest_first", False), given.get("after")
     if type(order) is not bool:
         raise ArgumentError(f"expected True or False for 'newest_first', got {type(order).__name__}")
@@ -233,8 +231,29 @@ def job_search(
     )
 
 
-_NAMES: Final = tuple(JobQuery.__annotations__)
+FILTERS: Final = tuple(JobFilter.__annotations__)
+"""The names in a `JobFilter`."""
+
+QUERIES: Final = tuple(JobQuery.__annotations__)
+"""The names in a `JobQuery`."""
+
 UNENDED: Final = frozenset(JobState) - FINAL_STATES
+
+
+def require_filters(which: Iterable[str], allowed: Collection[str]) -> None:
+    """Refuse what is no filter.
+
+    Parameters:
+        which: the names of those given.
+        allowed: `FILTERS` where all jobs are meant that fit, `QUERIES` where pages are.
+
+    Raises:
+        ArgumentError: one of them is none.
+    """
+    for name in which:
+        if name not in allowed:
+            hint = "Only `query` takes it." if name in QUERIES else choices(name, allowed)
+            raise ArgumentError(f"there is no filter {name!r} here", hint=hint)
 
 
 def references(types: Types, record: JobRecord) -> tuple[Ref[Any], ...]:
@@ -290,8 +309,11 @@ def _kinds(
     return tagged if names is None else tagged & names
 
 
-def name_of_kind(kind: object, jobs: Mapping[str, Job[Any]]) -> str:
+def name_of_kind(kind: object, jobs: Mapping[str, Job[Any]], expected: str = "one kind or several") -> str:
     """Return the name of a kind that is given as a declared job, or by name.
+
+    Parameters:
+        expected: for the error.
 
     Raises:
         ArgumentError: it is neither, or a job of another app.
@@ -303,7 +325,7 @@ def name_of_kind(kind: object, jobs: Mapping[str, Job[Any]]) -> str:
     if isinstance(kind, str):
         return kind
     raise ArgumentError(
-        f"expected one kind or several, got {kind!r}",
+        f"expected {expected}, got {kind!r}",
         hint="Give what @app.job() made, as in kind=remind, or its name: kind='remind'.",
     )
 
@@ -341,7 +363,9 @@ def _text(name: str, given: Any) -> str | None:
 
 def _number(name: str, given: Any) -> int | None:
     if given is not None and (type(given) is not int or not 0 <= given < 2**63):
-        raise ArgumentError(f"expected a number of 0 or more for {name!r}, got {given!r}")
+        got = type(given).__name__ if isinstance(given, JobRecord) else repr(given)
+        hint = f"A record has it: record.{name}." if isinstance(given, JobRecord) else ""
+        raise ArgumentError(f"expected a number of 0 or more for {name!r}, got {got}", hint=hint)
     return given
 
 
@@ -354,8 +378,5 @@ def _limit(limit: Any) -> int:
 def _moment(name: str, moment: Any) -> int | None:
     if moment is None:
         return None
-    if not isinstance(moment, datetime) or moment.tzinfo is None:
-        raise ArgumentError(
-            f"{name!r} is {moment!r}, expected a datetime with a time zone", hint="Use datetime.now(UTC)."
-        )
+    require_moment(f"{name!r} cannot be", moment)
     return microseconds(moment)

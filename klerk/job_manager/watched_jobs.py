@@ -7,7 +7,7 @@ from functools import partial
 from klerk.app import Spec
 from klerk.job_manager.attempts import Attempts
 from klerk.job_manager.live_jobs import LiveJobs, in_state
-from klerk.job_manager.observing import JobObserver
+from klerk.job_manager.observing import JobObserver, require_observer
 from klerk.job_manager.relations import Relations
 from klerk.job_manager.searching import name_of_kind, text_for
 from klerk.job_manager.tally import ENDS, queue_of
@@ -15,6 +15,7 @@ from klerk.job_manager.watchdog import Watchdog
 from klerk.job_names import JobNames
 from klerk.job_run import JobRun
 from klerk.jobs import Job, JobRecord, JobState
+from klerk.moments import require_timeout
 
 
 class WatchedJobs:
@@ -46,7 +47,7 @@ class WatchedJobs:
             ArgumentError: there is no such kind or queue, neither declared nor of a job that is kept.
         """
         declared = self._spec.jobs
-        of_kind = None if kind is None else name_of_kind(kind, declared)
+        of_kind = None if kind is None else name_of_kind(kind, declared, "one kind")
         if of_kind is not None:
             self._names.require_kinds([of_kind])
         if queue is not None:
@@ -85,7 +86,12 @@ class WatchedJobs:
         return in_state(run.shown_in(record), JobState.EXECUTING)
 
     def observe(self, observer: JobObserver) -> Callable[[], None]:
-        """Let something hear of every attempt at a job from now on; return what ends that."""
+        """Let something hear of every attempt at a job from now on; return what ends that.
+
+        Raises:
+            ArgumentError: it has not all methods of a `JobObserver`.
+        """
+        require_observer(observer)
         observers = self._attempts.observers
         observers.add(observer)
         return partial(observers.remove, observer)
@@ -107,7 +113,11 @@ class WatchedJobs:
 
         Returns:
             Whether it came to that.
+
+        Raises:
+            ArgumentError: `timeout` is no time to wait.
         """
+        require_timeout(timeout)
         with self._idle:
             self._idle.wait_for(lambda: self._nothing_to_do() or self._attempts.is_closing, timeout)
             return self._nothing_to_do()

@@ -142,6 +142,9 @@ ERROR_LENGTH_MAX: Final = 2_000
 JOB_ACTION_WAIT_S: Final = 10.0
 JOB_ACTION_JOBS_MAX: Final = 1_000
 
+# How often it is logged how far an action on many jobs has come, in seconds.
+JOB_BULK_TOLD_S: Final = 10.0
+
 # Jobs in one page of a query unless it is asked for more or fewer, and at most; and at how many it looks to
 # find them, some 20 ms of reading.
 JOB_QUERY: Final = 50
