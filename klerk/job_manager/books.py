@@ -8,7 +8,7 @@ import msgspec
 from klerk import limits
 from klerk.app import Spec
 from klerk.batch import Batch
-from klerk.errors import ArgumentError, NotFound
+from klerk.errors import ArgumentError, Closed, NotFound
 from klerk.job_manager.arguments import StoredArguments
 from klerk.job_manager.job_rows import DUE, READY, Moment
 from klerk.job_manager.job_store import JobStore
@@ -82,6 +82,15 @@ class Books:
         self._running = running
         self._store = store
         self._now_us = now_us
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Look nothing up any more: what is still in memory is what it was when this was closed."""
+        self._is_closed = True
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise Closed("this Klerk is closed", hint="Open the app again.")
 
     # --- one job ----------------------------------------------------------------------------------
 
@@ -98,6 +107,7 @@ class Books:
 
     def peek(self, job_id: int) -> JobRecord | None:
         """Return a job as `get` does; None when there is none."""
+        self._require_open()
         record = self._at_hand(job_id)
         if record is None:
             record = self._store.get(job_id)
@@ -144,6 +154,7 @@ class Books:
 
     def page(self, search: Search) -> JobPage:
         """Return some of the jobs that are found, after at most `limits.JOB_QUERY_LOOKS_MAX` looks."""
+        self._require_open()
         found: list[tuple[JobPlace, JobRecord]] = []
         for looks, (place, record) in enumerate(self._candidates(search, search.place()), 1):
             if record is not None and search.fits(record):

@@ -33,7 +33,7 @@ def printed_job(path: Path, job_id: int) -> Iterator[str]:
         NotFound: there is no such job.
     """
     with opened(path) as (_, storage, _):
-        record = find_row(storage, job_id)
+        record = find_row(storage, job_id) if 0 < job_id < 2**63 else None
         if record is None:
             hint = "It never was, or is not kept any more. Without an id, some that there are get listed."
             raise NotFound(f"there is no job {job_id} in this store", hint=hint)

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from msgspec import UNSET
 
 from klerk.audit.entries import time_of
@@ -16,7 +17,7 @@ from klerk.codec import CATALOG_KEY, read_catalog
 from klerk.inspection import opened
 from klerk.job_manager.job_rows import DUE, ENDED, READY, Sort, scan_rows, sort_of, stored_counts
 from klerk.job_manager.queue_book import QueueBook
-from klerk.job_manager.searching import JobQuery, job_search
+from klerk.job_manager.searching import JobQuery, Search, job_search
 from klerk.job_manager.shares import QueueOverride
 from klerk.job_names import JobNames
 from klerk.jobs import JobRecord, JobState
@@ -57,7 +58,7 @@ def printed_jobs(path: Path, which: JobQuery) -> Iterator[str]:
         history = History(storage)
         history.catch_up(progress)
         overrides = QueueBook(storage, history, newest_in(storage)).overrides
-        search = job_search({}, {}, _as_stored(which), _names(storage, +counts, overrides))
+        search = _as_stored(job_search({}, {}, which, _names(storage, +counts, overrides)))
         yield from _overview(app, +counts, clean=storage.closed_cleanly)
         yield from (_set_of(queue, override) for queue, override in sorted(overrides.items()))
         found = list(islice(filter(search.fits, _all(storage)), search.limit))
@@ -66,21 +67,19 @@ def printed_jobs(path: Path, which: JobQuery) -> Iterator[str]:
         yield from _table([("id", "kind", "queue", "state", "attempts", "when", "error"), *map(_row, found)])
 
 
-def _as_stored(which: JobQuery) -> JobQuery:
-    """Return a filter for jobs as they are stored: without a queue in that of their kind."""
-    queues = which.get("queue")
-    if queues is None:
-        return which
-    several = [queues] if isinstance(queues, str) else queues
-    return {**which, "queue": ["" if each == _QUEUE_OF_KIND else each for each in several]}
+def _as_stored(search: Search) -> Search:
+    """Return a search for jobs as they are stored: without a queue in that of their kind."""
+    if search.queues is None:
+        return search
+    queues = frozenset("" if each == _QUEUE_OF_KIND else each for each in search.queues)
+    return msgspec.structs.replace(search, queues=queues)
 
 
 def _names(storage: Storage, counts: Counter[Sort], overrides: Mapping[str, QueueOverride]) -> JobNames:
     """Return the names by which the jobs of a store can be looked for."""
     catalog = read_catalog(storage.get(Family.META, CATALOG_KEY))
     kinds = {*catalog.jobs, *(kind for _, kind, _ in counts)}
-    # Where no job names its queue, that of its kind is meant.
-    queues = {*overrides, *(queue for _, _, queue in counts), ""}
+    queues = {_QUEUE_OF_KIND, *overrides, *(queue for _, _, queue in counts if queue)}
     return JobNames(kinds, queues, (), lambda: ((), ()), "This store has")
 
 

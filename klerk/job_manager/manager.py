@@ -338,6 +338,7 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
         with self._lock:
             levels = self._dispatcher.levels()
         self._desk.queue_book.levels.keep(levels)
+        self._books.close()
 
     def _begin_interrupting(self) -> None:
         self._attempts.is_interrupting = True
