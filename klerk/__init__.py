@@ -32,6 +32,7 @@ from klerk.errors import (
     NewerStore,
     NoResult,
     NotAStore,
+    NotEnded,
     NotFound,
     NotPure,
     Problem,
@@ -47,6 +48,7 @@ from klerk.errors import (
     WrongStore,
 )
 from klerk.job_manager.batches import BatchStatus
+from klerk.job_manager.face import AioJobs, Jobs
 from klerk.job_manager.queue_control import QueueStatus
 from klerk.job_manager.retention import Retention
 from klerk.job_manager.searching import JobFilter, JobPage, JobQuery
@@ -86,6 +88,7 @@ __all__ = [
     "AioBlobReader",
     "AioBlobs",
     "AioChanges",
+    "AioJobs",
     "AioKeyValues",
     "AioKlerk",
     "Anonymous",
@@ -140,6 +143,7 @@ __all__ = [
     "JobState",
     "JobStatus",
     "JobTimeout",
+    "Jobs",
     "KeyPage",
     "KeyValue",
     "KeyValues",
@@ -159,6 +163,7 @@ __all__ = [
     "NewerStore",
     "NoResult",
     "NotAStore",
+    "NotEnded",
     "NotFound",
     "NotPure",
     "Page",

@@ -46,4 +46,4 @@ def require_timeout(given: Any) -> None:
     hint = "None waits for as long as it takes."
     if isinstance(given, timedelta):
         hint = f"Give the seconds: {given.total_seconds():g}."
-    raise ArgumentError(f"a timeout is a number of seconds from 0 on, got {given!r}", hint=hint)
+    raise ArgumentError(f"a timeout is a number of seconds, 0 or more, got {given!r}", hint=hint)

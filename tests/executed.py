@@ -56,9 +56,9 @@ class Workload:
         self.most = self._running = 0
         self._lock = threading.Lock()
         self.executor: Executor[Deed] = {
-            "thread": lambda: ThreadExecutor(count, self._take, self._run),
+            "thread": lambda: ThreadExecutor(count, self._take, self._has_more, self._run),
             "loop": lambda: LoopExecutor(count, self._take, self._run_soon),
-            "process": lambda: ProcessExecutor(count, self._take, self._run_in_process),
+            "process": lambda: ProcessExecutor(count, self._take, self._has_more, self._run_in_process),
         }[sort]()
 
     def add(self, *deeds: Deed) -> None:
@@ -72,6 +72,9 @@ class Workload:
             return self.deeds.popleft()
         except IndexError:
             return None
+
+    def _has_more(self) -> bool:
+        return bool(self.deeds)
 
     def _begin(self, deed: Deed) -> None:
         with self._lock:

@@ -350,9 +350,11 @@ def test_what_is_no_delay(office: Office) -> None:
 @pytest.mark.parametrize("given", [-1, "5", True, float("nan"), float("inf"), 1e30])
 def test_what_is_no_timeout(office: Office, given: Any) -> None:
     with office.app.open() as k:
-        refused(lambda: k.jobs.wait_until_idle(given), "number of seconds from 0 on")
+        refused(lambda: k.jobs.wait_until_idle(given), "a number of seconds, 0 or more")
         refused(lambda: k.jobs.wait_until_idle(timedelta(minutes=1)), "Give the seconds: 60.")  # type: ignore[arg-type]
         assert k.jobs.wait_until_idle(0)
+        (job,) = k.jobs.schedule(office.remind("x"))
+        refused(lambda: k.jobs.wait(job, given), "a number of seconds, 0 or more")
 
 
 def test_a_rate_is_a_text(office: Office) -> None:

@@ -26,6 +26,7 @@ from klerk.job_outcomes import Discard, JobOutcome
 from klerk.job_run import JobRun
 from klerk.jobs import FINAL_STATES, OUTCOME_UNKNOWN, Job, JobRecord, JobState
 from klerk.log_events import about_job
+from klerk.running_job import RunningJob
 from klerk.scheduler import Scheduler
 from klerk.texts import storable
 from klerk.workers import WorkerProcess
@@ -61,15 +62,15 @@ class Attempts:
         self.is_closing = self.is_interrupting = False
         self.ending = threading.Lock()
 
-    def run_plain(self, run: JobRun) -> None:
+    def run_plain(self, run: RunningJob) -> None:
         """Run a job in the thread that calls this; never raises."""
-        self._run(run, self._jobs[run.record.kind].function, run, *run.record.arguments)
+        self._run(run, self._jobs[run.record.kind].function, JobRun(run), *run.record.arguments)
 
-    def run_in_process(self, run: JobRun, worker: WorkerProcess) -> None:
+    def run_in_process(self, run: RunningJob, worker: WorkerProcess) -> None:
         """Run a job in a worker process, which the thread that calls this serves meanwhile; never raises."""
         self._run(run, self._process_runs.call, run, worker)
 
-    def _run(self, run: JobRun, function: Callable[..., Any], *arguments: Any) -> None:
+    def _run(self, run: RunningJob, function: Callable[..., Any], *arguments: Any) -> None:
         if self.observers.all:
             self.observers.started(run)
         if run.record.kind not in self._starts.kinds or self._started(run):
@@ -84,13 +85,13 @@ class Attempts:
         if self.observers.all:
             self.observers.stopped(run)
 
-    async def run_coroutine(self, run: JobRun) -> None:
+    async def run_coroutine(self, run: RunningJob) -> None:
         """Run a job in the task that awaits this; never raises."""
         if self.observers.all:
             self.observers.started(run)
         if run.record.kind not in self._starts.kinds or await self._started_soon(run):
             try:
-                returned = await self._jobs[run.record.kind].function(run, *run.record.arguments)
+                returned = await self._jobs[run.record.kind].function(JobRun(run), *run.record.arguments)
             except BaseException as error:
                 self._close_readers(run)
                 self.failed(run, error)
@@ -100,7 +101,7 @@ class Attempts:
         if self.observers.all:
             self.observers.stopped(run)
 
-    def _started(self, run: JobRun) -> bool:
+    def _started(self, run: RunningJob) -> bool:
         """Wait until it is durable that a job starts; return whether to call its function now."""
         try:
             self._starts.record(run).result()
@@ -108,7 +109,7 @@ class Attempts:
             return self._goes_on(run, error)
         return self._goes_on(run)
 
-    async def _started_soon(self, run: JobRun) -> bool:
+    async def _started_soon(self, run: RunningJob) -> bool:
         """Do what `_started` does; others run meanwhile."""
         try:
             await self._starts.record(run)
@@ -116,7 +117,7 @@ class Attempts:
             return self._goes_on(run, error)
         return self._goes_on(run)
 
-    def _goes_on(self, run: JobRun, error: BaseException | None = None) -> bool:
+    def _goes_on(self, run: RunningJob, error: BaseException | None = None) -> bool:
         """Return whether to call the function of a job that starts once.
 
         Parameters:
@@ -140,7 +141,7 @@ class Attempts:
             self.observers.ended(run, run.end or run.record, error)
         return False
 
-    def _close_readers(self, run: JobRun) -> None:
+    def _close_readers(self, run: RunningJob) -> None:
         if run.close_readers():
             LOG.error(
                 "job %d (%s) left a reader open, which holds up every command; it was closed",
@@ -149,7 +150,7 @@ class Attempts:
                 extra=self._about("reader_left_open", run),
             )
 
-    def _returned(self, run: JobRun, returned: Any) -> None:
+    def _returned(self, run: RunningJob, returned: Any) -> None:
         """Record what a job's function returned, with the commands that it ends with."""
         if isinstance(returned, JobOutcome):
             self.failed(run, returned)
@@ -165,7 +166,7 @@ class Attempts:
         if verdict.commands and submission is not None:
             submission.add_done_callback(lambda ended: self._completion_ended(run, ended))
 
-    def _completion_ended(self, run: JobRun, submission: Submission[Any]) -> None:
+    def _completion_ended(self, run: RunningJob, submission: Submission[Any]) -> None:
         # Called by a committer, which must not wait for room in its own queue: another thread goes on.
         error, record = submission.exception(), submission.work.record
         if error is not None and not isinstance(error, StoreFailed):
@@ -174,7 +175,7 @@ class Attempts:
             kept = record if error is None else run.record
             self._scheduler.at(0, lambda: self.observers.ended(run, kept, error))
 
-    def failed(self, run: JobRun, error: BaseException) -> None:
+    def failed(self, run: RunningJob, error: BaseException) -> None:
         """Record a failed attempt: to be tried again, given up, or stopped on request."""
         record, job = run.record, self._jobs[run.record.kind]
         error = meant_by(run, error)
@@ -211,7 +212,7 @@ class Attempts:
         self.record(run, verdict, error=error)
 
     def record(
-        self, run: JobRun, verdict: Verdict, result: bytes = b"", error: BaseException | None = None
+        self, run: RunningJob, verdict: Verdict, result: bytes = b"", error: BaseException | None = None
     ) -> Submission[Any] | None:
         """Record the end of an attempt; return the submission of a transaction of its own, if it has one."""
         with self.ending:
@@ -253,7 +254,7 @@ class Attempts:
             self.observers.ended(run, record, error)
         return submission
 
-    def _unrecorded(self, run: JobRun, refusal: Exception) -> None:
+    def _unrecorded(self, run: RunningJob, refusal: Exception) -> None:
         """Tell that what became of a job cannot be recorded; it runs again after the next start."""
         # Otherwise it ended after closing had given it up.
         if not self.is_interrupting:
@@ -268,7 +269,7 @@ class Attempts:
         if self.observers.all:
             self.observers.ended(run, run.record, refusal)
 
-    def _about(self, event: str, run: JobRun, **fields: object) -> dict[str, object]:
+    def _about(self, event: str, run: RunningJob, **fields: object) -> dict[str, object]:
         """Return the fields of a log record about an attempt."""
         duration_s = monotonic() - run.begun_s
         return about_job(event, run.record, run.queue, duration_s=duration_s, **fields)

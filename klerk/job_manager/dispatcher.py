@@ -203,6 +203,11 @@ class Dispatcher:
                 self._shut(gate, wait_us)
         return record
 
+    def may_start(self, pool: Pool, tags: frozenset[str]) -> bool:
+        """Return whether `take` may find something for a worker; it does not when this says so."""
+        every, crew = self._all, self._crews.get((pool, tags))
+        return every.running < every.concurrency and (crew is None or crew.may_start())
+
     def _new_crew(self, pool: Pool, tags: frozenset[str]) -> Crew:
         crew = self._crews[pool, tags] = Crew(pool, tags)
         for lane in self._lanes.values():

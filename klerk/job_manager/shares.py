@@ -187,6 +187,15 @@ class Crew:
             course.passed = max(course.passed, self._passed)
             heapq.heappush(self.running, (course.passed, course.number, course))
 
+    def may_start(self) -> bool:
+        """Return whether there may be something to start; there is nothing when this says so."""
+        for _, _, course in self.running:
+            if not course.queue.is_paused and not course.queue.gate.is_shut:
+                for lane in course.lanes:
+                    if lane.heap:
+                        return True
+        return False
+
     def next(self, live: Mapping[int, JobRecord]) -> Lane | None:
         """Return the lane that is served next, with the job that starts on top, and count that as a start."""
         running = self.running

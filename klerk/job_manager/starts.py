@@ -8,9 +8,9 @@ from klerk._waiting import Submission
 from klerk.app import Spec
 from klerk.errors import KlerkError
 from klerk.job_manager.work import RecordJob, Submit, by_manager
-from klerk.job_run import JobRun
 from klerk.jobs import JobState
 from klerk.log_events import about_job
+from klerk.running_job import RunningJob
 from klerk.scheduler import Scheduler
 
 LOG = logging.getLogger("klerk")
@@ -35,7 +35,7 @@ class Starts:
         self._submit = submit
         self._scheduler = scheduler
 
-    def record(self, run: JobRun) -> Submission[None]:
+    def record(self, run: RunningJob) -> Submission[None]:
         """Submit that a job starts. It may be called once that is durable."""
         started = msgspec.structs.replace(
             run.record, state=JobState.EXECUTING, started_us=self._scheduler.now_us(), stop=run.stop or ""
@@ -45,7 +45,7 @@ class Starts:
         run.record = run.newest = started
         return submission
 
-    def take_back(self, run: JobRun) -> None:
+    def take_back(self, run: RunningJob) -> None:
         """Record that a job was not called after all, and is to be started another time, or never."""
         waiting = msgspec.structs.replace(run.record, state=JobState.AVAILABLE, started_us=0, stop="")
         if run.stop is not None:
@@ -65,7 +65,7 @@ class Starts:
                 extra=about_job("attempt_unrecorded", waiting, run.queue),
             )
 
-    def failed(self, run: JobRun, error: BaseException) -> None:
+    def failed(self, run: RunningJob, error: BaseException) -> None:
         """Leave a job uncalled, because nobody knows whether its start is durable, or waits to know.
 
         Parameters:

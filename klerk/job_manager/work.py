@@ -8,8 +8,8 @@ from klerk._waiting import Submission
 from klerk.batch import Batch
 from klerk.codec import encode
 from klerk.commands import Actor, Command, System
-from klerk.job_run import JobRun
 from klerk.jobs import Job, JobRecord, JobRequest
+from klerk.running_job import RunningJob
 
 
 class Submit(Protocol):
@@ -102,7 +102,7 @@ class RecordSuspended(InternalWork):
 class SaveJob(InternalWork):
     """The transaction that saves a running job's checkpoint, log and progress."""
 
-    def __init__(self, run: JobRun, checkpoint: bytes) -> None:
+    def __init__(self, run: RunningJob, checkpoint: bytes) -> None:
         self.run = run
         self.checkpoint = checkpoint
 

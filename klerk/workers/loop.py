@@ -29,6 +29,8 @@ class LoopExecutor(Executor[J]):
         # Changed by the loop's thread alone, and in one step, so that others may copy it.
         self._tasks: dict[J, asyncio.Task[None]] = {}
         self._filling = self._stopping = False
+        # A call of `_fill` is on its way, which sees whatever is ready by then.
+        self._is_woken = False
         self._ending = False
         self._thread = threading.Thread(target=self._work, name="klerk-job-loop", daemon=True)
 
@@ -36,7 +38,9 @@ class LoopExecutor(Executor[J]):
         self._thread.start()
 
     def wake(self) -> None:
-        self._call_soon(self._fill)
+        if not self._is_woken:
+            self._is_woken = True
+            self._call_soon(self._fill)
 
     def resize(self, count: int) -> None:
         self.count = count
@@ -50,7 +54,7 @@ class LoopExecutor(Executor[J]):
             return
 
     def _fill(self) -> None:
-        self._filling = True
+        self._is_woken, self._filling = False, True
         while not self._stopping and len(self._tasks) < self.count and (job := self._take()) is not None:
             self._tasks[job] = self._loop.create_task(self._one(job))
         self._filling = False
@@ -101,6 +105,12 @@ class LoopExecutor(Executor[J]):
 
     def runs_here(self) -> bool:
         return threading.current_thread() is self._thread
+
+    def job_here(self) -> J | None:
+        if not self.runs_here():
+            return None
+        here = asyncio.current_task(self._loop)
+        return next((job for job, task in self._tasks.items() if task is here), None)
 
     def begin_stopping(self) -> None:
         self._stopping = True

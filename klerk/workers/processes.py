@@ -216,13 +216,18 @@ class ProcessExecutor(ThreadExecutor[J]):
     Parameters:
         count: of processes, as long as there is so much to do.
         take: returns a job that is ready, or None.
+        has_more: returns whether `take` may return another one.
         run: runs it in a worker process that it is given, and returns when it has ended.
     """
 
     def __init__(
-        self, count: int, take: Callable[[], J | None], run: Callable[[J, WorkerProcess], None]
+        self,
+        count: int,
+        take: Callable[[], J | None],
+        has_more: Callable[[], bool],
+        run: Callable[[J, WorkerProcess], None],
     ) -> None:
-        super().__init__(count, take, self._run_in_process, "klerk-process")
+        super().__init__(count, take, has_more, self._run_in_process, "klerk-process")
         self._run_in = run
         self._using = threading.Lock()
         self._idle: list[WorkerProcess] = []

@@ -35,15 +35,22 @@ class ThreadExecutor(Executor[J]):
     Parameters:
         count: of threads.
         take: returns a job that is ready, or None.
+        has_more: returns whether `take` may return another one.
         run: runs it.
         name: of the threads, each with a number behind it.
     """
 
     def __init__(
-        self, count: int, take: Callable[[], J | None], run: Callable[[J], None], name: str = "klerk-job"
+        self,
+        count: int,
+        take: Callable[[], J | None],
+        has_more: Callable[[], bool],
+        run: Callable[[J], None],
+        name: str = "klerk-job",
     ) -> None:
         super().__init__(count)
         self._take = take
+        self._has_more = has_more
         self._run = run
         self._name = name
         self._ready = threading.Condition()
@@ -77,7 +84,7 @@ class ThreadExecutor(Executor[J]):
         return Worker(self._work, f"{self._name}-{self._number}")
 
     def wake(self) -> None:
-        # One at a time: each that finds a job wakes the next, so only the last one is woken for nothing.
+        # One at a time: each that finds a job wakes the next, if there is another job.
         with self._ready:
             self._signals += 1
             if self._sleeping:
@@ -105,7 +112,7 @@ class ThreadExecutor(Executor[J]):
         worker.is_idle = False
         while not self._stopping and self._surplus == 0 and (job := self._take()) is not None:
             worker.job = job
-            if self._sleeping:
+            if self._sleeping and self._has_more():
                 self.wake()
             try:
                 self._perform(job)
@@ -138,6 +145,11 @@ class ThreadExecutor(Executor[J]):
 
     def runs_here(self) -> bool:
         return threading.current_thread() in self._threads
+
+    def job_here(self) -> J | None:
+        here = threading.current_thread()
+        own = [thread for thread in self._threads if thread is here]
+        return own[0].job if own else None  # type: ignore[return-value]  # what `_take` gave
 
     def begin_stopping(self) -> None:
         with self._ready:
