@@ -6,9 +6,16 @@ from difflib import get_close_matches
 from klerk import limits
 from klerk.errors import ArgumentError
 
-__all__ = ["JobNames", "choices", "foreign", "require_queue", "unknown"]
+__all__ = ["JobNames", "choices", "foreign", "nearest", "require_queue", "unknown"]
 
 Names = Collection[str]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return which of the known names was probably meant by a name; "" when it is like none of them."""
+    folded = {each.casefold(): each for each in known}
+    close = get_close_matches(name.casefold(), folded, n=1)
+    return folded[close[0]] if close else ""
 
 
 def choices(name: str, known: Iterable[str], there_are: str = "There are") -> str:
@@ -18,12 +25,11 @@ def choices(name: str, known: Iterable[str], there_are: str = "There are") -> st
         there_are: what the list of names begins with.
     """
     names = sorted(known)
-    folded = {each.casefold(): each for each in names}
-    close = get_close_matches(name.casefold(), folded, n=1)
+    close = nearest(name, names)
     shown = ", ".join(names[: limits.JOB_NAMES_SHOWN_MAX]) or "none"
     more = len(names) - limits.JOB_NAMES_SHOWN_MAX
     listed = f"{there_are}: {shown}{f' and {more} more' if more > 0 else ''}."
-    return f"Did you mean '{folded[close[0]]}'? {listed}" if close else listed
+    return f"Did you mean '{close}'? {listed}" if close else listed
 
 
 def unknown(what: str, name: str, known: Iterable[str], there_are: str = "There are") -> ArgumentError:

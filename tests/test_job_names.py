@@ -276,6 +276,7 @@ def test_what_is_no_job(office: Office, method: str) -> None:
         request, page, batch = office.remind("x"), k.jobs.query(), Batch([], ended=office.remind("x"))
         for given, told in (
             ("1", "An id is a number: int(text)."),
+            ("remind", "k.jobs.query(kind=...)"),
             (request, "k.jobs.schedule(request)"),
             (office.remind, "k.jobs.query(kind=...)"),
             (created, "Give one of them"),

@@ -40,7 +40,7 @@ def id_of_job(job: object) -> int:
 
 
 _NO_JOBS: Final[Mapping[type, str]] = {
-    str: "An id is a number: int(text).",
+    str: "An id is a number: int(text). Jobs of a kind are found by k.jobs.query(kind=...).",
     JobRequest: "A request is no job yet: k.jobs.schedule(request) makes it one, and returns its record.",
     Job: "Jobs of a kind are found by k.jobs.query(kind=...).",
     tuple: "Give one of them: k.jobs.schedule(...) returns a record for each request.",

@@ -27,7 +27,8 @@ Types = Mapping[str, Mapping[str, FieldType]]
 
 
 class JobFilter(TypedDict, total=False):
-    """Which jobs are wanted: those that fit everything given.
+    """Which jobs are wanted: those that fit everything given. A kind, queue or tag that is neither declared
+    nor that of a stored job is refused, with the name that was probably meant.
 
     Parameters:
         state: one state or several, as `JobState` or its text.
