@@ -10,7 +10,7 @@ from klerk.app import Spec
 from klerk.audit.entries import LogFilter
 from klerk.audit.printing import actor_named, printed_log
 from klerk.demo import command as demo
-from klerk.errors import ConfigError, KlerkError
+from klerk.errors import ArgumentError, ConfigError, KlerkError
 from klerk.inspection import describe_store, verified_store
 from klerk.job_manager.job_printing import printed_job
 from klerk.job_manager.listing import printed_jobs
@@ -149,6 +149,9 @@ def _log(options: argparse.Namespace) -> int:
 
 
 def _jobs(options: argparse.Namespace) -> None:
+    filters = ("state", "kind", "queue", "error")
+    if options.id is not None and any(getattr(options, name) is not None for name in filters):
+        raise ArgumentError("an id stands for one job already", hint="Leave out the id, or the filters.")
     if options.id is not None:
         print("\n".join(printed_job(options.path, options.id)))
         return

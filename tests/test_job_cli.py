@@ -214,10 +214,24 @@ def test_a_job_of_cron_and_one_without_command(office: Office, tmp_path: Path, t
     assert f"\n  {plain.cause}  " in told(str(plain.id))[1]
 
 
+def test_many_jobs_of_a_transaction_are_not_listed_one_by_one(
+    office: Office, tmp_path: Path, told: Any, capsys: Any
+) -> None:
+    with office.app.open(tmp_path / "s", job_threads=0) as k:
+        first, *_ = k.jobs.schedule(*(office.after() for _ in range(500)))
+        k.jobs.cancel(7)
+        k.jobs.cancel_all()
+    assert told(str(first.id))[1].splitlines()[-2] == "    jobs 1 to 500"
+    assert main(["log", str(tmp_path / "s"), "--limit", "1"]) == 0
+    assert "cancel of 1 to 6, 8 to 500\n  jobs 1 to 6, 8 to 500\n" in capsys.readouterr().out
+
+
 def test_a_job_that_there_is_not(office: Office, tmp_path: Path, told: Any) -> None:
     office.app.open(tmp_path / "s").close()
     code, text = told("77")
     assert (code, "NotFound: there is no job 77 in this store" in text) == (1, True)
+    code, text = told("77", "--kind", "work")
+    assert (code, "an id stands for one job already" in text) == (1, True)
     for id in ("0", "-1", str(2**70)):
         code, text = told("--", id) if id.startswith("-") else told(id)
         assert (code, f"there is no job {id}" in text) == (1, True)

@@ -1,6 +1,6 @@
 """The commit log for people, said without the app that made it: ``python -m klerk log PATH``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def transaction_lines(catalog: Catalog, head: TransactionHead, payload: Payload 
     if payload.deleted:
         yield f"  deleted {', '.join(map(str, payload.deleted))}"
     if payload.jobs:
-        yield f"  jobs {', '.join(str(id) for id, _ in payload.jobs)}"
+        yield f"  jobs {_listed([id for id, _ in payload.jobs])}"
 
 
 def _said(code: int, values: tuple[Any, ...]) -> str:
@@ -95,9 +95,20 @@ def _said(code: int, values: tuple[Any, ...]) -> str:
     if code not in (JOB_ACTION, QUEUE_ACTION):
         return ", ".join(map(repr, values))
     action, what, changed = values
-    told = what if code == QUEUE_ACTION else ", ".join(map(str, what))
+    told = what if code == QUEUE_ACTION else _listed(what)
     new = ", ".join(f"{name}={value!r}" for name, value in changed.items())
     return f"{action.replace('_', ' ')} of {told}" + (f" with {new}" if new else "")
+
+
+def _listed(ids: Sequence[int]) -> str:
+    """Return ids for people, those that follow each other as one: a transaction may have 100,000."""
+    runs: list[list[int]] = []
+    for id in ids:
+        if runs and id == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], id]
+        else:
+            runs.append([id])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[1]}" for run in runs)
 
 
 def _class_name(catalog: Catalog, image: bytes) -> str:
