@@ -6,11 +6,11 @@ from typing import Any
 
 from klerk.errors import ArgumentError
 
-__all__ = ["require_moment", "require_timeout"]
+__all__ = ["require_moment", "require_moment_in_utc", "require_timeout"]
 
 
 def require_moment(what: str, given: Any) -> None:
-    """Refuse what is no moment: anything but an aware datetime that UTC has, too.
+    """Refuse what is no moment: anything but an aware datetime.
 
     Parameters:
         what: is given, as the error begins, for instance "a job cannot run at".
@@ -28,9 +28,18 @@ def require_moment(what: str, given: Any) -> None:
             f"{what} {given!r}, which is no datetime with a time zone",
             hint="Use an aware datetime: datetime.now(UTC).",
         )
+
+
+def require_moment_in_utc(what: str, given: Any) -> None:
+    """Refuse what `require_moment` does, and moments so far away that UTC has no date for them.
+
+    Raises:
+        ArgumentError: it is none.
+    """
+    require_moment(what, given)
     try:
         given.astimezone(UTC)
-    except (OverflowError, ValueError):
+    except OverflowError:
         raise ArgumentError(f"{what} {given!r}, which is outside of the years 1 to 9999 in UTC") from None
 
 

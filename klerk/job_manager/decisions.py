@@ -12,7 +12,7 @@ from klerk.authorization import JobAction
 from klerk.errors import ArgumentError, WrongState
 from klerk.job_names import require_queue
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobRequest, JobState
-from klerk.moments import require_moment
+from klerk.moments import require_moment_in_utc
 from klerk.texts import storable
 
 _WAITING: Final = frozenset({JobState.SCHEDULED, JobState.AVAILABLE, JobState.RETRYABLE, JobState.SUSPENDED})
@@ -78,7 +78,8 @@ def checked_change(change: Change, queues: Collection[str]) -> Change:
     if change.queue is not None:
         require_queue(change.queue, queues)
     if change.run_at is not None:
-        require_moment("a job cannot run at", change.run_at)
+        # It stands in the commit log as a time in UTC.
+        require_moment_in_utc("a job cannot run at", change.run_at)
     arguments: object = change.arguments
     if arguments is not None and not isinstance(arguments, JobRequest | Mapping):
         raise ArgumentError(
