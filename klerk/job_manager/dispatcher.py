@@ -137,16 +137,19 @@ class Dispatcher:
         return self._lane(record.queue, kind.job) if record.queue else kind.lane
 
     def _lane(self, queue_name: str, job: Job[Any]) -> Lane:
-        """Return where a job waits for its worker; a queue that nobody declared is made."""
+        """Return where a job waits for its worker."""
         where = queue_name, job.pool, job.settings.tags
         lane = self._lanes.get(where)
         if lane is None:
-            queue = self.queues.get(queue_name) or self._new_queue(queue_name, QueueSettings(), NOTHING)
-            lane = self._lanes[where] = Lane(queue, job.pool, job.settings.tags)
+            lane = self._lanes[where] = Lane(self.queue(queue_name), job.pool, job.settings.tags)
             for crew in self._crews.values():
                 if crew.serves(lane):
                     crew.add(lane)
         return lane
+
+    def queue(self, name: str) -> Queue:
+        """Return a queue; one that nobody declares, of which there are stored jobs, is made."""
+        return self.queues.get(name) or self._new_queue(name, QueueSettings(), NOTHING)
 
     # --- jobs go ----------------------------------------------------------------------------------
 
@@ -197,8 +200,8 @@ class Dispatcher:
             self.add(record)
 
     def _has_room(self, record: JobRecord) -> bool:
-        queue = self._lane_of(record).queue
-        return not queue.is_paused and not any(gate.obstacle() for gate in self._gates_around(record))
+        is_paused = self._lane_of(record).queue.is_paused
+        return not is_paused and not any(gate.obstacle() for gate in self._gates_around(record))
 
     def _take_alone(self, pool: Pool) -> JobRecord | None:
         if (record := self.suspects.next(pool)) is not None:
@@ -207,7 +210,6 @@ class Dispatcher:
         return record
 
     def _gates_around(self, record: JobRecord) -> list[Gate]:
-        """Return all gates that a job has to pass."""
         return [self._lane_of(record).gate, *self._gates_to_pass(self._kinds[record.kind], record)]
 
     def may_start(self, pool: Pool, tags: frozenset[str]) -> bool:
@@ -363,10 +365,8 @@ class Dispatcher:
     @property
     def has_rates(self) -> bool:
         """Whether any rate is in force, of which the next run has to know how much was used."""
-        kinds = [kind.job.settings for kind in self._kinds.values()]
-        rates = [each for settings in kinds for each in (settings.rate, settings.key_rate)]
-        rates += [queue.settings.rate for queue in self.queues.values()]
-        return any(rate is not None for rate in rates)
+        rates = [queue.settings.rate for queue in self.queues.values()]
+        return any(rates) or any(kind.has_rate for kind in self._kinds.values())
 
     def levels(self) -> Levels:
         """Return how full the buckets of rates are, for the next run."""

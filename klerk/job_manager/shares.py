@@ -235,6 +235,12 @@ class Kind:
         self.is_keyed = settings.key_rate is not None or settings.key_concurrency is not None
         self.is_limited = self.is_keyed or gate is not None
 
+    @property
+    def has_rate(self) -> bool:
+        """Whether it may start only so often, altogether or by its key."""
+        settings = self.job.settings
+        return settings.rate is not None or settings.key_rate is not None
+
 
 def missing_workers(all_crews: Iterable[Crew], job: Job[Any]) -> list[Obstacle]:
     """Return that no worker could ever run a job; nothing when one could."""
