@@ -32,6 +32,7 @@ ERASURE: Final = -4
 RENEWAL: Final = -5
 JOB_ACTION: Final = -6
 QUEUE_ACTION: Final = -7
+JOBS_OF_JOB: Final = -8
 
 OWN_EVENTS: Final = {
     0: "timer",
@@ -42,6 +43,7 @@ OWN_EVENTS: Final = {
     RENEWAL: "renewal",
     JOB_ACTION: "job action",
     QUEUE_ACTION: "queue action",
+    JOBS_OF_JOB: "jobs of a job",
 }
 """The names of Klerk's own events by their code. A renewal stores the newest version of a model once more,
 because the payload that held it is erased for the sake of another model."""

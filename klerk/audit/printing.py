@@ -13,6 +13,7 @@ from klerk.audit.search import search_for
 from klerk.codec import (
     CATALOG_KEY,
     JOB_ACTION,
+    JOBS_OF_JOB,
     OWN_EVENTS,
     QUEUE_ACTION,
     RENEWAL,
@@ -90,6 +91,8 @@ def _lines(catalog: Catalog, head: TransactionHead, payload: Payload | None) -> 
 
 def _said(code: int, values: tuple[Any, ...]) -> str:
     """Return the parameters of a command for people."""
+    if code == JOBS_OF_JOB:
+        return ", ".join(map(str, values[0]))
     if code not in (JOB_ACTION, QUEUE_ACTION):
         return ", ".join(map(repr, values))
     action, what, changed = values

@@ -25,6 +25,7 @@ from klerk.codec import (
     CATALOG_KEY,
     ERASURE,
     JOB_ACTION,
+    JOBS_OF_JOB,
     OWN_EVENTS,
     QUEUE_ACTION,
     RENEWAL,
@@ -233,6 +234,8 @@ class _Entries(Question[LogPage]):
                 parameters: dict[str, Any] = dict(zip(("until",), values, strict=False))
             elif code == QUEUE_ACTION:
                 parameters = dict(zip(("action", "queue", "in_force"), values, strict=False))
+            elif code == JOBS_OF_JOB:
+                parameters = dict(zip(("jobs",), values, strict=False))
             elif code == JOB_ACTION:
                 parameters = _of_action(reader, values)
             else:
