@@ -137,6 +137,7 @@ VALUES_OF_A_JOB = {
     "tick": "NoneType",
     "state": "NoneType",
     "now": "datetime",
+    "elapsed": "timedelta",
 }
 
 
