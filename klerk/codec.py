@@ -33,6 +33,7 @@ RENEWAL: Final = -5
 JOB_ACTION: Final = -6
 QUEUE_ACTION: Final = -7
 CRON_TICK: Final = -8
+JOBS_OF_JOB: Final = -9
 
 OWN_EVENTS: Final = {
     0: "timer",
@@ -44,6 +45,7 @@ OWN_EVENTS: Final = {
     JOB_ACTION: "job action",
     QUEUE_ACTION: "queue action",
     CRON_TICK: "cron tick",
+    JOBS_OF_JOB: "jobs of a job",
 }
 """The names of Klerk's own events by their code. A renewal stores the newest version of a model once more,
 because the payload that held it is erased for the sake of another model. A cron tick is a time that got no

@@ -1,20 +1,22 @@
 """What the function of a running job receives."""
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
+from time import monotonic
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from klerk import limits
 from klerk._dispatch import moment_at
+from klerk.batch import Batch, checked_requests
 from klerk.commands import Command, Result
 from klerk.errors import ArgumentError, JobError
 from klerk.job_outcomes import Completion
 from klerk.job_reader import JobSnapshot
 from klerk.job_results import EarlierResults
 from klerk.job_states import decoded_state, encoded_state, typed_state
-from klerk.jobs import JobRecord
+from klerk.jobs import JobRecord, JobRequest
 from klerk.loops import is_in_loop
 from klerk.reading.reader import Reader
 from klerk.running_job import RunningJob
@@ -26,7 +28,7 @@ M = TypeVar("M", bound=Model)
 
 
 class JobRun(EarlierResults):
-    """One attempt at a job, as its function receives it."""
+    """One attempt at a job, as its function receives it; two of the same attempt are equal."""
 
     __slots__ = ("_running",)
 
@@ -96,6 +98,11 @@ class JobRun(EarlierResults):
         return self._running.now
 
     @property
+    def elapsed(self) -> timedelta:
+        """For how long this attempt has been with its worker, by a clock that nobody sets."""
+        return timedelta(seconds=monotonic() - self._running.begun_s)
+
+    @property
     def tick(self) -> datetime | None:
         """The time of its cron expression for which the job runs, in the job's time zone; None when it was
         asked for otherwise."""
@@ -162,6 +169,54 @@ class JobRun(EarlierResults):
         """Handle a command as `handle` does, in a job that is a coroutine: others run meanwhile."""
         self._running.check_running()
         return await self._running.host.handle_for_coroutine(self._running, command, step)
+
+    def schedule(
+        self, *requests: JobRequest | Batch, at: datetime | None = None, step: str | None = None
+    ) -> tuple[JobRecord, ...]:
+        """Create jobs on behalf of this one, in one transaction, and return their records once it is durable.
+
+        It blocks: see `schedule_async`. The new jobs name that transaction as their cause, and the commit log
+        this job as its actor. Whether this job ends well makes no difference to them.
+
+        A later attempt creates nothing again: it is returned the same jobs, as they are then. Calls are told
+        apart
+
+        - by `step`: the same name stands for what was created first under it, whatever is asked for now. Name
+          the step whenever a later attempt may ask for other jobs, or for more of them;
+        - without one, a call for one job by its kind, the models that it refers to, and how many calls with
+          all of these alike this attempt made before. Its time and its other arguments do not count; but when
+          it refers to no model, one with other arguments is refused, since nobody knows whether it is meant
+          to be the same;
+        - without one, a call for several jobs or a batch by how many such calls this attempt made before. It
+          is refused when these are not the same as the first time, by what counts of a single one.
+
+        A call that was refused used nothing up.
+
+        Parameters:
+            requests: as for `Jobs.schedule`; they may follow earlier ones: ``report().after(records[0])``.
+            at: not before; None: at once. Of a batch, it is for the members.
+            step: up to `limits.JOB_STEP_LENGTH_MAX` characters, unique among the calls of this method.
+
+        Raises:
+            JobCancelled: the job was asked to stop, or this attempt is over.
+            Conflict: (``token_reused``) an earlier attempt asked for other jobs.
+            ArgumentError: `step` is no name, or was used for other jobs in this attempt; or as for
+                `Jobs.schedule`.
+            NotFound, InvalidValue: as for `Jobs.schedule`.
+            ReadLockHeld: this thread holds the read lock.
+            StoreFailed, Closed: nothing can be written any more.
+        """
+        running = self._running
+        running.check_running()
+        return running.host.schedule_for_job(running, checked_requests(requests, at), step)
+
+    async def schedule_async(
+        self, *requests: JobRequest | Batch, at: datetime | None = None, step: str | None = None
+    ) -> tuple[JobRecord, ...]:
+        """Create jobs as `schedule` does, in a job that is a coroutine: others run meanwhile."""
+        running = self._running
+        running.check_running()
+        return await running.host.schedule_for_coroutine(running, checked_requests(requests, at), step)
 
     # --- what it tells ----------------------------------------------------------------------------
 
@@ -271,6 +326,12 @@ class JobRun(EarlierResults):
 
     def _result_of(self, job_id: int) -> Any:
         return self._running.host.result_for_job(self._running.record, job_id)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, JobRun) and other._running is self._running
+
+    def __hash__(self) -> int:
+        return hash(self._running)
 
     def __repr__(self) -> str:
         return f"<attempt {self.attempt} at job {self.record.kind} {self.id}>"

@@ -11,10 +11,11 @@ import msgspec
 
 from klerk import limits
 from klerk._dispatch import moment_at
+from klerk.batch import Batch
 from klerk.commands import Command, Result
 from klerk.errors import JobCancelled, JobError
 from klerk.job_steps import JobSteps
-from klerk.jobs import Job, JobRecord, JobState
+from klerk.jobs import Job, JobRecord, JobRequest, JobState
 from klerk.log_events import about_job
 from klerk.reading.reader import Reader
 from klerk.reading.snapshots import Snapshot
@@ -36,6 +37,12 @@ class JobHost(Protocol):
     async def handle_for_coroutine(
         self, run: "RunningJob", command: Command[M], step: str | None
     ) -> Result[M]: ...
+    def schedule_for_job(
+        self, run: "RunningJob", requests: tuple[JobRequest | Batch, ...], step: str | None
+    ) -> tuple[JobRecord, ...]: ...
+    async def schedule_for_coroutine(
+        self, run: "RunningJob", requests: tuple[JobRequest | Batch, ...], step: str | None
+    ) -> tuple[JobRecord, ...]: ...
     def idempotency_key_for_job(self, record: JobRecord) -> str: ...
     def read_for_job(self, record: JobRecord, released: Callable[[float], None]) -> Reader: ...
     def snapshot_for_job(self, record: JobRecord) -> Snapshot: ...

@@ -1,5 +1,6 @@
 """A design whose jobs run in processes, which any process can import, and ask for more jobs."""
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -39,3 +40,32 @@ def add_up(job: JobRun) -> dict[str, Any]:
     except AttributeError:
         return {"sum": sum(result for _, result in job.member_results())}
     return {}
+
+
+@app.job(queue="elsewhere", keep_result=timedelta(days=1), retry=lambda attempt, error: timedelta(0))
+def plan(job: JobRun, number: int) -> list[list[int]]:
+    """Ask for jobs, once; fail the first time; return what each call gave."""
+    for _ in range(2):
+        records = job.schedule(*requests(number), step="numbers")
+        job.log(repr([each.id for each in records]))
+    return ended(job)
+
+
+@app.job(queue="elsewhere", keep_result=timedelta(days=1), retry=lambda attempt, error: timedelta(0))
+async def plan_soon(job: JobRun, number: int) -> list[list[int]]:
+    """Do what `plan` does, as a coroutine."""
+    records = await job.schedule_async(*requests(number))
+    job.log(repr([each.id for each in records]))
+    return ended(job)
+
+
+def requests(number: int) -> Any:
+    """Return a batch of two, whose callback adds them up."""
+    return (klerk.Batch([square(number), square(number + 1)], succeeded=add_up()),)
+
+
+def ended(job: JobRun) -> list[list[int]]:
+    """Fail the first time; return what was logged."""
+    if job.attempt == 1:
+        raise OSError("once")
+    return [json.loads(line) for line in job.log_lines[-2:]]

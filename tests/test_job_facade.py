@@ -107,9 +107,20 @@ def test_the_faces_have_names(k: Klerk) -> None:
 # --- what a job's function receives ---------------------------------------------------------------
 
 OF_A_JOB = {
-    *("record", "id", "attempt", "crashes", "queue", "tick", "now", "idempotency_key", "log_lines"),
+    *(
+        "record",
+        "id",
+        "attempt",
+        "crashes",
+        "queue",
+        "tick",
+        "now",
+        "elapsed",
+        "idempotency_key",
+        "log_lines",
+    ),
     *("cancelled", "check_cancelled", "heartbeat"),
-    *("read", "snapshot", "handle", "handle_async", "complete_with"),
+    *("read", "snapshot", "handle", "handle_async", "schedule", "schedule_async", "complete_with"),
     *("state", "state_as", "checkpoint", "checkpoint_async"),
     *("log", "done", "total", "progress", "track"),
     *("result_of", "results", "member_results"),
@@ -126,6 +137,7 @@ VALUES_OF_A_JOB = {
     "tick": "NoneType",
     "state": "NoneType",
     "now": "datetime",
+    "elapsed": "timedelta",
 }
 
 

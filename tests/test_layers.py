@@ -162,6 +162,8 @@ LAYERS = [
     "timers/retiming",
     "recovery",
     "tokens/job_tokens",
+    "tokens/digests",
+    "tokens/job_requests",
     "tokens/uses",
     "unsafe",
     "inspection",

@@ -15,6 +15,7 @@ from klerk.codec import (
     CATALOG_KEY,
     CRON_TICK,
     JOB_ACTION,
+    JOBS_OF_JOB,
     OWN_EVENTS,
     QUEUE_ACTION,
     RENEWAL,
@@ -97,6 +98,8 @@ def _said(code: int, values: tuple[Any, ...]) -> str:
     if code == CRON_TICK:
         kind, tick_us, job_id = values
         return f"{moment_at(tick_us).isoformat()} of {kind}, for which job {job_id} stood"
+    if code == JOBS_OF_JOB:
+        return _listed(values[0])
     if code not in (JOB_ACTION, QUEUE_ACTION):
         return ", ".join(map(repr, values))
     action, what, changed = values

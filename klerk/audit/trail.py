@@ -7,8 +7,8 @@ does all three under its lock, a snapshot without any.
 """
 
 import abc
-from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, Generic, TypeVar
 
 from klerk._dispatch import ask, new_args
 from klerk._image import model_of, version_of
@@ -26,6 +26,7 @@ from klerk.codec import (
     CRON_TICK,
     ERASURE,
     JOB_ACTION,
+    JOBS_OF_JOB,
     OWN_EVENTS,
     QUEUE_ACTION,
     RENEWAL,
@@ -45,6 +46,14 @@ from klerk.values import MASKED, Ref
 
 R = TypeVar("R")
 _Transaction = tuple[TransactionHead, Payload | None]
+
+_OWN_PARAMETERS: Final[Mapping[int, tuple[str, ...]]] = {
+    ERASURE: ("until",),
+    QUEUE_ACTION: ("action", "queue", "in_force"),
+    CRON_TICK: ("job", "tick_us", "stood_for_by"),
+    JOBS_OF_JOB: ("jobs",),
+}
+"""What the log says with Klerk's own events, in order."""
 
 
 class Question(abc.ABC, Generic[R]):
@@ -230,12 +239,8 @@ class _Entries(Question[LogPage]):
         for place, (code, id, depth) in enumerate(head.targets):
             values = () if payload is None else payload.parameters[place]
             event = self._audit.name_of(code)
-            if code == ERASURE:
-                parameters: dict[str, Any] = dict(zip(("until",), values, strict=False))
-            elif code == QUEUE_ACTION:
-                parameters = dict(zip(("action", "queue", "in_force"), values, strict=False))
-            elif code == CRON_TICK:
-                parameters = dict(zip(("job", "tick_us", "stood_for_by"), values, strict=False))
+            if code in _OWN_PARAMETERS:
+                parameters: dict[str, Any] = dict(zip(_OWN_PARAMETERS[code], values, strict=False))
             elif code == JOB_ACTION:
                 parameters = _of_action(reader, values)
             else:

@@ -1,5 +1,6 @@
 """What an opened app does for its running jobs: `HostingJobs`."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -7,19 +8,23 @@ import msgspec
 
 from klerk._waiting import ReadWriteLock, Submission
 from klerk.app import Spec
+from klerk.batch import Batch
 from klerk.commands import Actor, Command, Context, Result, System
 from klerk.job_manager.manager import JobManager
-from klerk.job_manager.work import SaveJob, acting_as, by_manager
+from klerk.job_manager.work import CreateJobsOfJob, SaveJob, acting_as, by_manager
 from klerk.job_reader import JobReader
 from klerk.job_steps import Step
-from klerk.jobs import JobRecord
+from klerk.jobs import JobRecord, JobRequest
 from klerk.reading.reader import Reader, Sight
 from klerk.reading.snapshots import Snapshot, Snapshots
 from klerk.running_job import RunningJob
 from klerk.submitting import Push, PushSoon, one
+from klerk.tokens.repeated import FirstUse
 from klerk.tokens.uses import TokenUses
 from klerk.values import Model
 
+Requests = tuple[JobRequest | Batch, ...]
+Records = tuple[JobRecord, ...]
 M = TypeVar("M", bound=Model)
 
 
@@ -44,7 +49,7 @@ class HostingJobs:
     def handle_for_job(self, run: RunningJob, command: Command[M], step: str | None) -> Result[M]:
         """Handle a command on behalf of a running job."""
         with self._tokens.step_of(run.steps, one(command), step) as asked:
-            submission = self._submission_of(run, asked)
+            submission = self._submission_of(run, asked, asked.asked)
             self._push(submission, True)
             result: Result[M] = submission.result()
             return result
@@ -52,16 +57,37 @@ class HostingJobs:
     async def handle_for_coroutine(self, run: RunningJob, command: Command[M], step: str | None) -> Result[M]:
         """Handle a command on behalf of a running job that is a coroutine."""
         with self._tokens.step_of(run.steps, one(command), step) as asked:
-            submission = self._submission_of(run, asked)
+            submission = self._submission_of(run, asked, asked.asked)
             room = self._push_soon(submission)
             if room is not None:
                 await room
             result: Result[M] = await submission
             return result
 
-    def _submission_of(self, run: RunningJob, step: Step) -> Submission[Any]:
+    def _submission_of(self, run: RunningJob, step: Step, work: Any) -> Submission[Any]:
         context = self._acting_as(run.record)
-        return Submission(step.command, context, False, self._tokens.use_in_job(step, context))
+        return Submission(work, context, False, self._tokens.use_in_job(step, context))
+
+    def schedule_for_job(self, run: RunningJob, requests: Requests, step: str | None) -> Records:
+        """Create jobs on behalf of a running one."""
+        with self._tokens.step_of_jobs(run.steps, requests, step) as asked:
+            submission = self._submission_of(run, asked, CreateJobsOfJob(run, requests))
+            self._push(submission, True)
+            made: Records | FirstUse = submission.result()
+        return self._manager.recalled(made) if isinstance(made, FirstUse) else made
+
+    async def schedule_for_coroutine(self, run: RunningJob, requests: Requests, step: str | None) -> Records:
+        """Create jobs on behalf of a running one that is a coroutine."""
+        with self._tokens.step_of_jobs(run.steps, requests, step) as asked:
+            submission = self._submission_of(run, asked, CreateJobsOfJob(run, requests))
+            room = self._push_soon(submission)
+            if room is not None:
+                await room
+            made: Records | FirstUse = await submission
+        if isinstance(made, FirstUse):
+            # The commit log is read, and perhaps the jobs.
+            return await asyncio.to_thread(self._manager.recalled, made)
+        return made
 
     def idempotency_key_for_job(self, record: JobRecord) -> str:
         """Return the key of a job's effects outside of the store."""

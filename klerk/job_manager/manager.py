@@ -31,7 +31,7 @@ from klerk.job_manager.status import Explaining
 from klerk.job_manager.suspects import Suspect
 from klerk.job_manager.waiting import Endings, is_closing
 from klerk.job_manager.watchdog import Watchdog
-from klerk.job_manager.work import RecordJobs, RecordSuspended, Submit
+from klerk.job_manager.work import RecordJobs, RecordSuspended, Submit, jobs_of_job
 from klerk.job_options import Pool
 from klerk.jobs import JobRecord, JobState
 from klerk.log_events import about, about_job
@@ -39,6 +39,7 @@ from klerk.recovery import Recovered
 from klerk.running_job import JobHost, RunningJob
 from klerk.scheduler import Scheduler
 from klerk.storage.marks import MarkFile
+from klerk.tokens.repeated import FirstUse
 from klerk.workers import Executor, Patience, stop
 
 LOG = logging.getLogger("klerk")
@@ -321,6 +322,15 @@ class JobManager:
         """
         self.relations.require_related(record, job_id)
         return self._results.of(self._books.get(job_id))
+
+    def recalled(self, first: FirstUse) -> tuple[JobRecord, ...]:
+        """Return the jobs that an earlier attempt at a job asked for, as they are now; those that are kept no
+        longer as they were created."""
+        books = self._books
+        return tuple(
+            books.peek(job_id) or books.shown(read_job(job_id, stored))
+            for job_id, stored in jobs_of_job(first.payload)
+        )
 
     def as_stored(self, record: JobRecord) -> JobRecord:
         """See `Employer.as_stored`."""

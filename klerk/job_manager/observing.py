@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from klerk.errors import ArgumentError
+from klerk.job_run import JobRun
 from klerk.jobs import JobRecord
 from klerk.log_events import about
 from klerk.running_job import RunningJob
@@ -14,15 +15,16 @@ LOG = logging.getLogger("klerk")
 
 class JobObserver(Protocol):
     """Hears of every attempt at a job: `started` and `stopped` in the thread or task that runs it, and
-    `ended` once, in whatever thread finds out. No lock is held meanwhile, and no command waits."""
+    `ended` once, in whatever thread finds out. No lock is held meanwhile, and no command waits. Each is given
+    the attempt as its function sees it, or an equal one."""
 
-    def started(self, run: RunningJob) -> None:
+    def started(self, run: JobRun) -> None:
         """The function of a job is about to be called."""
 
-    def stopped(self, run: RunningJob) -> None:
+    def stopped(self, run: JobRun) -> None:
         """The thread or task is done with the attempt."""
 
-    def ended(self, run: RunningJob, record: JobRecord, error: BaseException | None) -> None:
+    def ended(self, run: JobRun, record: JobRecord, error: BaseException | None) -> None:
         """What becomes of the job is known, and being recorded.
 
         Parameters:
@@ -70,17 +72,17 @@ class Observers:
     def started(self, run: RunningJob) -> None:
         """See `JobObserver.started`."""
         for observer in self.all:
-            _tell(observer.started, run)
+            _tell(observer.started, JobRun(run))
 
     def stopped(self, run: RunningJob) -> None:
         """See `JobObserver.stopped`; the last to hear of the start is the first to hear of the stop."""
         for observer in reversed(self.all):
-            _tell(observer.stopped, run)
+            _tell(observer.stopped, JobRun(run))
 
     def ended(self, run: RunningJob, record: JobRecord, error: BaseException | None) -> None:
         """See `JobObserver.ended`."""
         for observer in self.all:
-            _tell(observer.ended, run, record, error)
+            _tell(observer.ended, JobRun(run), record, error)
 
 
 def _tell(method: Callable[..., None], *values: object) -> None:

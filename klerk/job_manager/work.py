@@ -1,13 +1,14 @@
 """The transactions that the job manager submits."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from klerk._core import InternalWork
 from klerk._waiting import Submission
 from klerk.batch import Batch
-from klerk.codec import encode
+from klerk.codec import JOBS_OF_JOB, Payload, encode
 from klerk.commands import Actor, Command, System
+from klerk.errors import JobCancelled
 from klerk.jobs import Job, JobRecord, JobRequest
 from klerk.running_job import RunningJob
 
@@ -120,3 +121,29 @@ class CreateJobs(InternalWork):
 
     def perform(self, processor: Any) -> tuple[JobRecord, ...]:
         return tuple(processor.add_jobs(self.requests, processor.args(None)))
+
+
+class CreateJobsOfJob(CreateJobs):
+    """The transaction that creates jobs on behalf of a running one, and notes which they are: a later attempt
+    is given the same."""
+
+    def __init__(self, run: RunningJob, requests: tuple[JobRequest | Batch, ...]) -> None:
+        super().__init__(requests)
+        self.run = run
+
+    def perform(self, processor: Any) -> tuple[JobRecord, ...]:
+        if self.run.is_over:
+            raise JobCancelled(f"this attempt at job {self.run.record.kind} {self.run.id} is over")
+        records = super().perform(processor)
+        # One that was there already, in place of a unique one, stands in another transaction.
+        others = [(each.id, encode(each)) for each in records if each.cause != processor.sequence + 1]
+        processor.log_unchecked(JOBS_OF_JOB, 0, (tuple(each.id for each in records), others))
+        return records
+
+
+def jobs_of_job(payload: Payload) -> Iterator[tuple[int, bytes]]:
+    """Yield the ids of the jobs that such a transaction returned, each as it was stored then."""
+    ((ids, others),) = payload.parameters
+    stored = {**dict(payload.jobs), **dict(others)}
+    for job_id in ids:
+        yield job_id, stored[job_id]

@@ -3,17 +3,17 @@
 import weakref
 from collections import Counter as Counts
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from time import monotonic
 
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from klerk._dispatch import microseconds
 from klerk.errors import ArgumentError, Closed
+from klerk.job_run import JobRun
 from klerk.jobs import FINAL_STATES, JobRecord, JobState
 from klerk.klerk import Klerk
-from klerk.running_job import RunningJob
 from klerk.statistics import Statistics
 
 __all__ = ["KlerkCollector"]
@@ -68,22 +68,22 @@ class AttemptCounter:
         self._metrics = metrics
         self._app = app
 
-    def started(self, run: RunningJob) -> None:
+    def started(self, run: JobRun) -> None:
         """See `JobObserver.started`."""
         labels, record = (self._app, run.record.kind, run.queue), run.record
         ready_us = max(record.created_us, record.run_at_us)
-        self._metrics.wait.labels(*labels).observe(max(0, run.started_us - ready_us) / 1e6)
+        self._metrics.wait.labels(*labels).observe(max(0, microseconds(run.now) - ready_us) / 1e6)
         self._metrics.running.labels(*labels).inc()
         if record.attempt:
             self._metrics.retries.labels(*labels).inc()
 
-    def stopped(self, run: RunningJob) -> None:
+    def stopped(self, run: JobRun) -> None:
         """See `JobObserver.stopped`."""
         labels = self._app, run.record.kind, run.queue
         self._metrics.running.labels(*labels).dec()
-        self._metrics.duration.labels(*labels).observe(monotonic() - run.begun_s)
+        self._metrics.duration.labels(*labels).observe(run.elapsed.total_seconds())
 
-    def ended(self, run: RunningJob, record: JobRecord, error: BaseException | None) -> None:
+    def ended(self, run: JobRun, record: JobRecord, error: BaseException | None) -> None:
         """See `JobObserver.ended`."""
         self._metrics.attempts.labels(self._app, record.kind, run.queue, str(record.state)).inc()
 

@@ -1,11 +1,10 @@
 """A line of the log for every attempt at a job."""
 
 import logging
-from time import monotonic
 
+from klerk.job_run import JobRun
 from klerk.jobs import JobRecord
 from klerk.log_events import about_job
-from klerk.running_job import RunningJob
 
 __all__ = ["JobLog"]
 
@@ -24,17 +23,17 @@ class JobLog:
     def __init__(self, level: int = logging.INFO) -> None:
         self._level = level
 
-    def started(self, run: RunningJob) -> None:
+    def started(self, run: JobRun) -> None:
         """See `JobObserver.started`."""
 
-    def stopped(self, run: RunningJob) -> None:
+    def stopped(self, run: JobRun) -> None:
         """See `JobObserver.stopped`."""
 
-    def ended(self, run: RunningJob, record: JobRecord, error: BaseException | None) -> None:
+    def ended(self, run: JobRun, record: JobRecord, error: BaseException | None) -> None:
         """See `JobObserver.ended`."""
         if not LOG.isEnabledFor(self._level):
             return
-        duration_s = monotonic() - run.begun_s
+        duration_s = run.elapsed.total_seconds()
         fields = about_job(
             "attempt_ended", run.record, run.queue, duration_s=duration_s, state=str(record.state)
         )

@@ -16,6 +16,7 @@ from klerk.job_manager.crew import Employer
 from klerk.job_manager.work import CreateJobs
 from klerk.job_options import Pool
 from klerk.job_outcomes import JobOutcome
+from klerk.job_run import JobRun
 from klerk.jobs import JobRecord, JobState
 from klerk.klerk import Klerk
 from klerk.loops import is_in_loop
@@ -153,7 +154,7 @@ class Bench:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_is_free = threading.Lock()
         self._tasks: dict[RunningJob, asyncio.Task[None]] = {}
-        self._attempts: dict[RunningJob, Attempt] = {}
+        self._attempts: dict[JobRun, Attempt] = {}
         self._attempted = threading.Condition()
         self._klerk: Klerk | None = None
         self._employer: Employer | None = None
@@ -301,9 +302,9 @@ class Bench:
         """Wait until what became of an attempt is durable and visible, and return it."""
         assert self._employer is not None
         with self._attempted:
-            while not self._attempted.wait_for(lambda: run in self._attempts, limits.TEST_CHECK_S):
+            while not self._attempted.wait_for(lambda: JobRun(run) in self._attempts, limits.TEST_CHECK_S):
                 self._require_working()
-            attempt = self._attempts.pop(run)
+            attempt = self._attempts.pop(JobRun(run))
         while not self._employer.wait_until_over(run, limits.TEST_CHECK_S):
             self._require_working()
         return attempt
@@ -318,13 +319,13 @@ class Bench:
 
     # --- what it hears ----------------------------------------------------------------------------
 
-    def started(self, run: RunningJob) -> None:
+    def started(self, run: JobRun) -> None:
         """See `JobObserver.started`."""
 
-    def stopped(self, run: RunningJob) -> None:
+    def stopped(self, run: JobRun) -> None:
         """See `JobObserver.stopped`."""
 
-    def ended(self, run: RunningJob, record: JobRecord, error: BaseException | None) -> None:
+    def ended(self, run: JobRun, record: JobRecord, error: BaseException | None) -> None:
         """See `JobObserver.ended`."""
         with self._attempted:
             self._attempts[run] = Attempt(record, error)

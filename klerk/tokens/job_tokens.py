@@ -70,11 +70,12 @@ def about(command: Command[Any], code: int, fields: tuple[Any, ...]) -> tuple[in
     found = [code, id_or_zero(command.target)]
     for place, field in enumerate(fields):
         if field.target is not None or field.nested is not None:
-            found += (-1 - place, *_referred(field, command.values[place]))
+            found += (-1 - place, *referred(field, command.values[place]))
     return tuple(found)
 
 
-def _referred(field: Any, value: Any) -> list[int]:
+def referred(field: Any, value: Any) -> list[int]:
+    """Return the ids of the models that a value of a parameter refers to, in their order."""
     try:
         ids = [value] if field.nested is None else [id for id, _ in field.nested(value)]
         return sorted(map(id_or_zero, ids))

@@ -14,14 +14,17 @@ from klerk._core import Group, Processor
 from klerk._dispatch import microseconds
 from klerk._image import key_of
 from klerk._working import id_or_zero
+from klerk.batch import Batch
 from klerk.checkpointer import write_tokens
 from klerk.codec import TOKEN_SECRET_KEY, number_of
 from klerk.commands import Command, Context
 from klerk.errors import ArgumentError, Conflict, InvalidValue, LimitExceeded
-from klerk.job_steps import JobSteps, Step
-from klerk.jobs import JobRecord
+from klerk.job_steps import AskedJobs, JobSteps, Step
+from klerk.jobs import JobRecord, JobRequest
 from klerk.processing import Program
 from klerk.storage.contract import Family, Storage
+from klerk.tokens.digests import canonical, encode
+from klerk.tokens.job_requests import asked_jobs
 from klerk.tokens.job_tokens import ANYTHING, JobTokens, LivingJobs, about
 from klerk.tokens.repeated import FirstUse, RepeatedResult
 from klerk.tokens.rows import packed, read_row
@@ -36,6 +39,8 @@ USE: Final = struct.Struct(f">qqi{DIGEST_BYTES}s")
 FORGOTTEN: Final = 0
 
 SINGLE: Final = -1
+JOBS: Final = -2
+"""In place of how many commands there were: one that is not in a list; jobs that a job asked for."""
 
 
 class TokenUse(msgspec.Struct, frozen=True):
@@ -77,6 +82,7 @@ class TokenUses:
             each.event: (program.code_of_event[each.event], tuple(each.parameters.values()))
             for each in program.spec.events
         }
+        self._job_types = program.spec.job_parameters
         self._clock = clock
         self._keep_for_us = keep_for // timedelta(microseconds=1)
         self._seal = TokenSeal(_secret_of(storage))
@@ -144,15 +150,30 @@ class TokenUses:
 
     def use_in_job(self, step: Step, context: Any) -> TokenUse:
         """Return the token of a step of a job as a submission carries it."""
-        stands_for_first = step.is_named or step.command.target is not None
-        digest = ANYTHING if stands_for_first else self._digest(step.command, context)
+        asked = step.asked
+        if isinstance(asked, AskedJobs):
+            digest = ANYTHING if step.is_named or asked.refers else self._seal.digest(asked.identity)
+        else:
+            stands_for_first = step.is_named or asked.target is not None
+            digest = ANYTHING if stands_for_first else self._digest(asked, context)
         return TokenUse(step.token.id, None, (), digest, step.job)
+
+    def step_of_jobs(
+        self, steps: JobSteps, requests: tuple[JobRequest | Batch, ...], name: str | None
+    ) -> Step:
+        """Return the step of a job that jobs are which it asks for; see `JobRun.schedule`.
+
+        Raises:
+            ArgumentError: as for `JobSteps.named`.
+        """
+        asked = asked_jobs(requests, self._job_types)
+        return steps.step(asked, asked.about) if name is None else steps.named(asked, name)
 
     def idempotency_key(self, record: JobRecord) -> str:
         """Return the key of a job's effects outside of the store; see `JobRun.idempotency_key`."""
         # A store that was restored from a copy gives ids once more, to other jobs.
         about_job = ("job", record.id, record.renewals, record.created_us)
-        return self._seal.digest(b"effect" + _encode(about_job)).hex()
+        return self._seal.digest(b"effect" + encode(about_job)).hex()
 
     def _known(self, token: Token | str) -> Token:
         if not isinstance(token, Token):
@@ -177,7 +198,7 @@ class TokenUses:
                 commands = [self._canonical_command(command) for command in work]
             else:
                 commands = None
-            encoded = _encode((_actors(context), commands))
+            encoded = encode((_actors(context), commands))
         except Exception:
             # Whatever it is, it will be refused as it would be without a token.
             return b""
@@ -185,12 +206,7 @@ class TokenUses:
 
     def _canonical_command(self, command: Command[Any]) -> tuple[Any, ...]:
         code, fields = self._events[command.event]
-        values = [
-            value
-            if type(value) in _SCALARS and type(value) is field.plain
-            else _canonical(_coerced(field, value))
-            for field, value in zip(fields, command.values, strict=True)
-        ]
+        values = [canonical(field, value) for field, value in zip(fields, command.values, strict=True)]
         return code, id_or_zero(command.target), values
 
     def _now_us(self) -> int:
@@ -232,6 +248,14 @@ class TokenUses:
 
     def _repeated(self, known: bytes, use: TokenUse, context: Context) -> Any:
         sequence, _, count, digest = USE.unpack(known)
+        if digest != use.digest and count == JOBS:
+            raise Conflict(
+                f"an earlier attempt at job {use.job} asked for other jobs in this place, in transaction"
+                f" {sequence}",
+                code="token_reused",
+                hint="Give the step a name, which stands for what was asked for first:"
+                " job.schedule(*requests, step='mails for May').",
+            )
         if digest != use.digest and use.job:
             raise Conflict(
                 f"an earlier attempt at job {use.job} handled this with other parameters, in transaction"
@@ -247,6 +271,8 @@ class TokenUses:
                 hint="Make a new token for each thing to be done once, with Klerk.token().",
             )
         first = FirstUse(self._storage, self._plans, sequence)
+        if count == JOBS:
+            return first
         shown_by = self._processor.shown_by
         if count == SINGLE:
             return RepeatedResult(first, 0, context, shown_by)
@@ -271,9 +297,9 @@ class TokenUses:
 
         Parameters:
             group: that the transaction belongs to.
-            concerned: the id that its command is about, or a list of them.
+            concerned: the id that its command is about, or a list of them; or a tuple of the jobs' records.
         """
-        count = len(concerned) if type(concerned) is list else SINGLE
+        count = _count_of(concerned)
         known = USE.pack(sequence, self._used_us, count, use.digest)
         row = packed(use.id, self._used_us, count, use.digest, use.job)
         if self._dropped:
@@ -342,12 +368,10 @@ def _secret_of(storage: Storage) -> bytes:
     return secret
 
 
-# Values of these types are encoded alike in every process as they are.
-_SCALARS: Final = frozenset({bool, bytes, float, int, str})
-
-_encode: Final[Callable[[Any], bytes]] = msgspec.msgpack.Encoder(
-    decimal_format="string", uuid_format="canonical"
-).encode
+def _count_of(concerned: Any) -> int:
+    if type(concerned) is list:
+        return len(concerned)
+    return JOBS if type(concerned) is tuple else SINGLE
 
 
 def _actors(context: Any) -> list[Any]:
@@ -356,27 +380,3 @@ def _actors(context: Any) -> list[Any]:
         return []
     behalf = context.on_behalf_of
     return [context.actor.kind, context.actor.id, *([] if behalf is None else [behalf.kind, behalf.id])]
-
-
-def _coerced(field: Any, value: Any) -> Any:
-    """Return a value as its type stores it.
-
-    Raises:
-        InvalidValue: it cannot.
-    """
-    problems: list[Any] = []
-    value = field.coerce(value, "", problems)
-    if problems:
-        raise InvalidValue("a value that has no digest", problems=problems)
-    return value
-
-
-def _canonical(value: Any) -> Any:
-    """Return a value in a form that is encoded alike in every process: sets have no order of their own."""
-    if isinstance(value, frozenset):
-        return sorted(_encode(_canonical(each)) for each in value)
-    if isinstance(value, msgspec.Struct):
-        return [_canonical(getattr(value, name)) for name in value.__struct_fields__]
-    if isinstance(value, tuple):
-        return [_canonical(each) for each in value]
-    return value

@@ -13,6 +13,7 @@ import msgspec
 import klerk
 import klerk.testing
 from klerk import (
+    AioJobs,
     Args,
     Backoff,
     Batch,
@@ -27,6 +28,7 @@ from klerk import (
     JobRecord,
     JobRequest,
     JobRun,
+    Jobs,
     JobState,
     JobStatus,
     Klerk,
@@ -182,6 +184,11 @@ async def work(job: JobRun, ref: Ref[Meter]) -> None:
         assert_type(s.get(ref), Meter)
     for each in job.track([ref]):
         assert_type(each, Ref[Meter])
+    assert_type(
+        job.schedule(price(ref), Batch([], ended=close_month()), at=datetime.now(UTC), step="bills"),
+        tuple[JobRecord, ...],
+    )
+    assert_type(await job.schedule_async(price(ref)), tuple[JobRecord, ...])
     job.checkpoint({"seen": 1})
     await job.checkpoint_async(Progress(seen=1))
     assert_type(job.state_as(Progress), Progress | None)
@@ -193,6 +200,7 @@ async def work(job: JobRun, ref: Ref[Meter]) -> None:
     assert_type(job.complete_with(close(ref), consume(ref, Kwh(1))), Completion)
     assert_type(job.idempotency_key, str)
     assert_type(job.now, datetime)
+    assert_type(job.elapsed, timedelta)
     assert_type(job.tick, datetime | None)
     assert_type(job.cancelled, bool)
     assert_type(job.results(), dict[int, Any])
@@ -231,6 +239,8 @@ def manage(k: Klerk, ref: Ref[Meter], boss: Context) -> None:
     assert_type(k.jobs.batch(7), BatchStatus)
     assert_type(k.jobs.models(job), tuple[Ref[Any], ...])
     assert_type(k.jobs.wait_until_idle(timeout=5), bool)
+    assert_type(k.jobs.wait(job.id, timeout=5), JobRecord)
+    assert_type(k.jobs, Jobs)
 
 
 async def manage_soon(k: Klerk, ref: Ref[Meter], boss: Context) -> None:
@@ -242,6 +252,8 @@ async def manage_soon(k: Klerk, ref: Ref[Meter], boss: Context) -> None:
     assert_type(await k.aio.jobs.retry(job.id, boss), JobRecord)
     assert_type(await k.aio.jobs.discard_all(boss, kind=price), int)
     assert_type(await k.aio.jobs.wait_until_idle(5), bool)
+    assert_type(await k.aio.jobs.wait(job, 0.5), JobRecord)
+    assert_type(k.aio.jobs, AioJobs)
     assert_type(k.aio.jobs.counts(kind=price), Mapping[JobState, int])
     await k.aio.jobs.pause("figures", boss)
 

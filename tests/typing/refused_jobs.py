@@ -81,10 +81,15 @@ def run(job: JobRun) -> None:
     job.handle(total())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     job.complete_with(total())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     job.track(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    job.schedule(consume(a_meter, 1))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    job.saved(b"")  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    job.attempt = 7  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
     job.progress("half")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def manage(k: Klerk) -> None:
+    k.jobs.close()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    k.jobs.wait("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     k.jobs.query(status="completed")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     k.jobs.query(state=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     k.jobs.query(limit="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
