@@ -719,7 +719,7 @@ def test_the_cli_tells_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str
         k.jobs.wait(job, 20)
     main(["log", str(tmp_path / "store")])
     assert "jobs of a job" in (told := capsys.readouterr().out)
-    assert "2, 3" in told
+    assert "2 to 3" in told
 
 
 def test_a_clock_of_the_test_gives_their_times() -> None:
