@@ -46,6 +46,7 @@ from klerk.errors import (
     WrongState,
     WrongStore,
 )
+from klerk.job_failures import JobFailure, UnsentError
 from klerk.job_manager.batches import BatchStatus
 from klerk.job_manager.queue_control import QueueStatus
 from klerk.job_manager.retention import Retention
@@ -129,6 +130,7 @@ __all__ = [
     "JobCancelled",
     "JobCrashed",
     "JobError",
+    "JobFailure",
     "JobFilter",
     "JobOptions",
     "JobPage",
@@ -195,6 +197,7 @@ __all__ = [
     "UnsafeCreate",
     "UnsafeDelete",
     "UnsafeUpdate",
+    "UnsentError",
     "User",
     "Version",
     "View",

@@ -30,15 +30,22 @@ class Completions:
     Parameters:
         submit: puts a transaction into the queue.
         scheduler: calls later what failed.
+        give_up: called when nothing can be recorded any more.
     """
 
-    def __init__(self, submit: Callable[[Any, System], Submission[Any]], scheduler: Scheduler) -> None:
+    def __init__(
+        self,
+        submit: Callable[[Any, System], Submission[Any]],
+        scheduler: Scheduler,
+        give_up: Callable[[], None],
+    ) -> None:
         self._submit = submit
         self._scheduler = scheduler
+        self._give_up = give_up
         self._lock = threading.Lock()
         self._waiting: list[Encoded] = []
-        # Transactions that are on their way, or are to be tried again.
-        self._asked = 0
+        # Transactions that are on their way, or are to be tried again; and of these, those that are not yet.
+        self._asked = self._delayed = 0
 
     def add(self, record: JobRecord) -> None:
         """Record a completion with the next transaction.
@@ -67,7 +74,10 @@ class Completions:
 
     def _failed(self, work: "RecordCompletions", error: BaseException | None) -> None:
         """Try again later what was not recorded: others wait for the same transaction."""
-        if error is None or isinstance(error, Closed | StoreFailed):
+        if error is None:
+            return
+        if isinstance(error, Closed | StoreFailed):
+            self._give_up()
             return
         LOG.error(
             "completions are not recorded yet; it is tried again: %s", error, extra=about("job_unrecorded")
@@ -75,12 +85,20 @@ class Completions:
         with self._lock:
             self._waiting[:0] = work.taken
             self._asked += work.is_taken
+            self._delayed += 1
         self._scheduler.after(int(limits.JOB_COMPLETIONS_RETRY_S * 1e6), self._ask_again)
 
     def _ask_again(self) -> None:
+        with self._lock:
+            self._delayed -= 1
         # What cannot be recorded any more runs again after the next start.
         with suppress(Closed, StoreFailed):
             self._ask()
+
+    def settle(self) -> None:
+        """Try once more what failed, as Klerk closes, and the scheduler calls nothing any more."""
+        for _ in range(self._delayed):
+            self._ask_again()
 
     def take(self) -> list[Encoded]:
         """Return what one transaction records."""

@@ -177,6 +177,7 @@ def fresh(record: JobRecord, *, anew: bool) -> JobRecord:
         checkpoint=b"",
         result=b"",
         result_until_us=0,
+        errors=(),
     )
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from klerk._core import InternalWork
 from klerk._waiting import Submission
 from klerk.batch import Batch
@@ -95,6 +97,43 @@ class SaveJob(InternalWork):
         record = self.run.saved(self.checkpoint)
         processor.put_job(record, encode(record))
         self.run.newest = record
+
+
+def with_told(run: JobRun) -> JobRecord:
+    """Return what is stored of a running job, with the log and the progress that it told since."""
+    newest = run.newest
+    is_silent = not (run.done or run.total)
+    return msgspec.structs.replace(
+        newest,
+        log=run.log_lines,
+        done=newest.done if is_silent else run.done,
+        total=newest.total if is_silent else run.total,
+        stop=run.stop or "",
+    )
+
+
+def tells_more(run: JobRun) -> bool:
+    """Return whether a running job told something of itself that is not stored."""
+    told, newest = with_told(run), run.newest
+    return (told.log, told.done, told.total) != (newest.log, newest.done, newest.total)
+
+
+class KeepTold(InternalWork):
+    """The transaction that keeps what interrupted jobs told: their log and progress, and nothing else.
+
+    Parameters:
+        runs: of them.
+    """
+
+    def __init__(self, runs: Sequence[JobRun]) -> None:
+        self.runs = runs
+
+    def perform(self, processor: Any) -> None:
+        for run in self.runs:
+            # Some end all the same, by now or later; that comes with all that they told.
+            if not run.is_over:
+                record = run.newest = with_told(run)
+                processor.put_job(record, encode(record))
 
 
 class CreateJobs(InternalWork):

@@ -1,0 +1,59 @@
+"""What is told of an attempt that failed: to the log at once, and to those who look at the job later."""
+
+import logging
+from typing import Any
+
+from klerk import limits
+from klerk.job_failures import JobFailure
+from klerk.job_manager.tracebacks import NOWHERE, Trace, is_printable, trace_of, whole_text
+from klerk.job_manager.verdicts import Verdict
+from klerk.job_outcomes import JobOutcome
+from klerk.job_run import JobRun
+from klerk.jobs import Job, JobState
+from klerk.texts import storable
+
+LOG = logging.getLogger("klerk")
+
+
+def has_failed(verdict: Verdict) -> bool:
+    """Return whether an attempt counts as failed: one after which a job is snoozed or cancelled does not."""
+    return verdict.state is JobState.RETRYABLE or verdict.state is JobState.DISCARDED
+
+
+def failure_of(
+    run: JobRun, job: Job[Any], verdict: Verdict, error: BaseException, now_us: int, told: dict[str, object]
+) -> JobFailure:
+    """Log that an attempt failed, and return what is kept of it with the job.
+
+    Parameters:
+        job: as declared.
+        verdict: what becomes of it.
+        error: with which the attempt ended.
+        now_us: the time, in microseconds.
+        told: the fields of the log record.
+    """
+    has_trace = not isinstance(error, JobOutcome) and not verdict.is_crash
+    trace = trace_of(error, job.function.__module__) if has_trace else NOWHERE
+    reason = storable(verdict.error, limits.ERROR_LENGTH_MAX)
+    told = {**told, "state": str(verdict.state), "error": reason, "where": trace.where}
+    text = f"job {run.id} ({job}) failed in attempt {run.attempt}: {reason}"
+    if trace.where:
+        text = f"{text} ({trace.where})"
+    if verdict.state is JobState.DISCARDED:
+        _tell_of_discarded(f"{text}; it is discarded", error, trace, told)
+    else:
+        LOG.warning("%s", text, extra=told)
+        if trace.text and LOG.isEnabledFor(logging.DEBUG):
+            # Whatever texts are in it: who looks for faults wants to see it as it is.
+            LOG.debug("job %d failed like this", run.id, exc_info=error, extra=told)
+    return JobFailure(attempt=run.attempt, at_us=now_us, error=reason, traceback=trace.text)
+
+
+def _tell_of_discarded(text: str, error: BaseException, trace: Trace, told: dict[str, object]) -> None:
+    if not trace.text:
+        LOG.error("%s", text, extra=told)
+    elif is_printable(whole_text(error)):
+        LOG.error("%s", text, exc_info=error, extra=told)
+    else:
+        # A handler that cannot write what is in it would write nothing.
+        LOG.error("%s\n%s", text, trace.text, extra=told)
