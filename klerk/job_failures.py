@@ -56,6 +56,8 @@ class UnsentError(JobError):
             them, each with its module, as in ``"shop.payments.Declined"``.
     """
 
+    # Where users find it, as the other errors.
+    __module__ = "klerk"
     code = "job_unsent"
 
     def __init__(self, message: str, *, names: tuple[str, ...] = ()) -> None:

@@ -568,7 +568,7 @@ def test_failures_are_logged_with_their_fields(office: Office, caplog: pytest.Lo
         "attempt": 1,
         "state": "retryable",
         "error": "ZeroDivisionError: by zero",
-        "where": f"{__file__}:{FAILS_AT} in fail",
+        "where": f"{__file__}:51 in fail",
     }
     assert (second["event"], second["attempt"], second["state"]) == ("job_discarded", 2, "discarded")
 

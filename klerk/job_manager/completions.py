@@ -95,10 +95,15 @@ class Completions:
         with suppress(Closed, StoreFailed):
             self._ask()
 
-    def settle(self) -> None:
-        """Try once more what failed, as Klerk closes, and the scheduler calls nothing any more."""
+    def try_again(self) -> None:
+        """Try what failed now: Klerk closes, and the scheduler calls nothing any more."""
         for _ in range(self._delayed):
             self._ask_again()
+
+    def refused(self) -> set[int]:
+        """Return the ids of the jobs that are to be tried again."""
+        with self._lock:
+            return {record.id for record, _ in self._waiting} if self._delayed else set()
 
     def take(self) -> list[Encoded]:
         """Return what one transaction records."""

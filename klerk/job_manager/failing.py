@@ -5,7 +5,7 @@ from typing import Any
 
 from klerk import limits
 from klerk.job_failures import JobFailure
-from klerk.job_manager.tracebacks import NOWHERE, Trace, is_printable, trace_of, whole_text
+from klerk.job_manager.tracebacks import NOWHERE, Trace, trace_of
 from klerk.job_manager.verdicts import Verdict
 from klerk.job_outcomes import JobOutcome
 from klerk.job_run import JobRun
@@ -52,7 +52,7 @@ def failure_of(
 def _tell_of_discarded(text: str, error: BaseException, trace: Trace, told: dict[str, object]) -> None:
     if not trace.text:
         LOG.error("%s", text, extra=told)
-    elif is_printable(whole_text(error)):
+    elif trace.is_printable:
         LOG.error("%s", text, exc_info=error, extra=told)
     else:
         # A handler that cannot write what is in it would write nothing.

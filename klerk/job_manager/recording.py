@@ -152,37 +152,47 @@ class Recording:
     def settle(self, running: Mapping[int, JobRun]) -> None:
         """Record what is left, or on its way, as Klerk closes; once the scheduler calls nothing any more.
 
-        What is refused now is given up. It waits for `limits.CLOSE_MARGIN_S` at most: by then, whatever is
-        on its way waits for somebody who reads.
+        It takes `limits.CLOSE_MARGIN_S` at most. What is still refused then is given up; what is still on its
+        way waits for somebody who reads, and so does closing.
 
         Parameters:
             running: the attempts whose ends are not published, by the ids of their jobs; changed under the
                 lock of `changed`.
         """
         deadline = monotonic() + limits.CLOSE_MARGIN_S
-        self.completions.settle()
-        self._try_again()
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: not self._is_waiting(running), deadline - monotonic())
-            if not self._calls:
+            self.completions.try_again()
+            self._try_again()
+            self._await_rest(running, deadline)
+            left_s = deadline - monotonic()
+            if self._is_over or left_s <= 0 or not (self._refused or self.completions.refused()):
                 break
-            while self._calls:
-                self._call_next()
-        with self._lock:
-            left, self._refused = self._refused, []
-        for end in left:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_over, min(limits.JOB_COMPLETIONS_RETRY_S, left_s))
+        for end in self._refused:
             LOG.error(
                 "what became of job %d (%s) is not recorded, and Klerk closes; the next start decides",
                 end.run.id,
                 end.record.kind,
                 extra=about_job("attempt_unrecorded", end.run.record, end.run.queue),
             )
+        self._refused = []
+
+    def _await_rest(self, running: Mapping[int, JobRun], deadline: float) -> None:
+        """Wait for what is on its way, and do what committers left to others."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._is_waiting(running), deadline - monotonic())
+            if not self._calls:
+                return
+            while self._calls:
+                self._call_next()
 
     def _is_waiting(self, running: Mapping[int, JobRun]) -> bool:
         """Return whether there is nothing to do but to wait for what is on its way."""
         if self._calls or self._is_over:
             return False
         with self._lock:
-            refused = {end.run for end in self._refused}
-        return any(run.is_over and run not in refused for run in running.values())
+            refused = {end.run.id for end in self._refused}
+        refused |= self.completions.refused()
+        return any(run.is_over and job_id not in refused for job_id, run in running.items())

@@ -1,10 +1,11 @@
 """Where attempts failed: tracebacks as they are kept with jobs, logged, and sent by worker processes."""
 
+import linecache
 import os
 import sysconfig
 import traceback
 from collections.abc import Iterator
-from traceback import FrameSummary, StackSummary, TracebackException
+from traceback import StackSummary, TracebackException
 from types import TracebackType
 from typing import Final
 
@@ -25,10 +26,12 @@ class Trace(msgspec.Struct, frozen=True):
         text: see `JobFailure.traceback`.
         where: file, line and function of the innermost frame of the application's own code, as in
             ``"/srv/shop/payments.py:31 in charge"``; empty where there is none.
+        is_printable: every log handler can write the whole traceback: it can be had, and is all Unicode.
     """
 
     text: str = ""
     where: str = ""
+    is_printable: bool = True
 
 
 NOWHERE: Final = Trace()
@@ -59,7 +62,13 @@ def trace_of(error: BaseException, module: str) -> Trace:
     """
     if isinstance(error.__cause__, RemoteTraceback):
         return error.__cause__.trace
-    return Trace(_text_of(error), _where(error, module))
+    parts, is_whole = _told(error)
+    text = "".join(map(_shortened, parts)).rstrip()[-limits.JOB_TRACEBACK_LENGTH_MAX :]
+    return Trace(
+        text=storable(text, limits.JOB_TRACEBACK_LENGTH_MAX),
+        where=_where(error, module),
+        is_printable=is_whole and _is_unicode(parts),
+    )
 
 
 def following(fault: BaseException, error: BaseException) -> BaseException:
@@ -78,51 +87,56 @@ def whole_text(error: BaseException) -> str:
         return ""
 
 
-def is_printable(text: str) -> bool:
-    """Return whether every log handler can write a text: it is all Unicode."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return bool(text)
-
-
 # --- the text -----------------------------------------------------------------------------------------
 
 
-def _text_of(error: BaseException) -> str:
+def _told(error: BaseException) -> tuple[list[str], bool]:
+    """Return the parts of an error's traceback without Klerk's frames, nothing when there are no others; and
+    whether these are all."""
     try:
-        told = TracebackException.from_exception(error)
-        if not _keep_own(told):
-            return ""
-        chunks = [_shortened(chunk) for chunk in told.format()]
+        # The frames are put in afterwards: most would be looked up for nothing, with marks under their lines.
+        told = TracebackException.from_exception(error, limit=0)
+        return list(told.format()) if _give_frames(told, error) else [], True
     except BaseException:
-        # As in `whole_text`. Where it came from is known all the same.
-        chunks = _own_frames(traceback.extract_tb(error.__traceback__)).format()
-    text = "".join(chunks).rstrip()
-    return storable(text[-limits.JOB_TRACEBACK_LENGTH_MAX :], limits.JOB_TRACEBACK_LENGTH_MAX)
+        # What its class calls itself, its notes or its parts is made by a function that fails.
+        return ["Traceback (most recent call last):\n", *_own_frames(error.__traceback__).format()], False
 
 
-def _keep_own(told: TracebackException) -> bool:
-    """Take Klerk's frames out of an error, its causes and its parts; return whether any others are left."""
-    is_any_left = False
-    waiting = [told]
+def _give_frames(told: TracebackException, error: BaseException) -> bool:
+    """Give an error, its causes and its parts their frames but Klerk's; return whether there are any."""
+    is_any_there = False
+    waiting: list[tuple[TracebackException | None, BaseException | None]] = [(told, error)]
     while waiting:
-        each = waiting.pop()
-        each.stack = _own_frames(each.stack)
-        is_any_left = is_any_left or bool(each.stack)
-        others = (each.__cause__, each.__context__, *(each.exceptions or ()))
-        waiting += [other for other in others if other is not None]
-    return is_any_left
+        each, raised = waiting.pop()
+        if each is None or raised is None:
+            continue
+        each.stack = _own_frames(raised.__traceback__)
+        is_any_there = is_any_there or bool(each.stack)
+        waiting += (each.__cause__, raised.__cause__), (each.__context__, raised.__context__)
+        if isinstance(raised, BaseExceptionGroup):
+            waiting += zip(each.exceptions or (), raised.exceptions, strict=True)
+    return is_any_there
 
 
-def _own_frames(frames: StackSummary) -> StackSummary:
-    # Made anew without columns: a line of marks under each line of code would take the room of other frames.
-    return StackSummary.from_list([_plain(frame) for frame in frames if not is_klerk(frame.filename)])
+def _own_frames(trace: TracebackType | None) -> StackSummary:
+    found: list[tuple[str, int, str, str]] = []
+    while trace is not None:
+        frame, line = trace.tb_frame, trace.tb_lineno
+        file = frame.f_code.co_filename
+        if not is_klerk(file):
+            linecache.lazycache(file, frame.f_globals)
+            found.append((file, line, frame.f_code.co_name, linecache.getline(file, line)))
+        trace = trace.tb_next
+    return StackSummary.from_list(found)
 
 
-def _plain(frame: FrameSummary) -> tuple[str, int, str, str | None]:
-    return frame.filename, frame.lineno or 0, frame.name, frame.line
+def _is_unicode(parts: list[str]) -> bool:
+    try:
+        for part in parts:
+            part.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _shortened(chunk: str) -> str:
