@@ -32,6 +32,7 @@ from klerk.errors import (
     NewerStore,
     NoResult,
     NotAStore,
+    NotEnded,
     NotFound,
     NotPure,
     Problem,
@@ -48,6 +49,7 @@ from klerk.errors import (
 )
 from klerk.job_failures import JobFailure, UnsentError
 from klerk.job_manager.batches import BatchStatus
+from klerk.job_manager.face import AioJobs, Jobs
 from klerk.job_manager.queue_control import QueueStatus
 from klerk.job_manager.retention import Retention
 from klerk.job_manager.searching import JobFilter, JobPage, JobQuery
@@ -87,6 +89,7 @@ __all__ = [
     "AioBlobReader",
     "AioBlobs",
     "AioChanges",
+    "AioJobs",
     "AioKeyValues",
     "AioKlerk",
     "Anonymous",
@@ -142,6 +145,7 @@ __all__ = [
     "JobState",
     "JobStatus",
     "JobTimeout",
+    "Jobs",
     "KeyPage",
     "KeyValue",
     "KeyValues",
@@ -161,6 +165,7 @@ __all__ = [
     "NewerStore",
     "NoResult",
     "NotAStore",
+    "NotEnded",
     "NotFound",
     "NotPure",
     "Page",

@@ -11,15 +11,10 @@ from klerk import limits
 from klerk._waiting import Submission
 from klerk.audit.entries import LogFilter, LogPage, Version
 from klerk.audit.erasure import Erasure
-from klerk.batch import Batch
 from klerk.changes.feeds import Hub
 from klerk.changes.subscriptions import AioSubscribable
 from klerk.commands import Command, Context, Result
-from klerk.job_manager.by_hand import AioByHand
-from klerk.job_manager.manager import JobManager
-from klerk.job_manager.queue_control import AioQueueControl
-from klerk.job_manager.related_jobs import AioRelatedJobs
-from klerk.jobs import JobRecord, JobRequest
+from klerk.job_manager.face import AioJobs, Jobs
 from klerk.keyed.aio_blobs import AioBlobs
 from klerk.keyed.blobs import Blobs
 from klerk.keyed.keyvalue import AioKeyValues, KeyValues
@@ -41,7 +36,7 @@ M = TypeVar("M", bound=Model)
 class Blocking(Protocol):
     """What `AioKlerk` offers in a thread, because it waits for more than a command."""
 
-    jobs: JobManager
+    jobs: Jobs
     timers: Timers
     unsafe: Unsafe
     kv: KeyValues
@@ -242,41 +237,6 @@ class AioKlerk(AioSubscribable):
         if room is not None:
             await room
         return submission
-
-
-class AioJobs(AioByHand, AioQueueControl, AioRelatedJobs):
-    """The asyncio face of the job manager; what does not wait is the same."""
-
-    def __init__(self, jobs: JobManager) -> None:
-        self._jobs: JobManager = jobs
-        self.counts = jobs.counts
-        self.totals = jobs.totals
-        self.cancel_running = jobs.cancel_running
-        self.observe = jobs.observe
-        self.declared = jobs.declared
-        self.unstoppable = jobs.unstoppable
-
-    async def result(self, job: JobRecord | int) -> Any:
-        """See `JobManager.result`."""
-        return await asyncio.to_thread(self._jobs.result, job)
-
-    async def prune(self) -> int:
-        """See `JobManager.prune`."""
-        return await asyncio.to_thread(self._jobs.prune)
-
-    async def live(self) -> tuple[JobRecord, ...]:
-        """See `JobManager.live`."""
-        return await asyncio.to_thread(self._jobs.live)
-
-    async def schedule(
-        self, *requests: JobRequest | Batch, at: datetime | None = None
-    ) -> tuple[JobRecord, ...]:
-        """See `JobManager.schedule`."""
-        return await asyncio.to_thread(partial(self._jobs.schedule, *requests, at=at))
-
-    async def wait_until_idle(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 (a thread waits)
-        """See `JobManager.wait_until_idle`."""
-        return await asyncio.to_thread(self._jobs.wait_until_idle, timeout)
 
 
 class AioTimers:

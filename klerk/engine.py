@@ -63,6 +63,7 @@ class Engine:
         queue_length_max: commands that may wait.
         foreseen: called with each durable group before anything takes over what it did.
         published: called with each published group, to wake jobs, timers and subscribers.
+        failed: called once the store failed, with what makes the error that refuses everything from then on.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Engine:
         queue_length_max: int,
         foreseen: Callable[[Group], None],
         published: Callable[[Group], None],
+        failed: Callable[[Callable[[], StoreFailed]], None],
     ) -> None:
         self.storage = storage
         self.lock = lock
@@ -85,7 +87,7 @@ class Engine:
         self._acknowledged = threading.Condition()
         self._processor = recovered.program.processor
         self._digest = recovered.digest
-        self._foreseen, self._published = foreseen, published
+        self._foreseen, self._published, self._failed = foreseen, published, failed
         self.checkpointer = Checkpointer(storage, recovered.history, recovered.rows)
         self._baton = threading.Lock()
         self._turn: Turn | None = None
@@ -216,6 +218,7 @@ class Engine:
                 exc_info=error,
                 extra=about("store_failed"),
             )
+            self._failed(self._refusal)
         return self._failure
 
     def _refusal(self) -> StoreFailed:

@@ -338,6 +338,12 @@ class JobCrashed(JobError):
     code = "job_crashed"
 
 
+class NotEnded(JobError, TimeoutError):
+    """A job that was waited for has not ended in the time that there was."""
+
+    code = "not_ended"
+
+
 class NoResult(JobError, LookupError):
     """A job has no result to show; the code says why: ``result_pending`` (it has not ended),
     ``result_failed`` (it was discarded or cancelled), ``result_not_kept`` or ``result_expired``."""

@@ -2,24 +2,26 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from klerk.batch import member_ids
 from klerk.errors import ArgumentError, NoResult, NotFound
 from klerk.jobs import JobRecord
 
 
-class ResultHost(Protocol):
-    """Reads results for a running job."""
-
-    def result_for_job(self, record: JobRecord, job_id: int) -> Any: ...
-
-
 class EarlierResults:
     """The part of `JobRun` that reads the results of earlier jobs."""
 
-    _host: ResultHost
-    record: JobRecord
+    __slots__ = ()
+
+    @property
+    def record(self) -> JobRecord:
+        """See `JobRun.record`."""
+        raise NotImplementedError
+
+    def _result_of(self, job_id: int) -> Any:
+        """Return the value that an earlier job returned and kept, to this one."""
+        raise NotImplementedError
 
     def result_of(self, job: JobRecord | int) -> Any:
         """Return the value that an earlier job returned and kept: one that this job follows, or a member of
@@ -34,7 +36,7 @@ class EarlierResults:
             NotFound: it is not kept any more.
         """
         job_id = job.id if isinstance(job, JobRecord) else job
-        return self._host.result_for_job(self.record, job_id)
+        return self._result_of(job_id)
 
     def results(self) -> dict[int, Any]:
         """Return the kept results of the jobs that this one follows, by their ids."""
@@ -45,10 +47,10 @@ class EarlierResults:
 
         Each is read when its turn comes, so that a large batch takes no more memory than a small one.
         """
-        return self._results(member_ids(self.record) if self.record.role else ())
+        yield from self._results(member_ids(self.record) if self.record.role else ())
 
     def _results(self, job_ids: Iterable[int]) -> Iterator[tuple[int, Any]]:
         for job_id in job_ids:
             # It may keep no result; or its id lies between those of members, and it is none.
             with suppress(NoResult, NotFound, ArgumentError):
-                yield job_id, self._host.result_for_job(self.record, job_id)
+                yield job_id, self._result_of(job_id)

@@ -22,7 +22,7 @@ from klerk.changes.feeds import Hub
 from klerk.changes.subscriptions import Subscribable
 from klerk.commands import Actor, Context, Result, System
 from klerk.engine import Engine
-from klerk.errors import Closed, NotPure, ReadLockHeld
+from klerk.errors import Closed, NotPure, ReadLockHeld, StoreFailed
 from klerk.job_manager.access import JobAccess
 from klerk.job_manager.acting import OPERATOR, ActionDesk
 from klerk.job_manager.crew import Workers
@@ -61,7 +61,7 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
     Every method can be called from any thread. `aio` offers the same to asyncio.
 
     Attributes:
-        jobs: the job manager.
+        jobs: what may be done with jobs.
         timers: what is due when, and what was refused.
         kv: key-values.
         blobs: files of any size.
@@ -113,13 +113,15 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
             queue_length_max=queue_length_max,
             foreseen=self._foreseen,
             published=self._published,
+            failed=self._failed,
         )
         self._push, self._push_soon = pushes(self._engine.queue, telemetry, workshop)
         self._audit = self._sight.commit_log = Audit(spec, self._program, recovered.history, storage)
         history, checkpointer = recovered.history, self._engine.checkpointer
         self._eraser = Eraser(storage, history, self._program.table, checkpointer.write)
         self._hub = Hub(self._program, storage, self._lock, self._engine.queue)
-        self.jobs = self._job_manager(recovered, workers, job_retention)
+        self._manager = self._job_manager(recovered, workers, job_retention)
+        self.jobs = self._manager.offered
         if telemetry is not None:
             self.jobs.observe(telemetry)
         self.timers = Timers(
@@ -130,7 +132,7 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
             submit=self._submit_in,
             refuse_waiting=self._refuse_waiting,
         )
-        self.signals = Signals(self.jobs.patience.hurry)
+        self.signals = Signals(self._manager.patience.hurry)
         self.aio = AioKlerk(self._push_soon, self.read, self._snapshots, self._tokens, self, self._hub)
 
     def _job_manager(self, recovered: Recovered, workers: Workers, retention: Retention) -> JobManager:
@@ -147,6 +149,7 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
             retention=retention,
             workers=workers,
             marks=storage.marks,
+            refuse_waiting=partial(self._refuse_waiting, what="jobs"),
         )
 
     def start(self) -> None:
@@ -155,7 +158,7 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
         self.blobs.store.start()
         self._scheduler.start()
         self.timers.start()
-        self.jobs.start()
+        self._manager.start()
 
     def _run_unsafe(self, work: UnsafeWork, context: Context) -> list[Result[Any]]:
         submission: Submission[list[Result[Any]]] = Submission(work, context)
@@ -258,35 +261,22 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
         self._push(submission, True)
         return submission.result()
 
-    def _refuse_waiting(self, blocking: bool) -> None:
-        """Refuse to wait for a command where its outcome would never come.
-
-        Parameters:
-            blocking: the caller would stop its whole thread, not only its task.
-        """
-        self._require_open()
-        if self._lock.held_here(blocking):
-            raise ReadLockHeld(
-                "timers cannot be waited for inside `with k.read(...)`", hint="Wait after the block."
-            )
-        if self._engine.queue.is_committer() or self.timers.runs_here():
-            raise NotPure(
-                "timers were waited for by a function that Klerk calls while it commits or fires timers",
-                hint="Wait in a thread of your own.",
-            )
-
     def _foreseen(self, group: Group) -> None:
         if group.notices:
-            self.jobs.foresee([record for record, _ in group.notices])
+            self._manager.foresee([record for record, _ in group.notices])
 
     def _published(self, group: Group) -> None:
         """Tell everyone who waits for what a group did."""
         if group.notices:
-            self.jobs.note([record for record, _ in group.notices])
+            self._manager.note([record for record, _ in group.notices])
         self.timers.note(group.changed)
         if group.unmanaged:
             self._unmanaged.add(group.unmanaged)
         self._hub.note(group)
+
+    def _failed(self, refusal: Callable[[], StoreFailed]) -> None:
+        """Refuse those who wait for what the store, which failed, will never record."""
+        self._manager.endings.close(refusal)
 
     # --- the store --------------------------------------------------------------------------------
 
@@ -342,12 +332,12 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
             )
         # Every step can be taken again, should this be interrupted in between.
         with self._closing:
-            self.jobs.begin_closing()
+            self._manager.begin_closing()
             self._is_closing = True
             self._scheduler.close()
             self.timers.close()
             # Running jobs may read and handle commands until they have ended.
-            self.jobs.close()
+            self._manager.close()
             self._closed = True
             self._engine.close()
             self._hub.close()
@@ -359,7 +349,7 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
 
     def runs_here(self) -> bool:
         """Return whether the caller runs in a thread of this Klerk's, which closing would wait for."""
-        waited_for = (self.jobs, self._scheduler, self.timers)
+        waited_for = (self._manager, self._scheduler, self.timers)
         return self._engine.queue.is_committer() or any(each.runs_here() for each in waited_for)
 
     def close_at_exit(self) -> None:

@@ -1,13 +1,12 @@
 """What can be put around an opened app: telemetry, and what runs jobs in place of Klerk's own threads."""
 
-from collections.abc import Callable
 from typing import Protocol
 
 from klerk._waiting import CommandQueue
-from klerk.job_manager.attempts import Attempts
+from klerk.job_manager.crew import Employer
 from klerk.job_manager.observing import JobObserver
 from klerk.job_options import Pool
-from klerk.job_run import JobRun
+from klerk.running_job import RunningJob
 from klerk.submitting import Push, PushSoon
 from klerk.workers import Executor
 
@@ -42,10 +41,5 @@ class Workshop(Pushing, Protocol):
     """What `App.open` takes as `workshop`: it makes what runs jobs, in place of Klerk's own threads, event
     loop and processes. `klerk.testing` has one that runs them in the thread of the test."""
 
-    def executor(self, pool: Pool, take: Callable[[], JobRun | None], attempts: Attempts) -> Executor[JobRun]:
-        """Return what runs the jobs of a pool.
-
-        Parameters:
-            take: returns a job that is ready, which is counted as started then; None when there is none.
-            attempts: runs it, and records what became of it.
-        """
+    def executor(self, pool: Pool, employer: Employer) -> Executor[RunningJob]:
+        """Return what takes the jobs of a pool from the job manager and runs them."""

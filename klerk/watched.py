@@ -10,6 +10,7 @@ from klerk._waiting import ReadWriteLock, Submission
 from klerk.app import Spec
 from klerk.commands import System
 from klerk.engine import Engine
+from klerk.errors import NotPure, ReadLockHeld
 from klerk.job_manager.work import CreateJobs
 from klerk.processing import Program
 from klerk.scheduler import Scheduler
@@ -31,7 +32,6 @@ class Watched:
     _scheduler: Scheduler
     _unmanaged: UnmanagedCalls
     _require_open: Callable[[], None]
-    _refuse_waiting: Callable[[bool], None]
     _submit_as: Callable[[InternalWork, System], Submission[Any]]
 
     def statistics(self) -> Statistics:
@@ -64,3 +64,21 @@ class Watched:
         """When the next of all that waits for a time is due, in UTC: a job, a timer, or work of Klerk's."""
         moments = [self._scheduler.next_us, self.timers.next_us]
         return min((moment_at(each) for each in moments if each is not None), default=None)
+
+    def _refuse_waiting(self, blocking: bool, what: str = "timers") -> None:
+        """Refuse to wait for a command where its outcome would never come.
+
+        Parameters:
+            blocking: the caller would stop its whole thread, not only its task.
+            what: is waited for.
+        """
+        self._require_open()
+        if self._lock.held_here(blocking):
+            raise ReadLockHeld(
+                f"{what} cannot be waited for inside `with k.read(...)`", hint="Wait after the block."
+            )
+        if self._engine.queue.is_committer() or self.timers.runs_here():
+            raise NotPure(
+                f"{what} were waited for by a function that Klerk calls while it commits or fires timers",
+                hint="Wait in a thread of your own.",
+            )

@@ -158,7 +158,7 @@ def settled(k: klerk.Klerk) -> None:
     done = threading.Event()
     # Nothing public tells that the scheduler has looked at the clock. Times come before what is asked of it
     # for the same moment.
-    k.jobs._scheduler.at(k.jobs._scheduler.now_us(), done.set)
+    k._manager._scheduler.at(k._manager._scheduler.now_us(), done.set)
     assert done.wait(20)
     assert k.jobs.wait_until_idle(20)
 
@@ -375,7 +375,7 @@ def test_without_workers_nothing_is_created(tmp_path: Path) -> None:
     with Night(tmp_path / "store", clock).open(job_threads=0) as k:
         clock.advance(HOUR * 2)
         settled_without_workers = threading.Event()
-        k.jobs._scheduler.at(0, settled_without_workers.set)
+        k._manager._scheduler.at(0, settled_without_workers.set)
         assert settled_without_workers.wait(20)
         assert (k.sequence, k.jobs.live()) == (0, ())
     # Once there are some, what was missed meanwhile is made up for.

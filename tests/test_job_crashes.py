@@ -358,7 +358,7 @@ def test_a_forked_child_leaves_the_marks_alone(works: Works, tmp_path: Path) -> 
     @works.app.job()
     def fork(job: JobRun) -> None:
         if (child := os.fork()) == 0:
-            k.jobs._crashes.end(job.id)
+            k._manager._crashes.end(job.id)
             os._exit(0)
         found.append(os.waitpid(child, 0)[1])
         found.append(len(stored_marks(store)))

@@ -38,6 +38,7 @@ from klerk import (
 )
 from klerk.codec import read_job
 from klerk.job_manager.work import KeepTold
+from klerk.running_job import RunningJob
 from klerk.testing import drain
 
 HOUR = timedelta(hours=1)
@@ -807,11 +808,11 @@ class Ended:
     def __init__(self) -> None:
         self.all: list[tuple[JobRecord, BaseException | None]] = []
 
-    def started(self, run: JobRun) -> None: ...
+    def started(self, run: RunningJob) -> None: ...
 
-    def stopped(self, run: JobRun) -> None: ...
+    def stopped(self, run: RunningJob) -> None: ...
 
-    def ended(self, run: JobRun, record: JobRecord, error: BaseException | None) -> None:
+    def ended(self, run: RunningJob, record: JobRecord, error: BaseException | None) -> None:
         self.all.append((record, error))
 
 
@@ -969,7 +970,7 @@ def test_a_job_that_ends_after_it_was_given_up_is_not_brought_back(
     (job,) = k.jobs.schedule(held.plain("stuck"))
     assert held.begun.acquire(timeout=20)
 
-    def keep_later(runs: list[JobRun]) -> KeepTold:
+    def keep_later(runs: list[RunningJob]) -> KeepTold:
         held.go.set()
         # Its end comes to the queue before that does.
         eventually(lambda: runs[0].is_over)

@@ -471,7 +471,7 @@ def test_pages_of_waiting_and_ended_jobs(tmp_path: Path, rng: random.Random) -> 
             k.jobs.schedule(office.write(n), at=NOON + SECOND * rng.randrange(1, 60))
             if n == 20:
                 k._engine.checkpointer.write()
-        store: JobStore = k.jobs.store
+        store: JobStore = k._manager.store
         found, start = [], (0, 0)
         while page := store.waiting(start, limit=7):
             found += page
@@ -588,7 +588,7 @@ def test_a_store_of_an_earlier_version_is_converted(tmp_path: Path) -> None:
             assert (counts[JobState.COMPLETED], counts[JobState.SCHEDULED], counts[JobState.AVAILABLE]) == (
                 (30, 40, 5)
             )
-            assert (k.jobs.get(3).state, len(k.jobs.store.ended(limit=100))) == (JobState.COMPLETED, 30)
+            assert (k.jobs.get(3).state, len(k._manager.store.ended(limit=100))) == (JobState.COMPLETED, 30)
     told = describe_store(path)
     assert "write completed: 30" in told
     assert "stumble scheduled: 40" in told

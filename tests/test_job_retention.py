@@ -91,7 +91,7 @@ class Office:
 
 
 def kept(k: klerk.Klerk) -> set[int]:
-    return {record.id for record in k.jobs.store.ended(limit=10**6)}
+    return {record.id for record in k._manager.store.ended(limit=10**6)}
 
 
 def ended(k: klerk.Klerk) -> tuple[int, int, int]:
@@ -194,7 +194,7 @@ def test_what_expires_is_not_counted_among_what_is_too_many(monkeypatch: pytest.
         office.clock.advance(timedelta(hours=1))
         k.jobs.prune()
         assert ended(k) == (10, 3, 4)
-        assert Counter(record.state for record in k.jobs.store.ended()) == {
+        assert Counter(record.state for record in k._manager.store.ended()) == {
             JobState.COMPLETED: 10,
             JobState.DISCARDED: 3,
             JobState.CANCELLED: 4,
@@ -216,11 +216,11 @@ def test_what_something_needs_is_kept() -> None:
     office = Office()
     with office.open() as k:
         ids = office.run(k, *[office.end("completed") for _ in range(5)])
-        k.jobs._pruning.is_needed = {ids[0], ids[3]}.__contains__
+        k._manager._pruning.is_needed = {ids[0], ids[3]}.__contains__
         office.clock.advance(3 * DAY)
         eventually(lambda: ended(k) == (2, 0, 0))
         assert kept(k) == {ids[0], ids[3]}
-        k.jobs._pruning.is_needed = lambda job_id: False
+        k._manager._pruning.is_needed = lambda job_id: False
         assert k.jobs.prune() == 2
 
 
@@ -331,7 +331,7 @@ def test_a_job_that_ended_again_since_it_was_found_stays(monkeypatch: pytest.Mon
             return iter(rows)
 
         monkeypatch.setattr(pruning, "scan_moments", scan_moments)
-        monkeypatch.setattr(k.jobs._pruning, "_scheduler", Late(3 * DAY))
+        monkeypatch.setattr(k._manager._pruning, "_scheduler", Late(3 * DAY))
         assert k.jobs.prune() == 1
         assert [job_id for _, job_id in found] == [id, other]
         assert kept(k) == {id}

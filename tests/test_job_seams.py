@@ -121,7 +121,7 @@ def idle(k: klerk.Klerk) -> None:
 
 def is_claimed(k: klerk.Klerk, job_id: int) -> bool:
     """Return whether an action has a job, and waits for its transaction."""
-    return job_id in k.jobs._claims.held and len(k._engine.queue) > 0
+    return job_id in k._manager._claims.held and len(k._engine.queue) > 0
 
 
 @pytest.mark.parametrize("text", ["wait again", "wait snooze"])
@@ -130,7 +130,7 @@ def test_an_attempt_that_ends_while_an_action_passes_its_job_over(works: Works, 
         (job,) = k.jobs.schedule(works.work(text))
         eventually(lambda: k.jobs.get(job.id).state is JobState.EXECUTING)
         # As those do that act on many jobs, and find that this one is none of them.
-        with k.jobs._claims.of([job.id]):
+        with k._manager._claims.of([job.id]):
             works.go.set()
             eventually(lambda: not k.jobs._running)
         idle(k)
@@ -225,11 +225,11 @@ def test_a_member_acted_on_as_it_is_cancelled_with_what_it_follows(
         (first,) = k.jobs.schedule(works.work("wait discard"))
         batch = Batch([works.work("a").after(first), works.work("wait b")], ended=works.tell("e"))
         member, *_ = k.jobs.schedule(batch)
-        k.jobs.relations._is_started = False
+        k._manager.relations._is_started = False
         works.go.set()
         eventually(lambda: k.jobs.get(first.id).ended_us)
         with works.held_up(k):
-            k.jobs.relations.start()
+            k._manager.relations.start()
             eventually(lambda: len(k._engine.queue) == 1)
             acting = aside.submit(getattr(k.jobs, action), member.id, **change)
             eventually(lambda: is_claimed(k, member.id))

@@ -116,7 +116,7 @@ def test_the_next_attempt_goes_on_where_the_last_one_was(tmp_path: Path, kind: s
         clock.advance(MINUTE)
         eventually(lambda: completed(k) == 1)
         assert seen[6:] == [4, "did 4", "did 5"]
-        end = again.runs[-1].end
+        end = again.runs[-1]._running.end
         assert end is not None
         assert (end.state, end.checkpoint) == (JobState.COMPLETED, b"")
 
@@ -389,7 +389,7 @@ def test_a_job_that_is_asked_to_stop_saves_first() -> None:
         idle(k)
         assert k.jobs.counts()[JobState.CANCELLED] == 1
     assert seen == ["late"]
-    end = works.runs[0].end
+    end = works.runs[0]._running.end
     assert end is not None
     assert msgspec.msgpack.decode(end.checkpoint) == "late"
 
@@ -525,12 +525,12 @@ def test_every_call_is_a_sign_of_life() -> None:
         ]
         for name, call in calls:
             clock.advance(MINUTE)
-            before = job.seen_us
+            before = job._running.seen_us
             call()
-            if job.seen_us == before + 60_000_000:
+            if job._running.seen_us == before + 60_000_000:
                 signs.append(name)
-            job.close_readers()
-        assert job.started_us == NOON_US
+            job._running.close_readers()
+        assert job._running.started_us == NOON_US
 
     with bank.app.open(clock=clock) as k:
         k.jobs.schedule(work())

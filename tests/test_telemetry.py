@@ -495,7 +495,7 @@ def test_observers_hear_of_jobs_that_are_not_called_after_all(office: Office, as
     class Closing(Heard):
         def started(self, run: JobRun) -> None:
             super().started(run)
-            k.jobs.begin_closing()
+            k._manager.begin_closing()
 
     heard = Closing()
     with klerk.testing.open(office.app) as k:

@@ -311,7 +311,7 @@ def test_it_blocks_for_a_time_whatever_becomes_of_it(office: Office, tmp_path: P
         assert k.jobs.wait_until_idle(20)
         again = one(k, office.hourly("a"))
         assert (again.id, again.state) == (1, JobState.COMPLETED)
-        assert k.jobs.relations.is_needed(1)
+        assert k._manager.relations.is_needed(1)
         clock.advance(timedelta(minutes=30))
         assert one(k, office.hourly("b")).id == 2
         assert k.jobs.wait_until_idle(20)
@@ -320,11 +320,11 @@ def test_it_blocks_for_a_time_whatever_becomes_of_it(office: Office, tmp_path: P
         clock.advance(timedelta(minutes=30))
         assert one(k, office.hourly("a")).id == 3
         assert one(k, office.hourly("b")).id == 2
-        assert not k.jobs.relations.is_needed(1)
+        assert not k._manager.relations.is_needed(1)
         assert k.jobs.wait_until_idle(20)
     clock.advance(timedelta(days=1))
     with office.app.open(tmp_path / "store", clock=clock) as k:
-        assert not any(map(k.jobs.relations.is_needed, range(5)))
+        assert not any(map(k._manager.relations.is_needed, range(5)))
         assert [record.id for record in k.jobs.schedule(office.hourly("a"), office.hourly("b"))] == [4, 5]
 
 
@@ -344,7 +344,7 @@ def test_what_blocks_no_longer_is_forgotten(office: Office) -> None:
     with office.app.open(clock=clock) as k:
         k.jobs.schedule(*(office.hourly(f"{i}") for i in range(100)))
         assert k.jobs.wait_until_idle(20)
-        needed = k.jobs.relations.is_needed
+        needed = k._manager.relations.is_needed
         assert all(needed(job_id) for job_id in range(1, 101))
         clock.advance(timedelta(hours=1))
         one(k, office.hourly("x"))

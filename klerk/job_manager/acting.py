@@ -32,8 +32,8 @@ from klerk.job_manager.decisions import (
 )
 from klerk.job_manager.queue_book import QueueBook
 from klerk.job_manager.searching import Search
-from klerk.job_run import JobRun
 from klerk.jobs import FINAL_STATES, JobRecord, JobState
+from klerk.running_job import RunningJob
 
 
 class JobBooks(Protocol):
@@ -172,7 +172,7 @@ class Actions:
         claims: Claims,
         ending: threading.Lock,
         desk: "ActionDesk",
-        stop: Callable[[JobRun], None],
+        stop: Callable[[RunningJob], None],
         now_us: Callable[[], int],
     ) -> None:
         self._spec = spec

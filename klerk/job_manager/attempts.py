@@ -25,11 +25,12 @@ from klerk.job_manager.starts import Starts
 from klerk.job_manager.stopped import meant_by, of_stopped
 from klerk.job_manager.tracebacks import following
 from klerk.job_manager.verdicts import COMPLETED, Verdict, attempts_max, of_error, of_return, text_of
-from klerk.job_manager.work import KeepTold, RecordJob, Submit, acting_as, tells_more
+from klerk.job_manager.work import KeepTold, RecordJob, Submit, acting_as
 from klerk.job_outcomes import Discard, JobOutcome
 from klerk.job_run import JobRun
 from klerk.jobs import FINAL_STATES, OUTCOME_UNKNOWN, JobState
 from klerk.log_events import about, about_job
+from klerk.running_job import RunningJob
 from klerk.scheduler import Scheduler
 from klerk.workers import WorkerProcess
 
@@ -73,15 +74,15 @@ class Attempts:
         self.is_closing = self.is_interrupting = False
         self.ending = threading.Lock()
 
-    def run_plain(self, run: JobRun) -> None:
+    def run_plain(self, run: RunningJob) -> None:
         """Run a job in the thread that calls this; never raises."""
-        self._run(run, self._jobs[run.record.kind].function, run, *run.record.arguments)
+        self._run(run, self._jobs[run.record.kind].function, JobRun(run), *run.record.arguments)
 
-    def run_in_process(self, run: JobRun, worker: WorkerProcess) -> None:
+    def run_in_process(self, run: RunningJob, worker: WorkerProcess) -> None:
         """Run a job in a worker process, which the thread that calls this serves meanwhile; never raises."""
         self._run(run, self._process_runs.call, run, worker)
 
-    def _run(self, run: JobRun, function: Callable[..., Any], *arguments: Any) -> None:
+    def _run(self, run: RunningJob, function: Callable[..., Any], *arguments: Any) -> None:
         if self.observers.all:
             self.observers.started(run)
         if run.record.kind not in self._starts.kinds or self._started(run):
@@ -96,13 +97,13 @@ class Attempts:
         if self.observers.all:
             self.observers.stopped(run)
 
-    async def run_coroutine(self, run: JobRun) -> None:
+    async def run_coroutine(self, run: RunningJob) -> None:
         """Run a job in the task that awaits this; never raises."""
         if self.observers.all:
             self.observers.started(run)
         if run.record.kind not in self._starts.kinds or await self._started_soon(run):
             try:
-                returned = await self._jobs[run.record.kind].function(run, *run.record.arguments)
+                returned = await self._jobs[run.record.kind].function(JobRun(run), *run.record.arguments)
             except BaseException as error:
                 self._close_readers(run)
                 self.failed(run, error)
@@ -112,7 +113,7 @@ class Attempts:
         if self.observers.all:
             self.observers.stopped(run)
 
-    def _started(self, run: JobRun) -> bool:
+    def _started(self, run: RunningJob) -> bool:
         """Wait until it is durable that a job starts; return whether to call its function now."""
         try:
             self._starts.record(run).result()
@@ -120,7 +121,7 @@ class Attempts:
             return self._goes_on(run, error)
         return self._goes_on(run)
 
-    async def _started_soon(self, run: JobRun) -> bool:
+    async def _started_soon(self, run: RunningJob) -> bool:
         """Do what `_started` does; others run meanwhile."""
         try:
             await self._starts.record(run)
@@ -128,7 +129,7 @@ class Attempts:
             return self._goes_on(run, error)
         return self._goes_on(run)
 
-    def _goes_on(self, run: JobRun, error: BaseException | None = None) -> bool:
+    def _goes_on(self, run: RunningJob, error: BaseException | None = None) -> bool:
         """Return whether to call the function of a job that starts once.
 
         Parameters:
@@ -152,7 +153,7 @@ class Attempts:
             self.observers.ended(run, run.end or run.record, error)
         return False
 
-    def _close_readers(self, run: JobRun) -> None:
+    def _close_readers(self, run: RunningJob) -> None:
         if run.close_readers():
             LOG.error(
                 "job %d (%s) left a reader open, which holds up every command; it was closed",
@@ -161,7 +162,7 @@ class Attempts:
                 extra=self._about("reader_left_open", run),
             )
 
-    def _returned(self, run: JobRun, returned: Any) -> None:
+    def _returned(self, run: RunningJob, returned: Any) -> None:
         """Record what a job's function returned, with the commands that it ends with."""
         if isinstance(returned, JobOutcome):
             self.failed(run, returned)
@@ -177,7 +178,7 @@ class Attempts:
         if verdict.commands and submission is not None:
             submission.add_done_callback(lambda ended: self._completion_ended(run, ended))
 
-    def _completion_ended(self, run: JobRun, submission: Submission[Any]) -> None:
+    def _completion_ended(self, run: RunningJob, submission: Submission[Any]) -> None:
         # Called by a committer, which must not wait for room in its own queue: another thread goes on.
         error, record = submission.exception(), submission.work.record
         if error is not None and not isinstance(error, Closed | StoreFailed):
@@ -189,7 +190,7 @@ class Attempts:
             kept = record if error is None else run.record
             self._recording.later(lambda: self.observers.ended(run, kept, error))
 
-    def failed(self, run: JobRun, error: BaseException) -> None:
+    def failed(self, run: RunningJob, error: BaseException) -> None:
         """Record what a job's function raised, or the outcome that it returned, unless it was interrupted."""
         error = meant_by(run, error)
         if self.is_interrupting and not isinstance(error, JobOutcome):
@@ -202,7 +203,7 @@ class Attempts:
                 error = Discard(f"{OUTCOME_UNKNOWN}: closing interrupted it, and it runs at most once")
         self._failed(run, error)
 
-    def _failed(self, run: JobRun, error: BaseException) -> None:
+    def _failed(self, run: RunningJob, error: BaseException) -> None:
         """Record an attempt that failed by itself, also while Klerk closes: to be tried again, given up, or
         stopped on request."""
         record, job = run.record, self._jobs[run.record.kind]
@@ -220,12 +221,12 @@ class Attempts:
         if has_failed(verdict):
             event = "job_discarded" if verdict.state is JobState.DISCARDED else "attempt_failed"
             told = self._about(event, run)
-            failure = failure_of(run, job, verdict, shown, self._scheduler.now_us(), told)
+            failure = failure_of(run, verdict, shown, self._scheduler.now_us(), told)
         self.record(run, verdict, error=error, failure=failure)
 
     def record(
         self,
-        run: JobRun,
+        run: RunningJob,
         verdict: Verdict,
         result: bytes = b"",
         error: BaseException | None = None,
@@ -283,7 +284,7 @@ class Attempts:
             self.observers.ended(run, record, error)
         return submission
 
-    def _unrecorded(self, run: JobRun, refusal: BaseException) -> None:
+    def _unrecorded(self, run: RunningJob, refusal: BaseException) -> None:
         """Tell that what became of a job cannot be recorded any more; it runs again after the next start."""
         # Otherwise it ended after closing had given it up.
         if not self.is_interrupting:
@@ -298,7 +299,7 @@ class Attempts:
         if self.observers.all:
             self.observers.ended(run, run.record, refusal)
 
-    def settle(self, running: Mapping[int, JobRun]) -> None:
+    def settle(self, running: Mapping[int, RunningJob]) -> None:
         """As Klerk closes, and no attempt is waited for any more: see to it that the ends of those that are
         over are recorded, and keep what the others told of themselves.
 
@@ -306,7 +307,7 @@ class Attempts:
             running: the attempts whose ends are not published, by the ids of their jobs.
         """
         self._recording.settle(running)
-        told = [run for run in list(running.values()) if not run.is_over and tells_more(run)]
+        told = [run for run in list(running.values()) if not run.is_over and run.tells_more]
         if not told:
             return
         try:
@@ -324,7 +325,7 @@ class Attempts:
                 extra=about("job_unrecorded"),
             )
 
-    def _about(self, event: str, run: JobRun, **fields: object) -> dict[str, object]:
+    def _about(self, event: str, run: RunningJob, **fields: object) -> dict[str, object]:
         """Return the fields of a log record about an attempt."""
         duration_s = monotonic() - run.begun_s
         return about_job(event, run.record, run.queue, duration_s=duration_s, **fields)

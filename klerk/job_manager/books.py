@@ -12,8 +12,8 @@ from klerk.job_manager.arguments import StoredArguments
 from klerk.job_manager.job_rows import DUE, READY, Moment
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.searching import UNENDED, JobPage, JobPlace, Search, references
-from klerk.job_run import JobRun
 from klerk.jobs import FINAL_STATES, JobRecord, JobState
+from klerk.running_job import RunningJob
 from klerk.values import Ref
 
 _ENDED = b""
@@ -51,7 +51,7 @@ class Books:
         spec: Spec,
         arguments: StoredArguments,
         live: Mapping[int, JobRecord],
-        running: Mapping[int, JobRun],
+        running: Mapping[int, RunningJob],
         store: JobStore,
         now_us: Callable[[], int],
     ) -> None:
@@ -80,7 +80,7 @@ class Books:
         record = self._at_hand(job_id)
         if record is None:
             record = self._store.get(job_id)
-            return None if record is None else self._shown(record)
+            return None if record is None else self.shown(record)
         return record
 
     def _at_hand(self, job_id: int) -> JobRecord | None:
@@ -91,7 +91,7 @@ class Books:
             return record
         return msgspec.structs.replace(run.shown_in(record), state=JobState.EXECUTING)
 
-    def _shown(self, record: JobRecord) -> JobRecord:
+    def shown(self, record: JobRecord) -> JobRecord:
         """Return a stored job with arguments of the declared types, or as it is when they do not fit."""
         try:
             return self.typed(record)
@@ -177,8 +177,8 @@ class Books:
             return None if prefix == _ENDED else record
         if prefix == READY:
             record = self._store.get(stored.id)
-            return None if record is None or record.ended_us else self._shown(record)
-        return self._shown(stored)
+            return None if record is None or record.ended_us else self.shown(record)
+        return self.shown(stored)
 
 
 def _page(found: list[tuple[JobPlace, JobRecord]], after: str | None) -> JobPage:

@@ -16,8 +16,8 @@ import msgspec
 
 from klerk import limits
 from klerk.errors import Conflict
-from klerk.job_run import JobRun
 from klerk.jobs import JobRecord, JobState
+from klerk.running_job import RunningJob
 
 
 class Claim:
@@ -33,7 +33,7 @@ class Claim:
 
     __slots__ = ("after", "before", "id", "record", "run")
 
-    def __init__(self, job_id: int, record: JobRecord | None, run: JobRun | None) -> None:
+    def __init__(self, job_id: int, record: JobRecord | None, run: RunningJob | None) -> None:
         self.id = job_id
         self.record = record
         self.run = run
@@ -71,7 +71,7 @@ class Claims:
         self,
         lock: threading.Lock,
         live: dict[int, JobRecord],
-        running: dict[int, JobRun],
+        running: dict[int, RunningJob],
         dispatcher: Dispatching,
         wake: Callable[[], None],
     ) -> None:

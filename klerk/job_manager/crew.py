@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from typing import Protocol
 
 import msgspec
 
@@ -10,12 +11,38 @@ from klerk import limits
 from klerk.app import Spec
 from klerk.job_manager.attempts import Attempts
 from klerk.job_options import Pool
-from klerk.job_run import JobRun
+from klerk.jobs import JobRecord
+from klerk.running_job import RunningJob
 from klerk.workers import Executor, LoopExecutor, ProcessExecutor, ThreadExecutor
 
-Take = Callable[[Pool], JobRun | None]
-HasMore = Callable[[Pool], bool]
-MakeExecutor = Callable[[Pool, Callable[[], JobRun | None], Attempts], Executor[JobRun]]
+
+class Employer(Protocol):
+    """The job manager, as those see it who run its jobs.
+
+    Attributes:
+        attempts: runs a job that was taken, and records what became of it.
+    """
+
+    attempts: Attempts
+
+    def take(self, pool: Pool) -> RunningJob | None:
+        """Return the next job of a pool, which is counted as started now; None when there is none."""
+
+    def has_more(self, pool: Pool) -> bool:
+        """Return whether there is, or may be, another job of a pool to be taken."""
+
+    def as_stored(self, record: JobRecord) -> JobRecord:
+        """Return a job as it would be after a restart: encoded, decoded, its arguments of their types.
+
+        Raises:
+            ValueError: its arguments do not fit any more; the text says why.
+        """
+
+    def wait_until_over(self, run: RunningJob, timeout_s: float) -> bool:
+        """Wait until the end of an attempt is durable, so many seconds at most; return whether."""
+
+
+MakeExecutor = Callable[[Pool, Employer], Executor[RunningJob]]
 
 
 class Workers(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,14 +65,13 @@ class Workers(msgspec.Struct, frozen=True, kw_only=True):
     make: MakeExecutor | None
 
 
-def executors_of(
-    spec: Spec, workers: Workers, take: Take, has_more: HasMore, attempts: Attempts
-) -> dict[Pool, Executor[JobRun]]:
+def executors_of(spec: Spec, workers: Workers, employer: Employer) -> dict[Pool, Executor[RunningJob]]:
     """Return the executors that the jobs of a design need, none of them started."""
     if workers.make is not None:
         wanted = sorted({job.pool for job in spec.jobs.values()})
-        return {pool: workers.make(pool, partial(take, pool), attempts) for pool in wanted}
-    executors: dict[Pool, Executor[JobRun]] = {}
+        return {pool: workers.make(pool, employer) for pool in wanted}
+    take, has_more, attempts = employer.take, employer.has_more, employer.attempts
+    executors: dict[Pool, Executor[RunningJob]] = {}
     pools = {job.pool for job in spec.jobs.values()} if workers.threads else set()
     if "thread" in pools:
         plain = partial(take, "thread"), partial(has_more, "thread")

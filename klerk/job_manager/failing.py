@@ -1,15 +1,14 @@
 """What is told of an attempt that failed: to the log at once, and to those who look at the job later."""
 
 import logging
-from typing import Any
 
 from klerk import limits
 from klerk.job_failures import JobFailure
 from klerk.job_manager.tracebacks import NOWHERE, Trace, trace_of
 from klerk.job_manager.verdicts import Verdict
 from klerk.job_outcomes import JobOutcome
-from klerk.job_run import JobRun
-from klerk.jobs import Job, JobState
+from klerk.jobs import JobState
+from klerk.running_job import RunningJob
 from klerk.texts import storable
 
 LOG = logging.getLogger("klerk")
@@ -21,22 +20,21 @@ def has_failed(verdict: Verdict) -> bool:
 
 
 def failure_of(
-    run: JobRun, job: Job[Any], verdict: Verdict, error: BaseException, now_us: int, told: dict[str, object]
+    run: RunningJob, verdict: Verdict, error: BaseException, now_us: int, told: dict[str, object]
 ) -> JobFailure:
     """Log that an attempt failed, and return what is kept of it with the job.
 
     Parameters:
-        job: as declared.
-        verdict: what becomes of it.
+        verdict: what becomes of the job.
         error: with which the attempt ended.
         now_us: the time, in microseconds.
         told: the fields of the log record.
     """
     has_trace = not isinstance(error, JobOutcome) and not verdict.is_crash
-    trace = trace_of(error, job.function.__module__) if has_trace else NOWHERE
+    trace = trace_of(error, run.job.function.__module__) if has_trace else NOWHERE
     reason = storable(verdict.error, limits.ERROR_LENGTH_MAX)
     told = {**told, "state": str(verdict.state), "error": reason, "where": trace.where}
-    text = f"job {run.id} ({job}) failed in attempt {run.attempt}: {reason}"
+    text = f"job {run.id} ({run.record.kind}) failed in attempt {run.attempt}: {reason}"
     if trace.where:
         text = f"{text} ({trace.where})"
     if verdict.state is JobState.DISCARDED:

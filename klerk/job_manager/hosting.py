@@ -11,11 +11,11 @@ from klerk.commands import Actor, Command, Context, Result, System
 from klerk.job_manager.manager import JobManager
 from klerk.job_manager.work import SaveJob, acting_as, by_manager
 from klerk.job_reader import JobReader
-from klerk.job_run import JobRun
 from klerk.job_steps import Step
 from klerk.jobs import JobRecord
 from klerk.reading.reader import Reader, Sight
 from klerk.reading.snapshots import Snapshot, Snapshots
+from klerk.running_job import RunningJob
 from klerk.submitting import Push, PushSoon, one
 from klerk.tokens.uses import TokenUses
 from klerk.values import Model
@@ -33,7 +33,7 @@ class HostingJobs:
     _push: Push
     _push_soon: PushSoon
     _tokens: TokenUses
-    jobs: JobManager
+    _manager: JobManager
 
     def _system_context(self, actor: Actor) -> Context:
         raise NotImplementedError
@@ -41,7 +41,7 @@ class HostingJobs:
     def _require_open(self) -> None:
         raise NotImplementedError
 
-    def handle_for_job(self, run: JobRun, command: Command[M], step: str | None) -> Result[M]:
+    def handle_for_job(self, run: RunningJob, command: Command[M], step: str | None) -> Result[M]:
         """Handle a command on behalf of a running job."""
         with self._tokens.step_of(run.steps, one(command), step) as asked:
             submission = self._submission_of(run, asked)
@@ -49,7 +49,7 @@ class HostingJobs:
             result: Result[M] = submission.result()
             return result
 
-    async def handle_for_coroutine(self, run: JobRun, command: Command[M], step: str | None) -> Result[M]:
+    async def handle_for_coroutine(self, run: RunningJob, command: Command[M], step: str | None) -> Result[M]:
         """Handle a command on behalf of a running job that is a coroutine."""
         with self._tokens.step_of(run.steps, one(command), step) as asked:
             submission = self._submission_of(run, asked)
@@ -59,7 +59,7 @@ class HostingJobs:
             result: Result[M] = await submission
             return result
 
-    def _submission_of(self, run: JobRun, step: Step) -> Submission[Any]:
+    def _submission_of(self, run: RunningJob, step: Step) -> Submission[Any]:
         context = self._acting_as(run.record)
         return Submission(step.command, context, False, self._tokens.use_in_job(step, context))
 
@@ -82,15 +82,15 @@ class HostingJobs:
 
     def result_for_job(self, record: JobRecord, job_id: int) -> Any:
         """Return the kept result of an earlier job to a running one."""
-        return self.jobs.result_for(record, job_id)
+        return self._manager.result_for(record, job_id)
 
-    def save_for_job(self, run: JobRun, checkpoint: bytes) -> None:
+    def save_for_job(self, run: RunningJob, checkpoint: bytes) -> None:
         """Save a running job's checkpoint."""
         submission: Submission[None] = Submission(SaveJob(run, checkpoint), self._saving(run))
         self._push(submission, True)
         submission.result()
 
-    async def save_for_coroutine(self, run: JobRun, checkpoint: bytes) -> None:
+    async def save_for_coroutine(self, run: RunningJob, checkpoint: bytes) -> None:
         """Save the checkpoint of a running job that is a coroutine."""
         submission: Submission[None] = Submission(SaveJob(run, checkpoint), self._saving(run))
         room = self._push_soon(submission)
@@ -98,7 +98,7 @@ class HostingJobs:
             await room
         await submission
 
-    def _saving(self, run: JobRun) -> Context:
+    def _saving(self, run: RunningJob) -> Context:
         return self._system_context(by_manager(run.record))
 
     def _acting_as(self, record: JobRecord) -> Context:

@@ -2,43 +2,39 @@
 
 import logging
 import threading
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Callable
 from typing import Any
 
 from klerk.app import Spec
-from klerk.batch import Batch, checked_requests
 from klerk.codec import encode, read_job
 from klerk.commands import System
 from klerk.job_creation import JobCreation
 from klerk.job_manager.acting import ActionDesk, Actions
 from klerk.job_manager.arguments import StoredArguments
 from klerk.job_manager.attempts import Attempts
-from klerk.job_manager.books import Books, id_of_job
-from klerk.job_manager.by_hand import ByHand
+from klerk.job_manager.books import Books
 from klerk.job_manager.claims import Claims
 from klerk.job_manager.crashes import Crashes
 from klerk.job_manager.crew import Workers, executors_of
 from klerk.job_manager.cron import CronJobs
 from klerk.job_manager.dispatcher import Dispatcher
+from klerk.job_manager.face import Jobs
 from klerk.job_manager.gates import Gate
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.live_jobs import LiveJobs, in_state
 from klerk.job_manager.pruning import Pruning
-from klerk.job_manager.queue_control import QueueControl
-from klerk.job_manager.related_jobs import RelatedJobs
 from klerk.job_manager.relations import Relations
 from klerk.job_manager.results import Results
 from klerk.job_manager.retention import Retention
 from klerk.job_manager.status import Explaining
+from klerk.job_manager.waiting import Endings, is_closing
 from klerk.job_manager.watchdog import Watchdog
-from klerk.job_manager.watched_jobs import WatchedJobs
-from klerk.job_manager.work import CreateJobs, RecordJobs, RecordSuspended, Submit
+from klerk.job_manager.work import RecordJobs, RecordSuspended, Submit
 from klerk.job_options import Pool
-from klerk.job_run import JobHost, JobRun
-from klerk.jobs import Job, JobRecord, JobRequest, JobState
+from klerk.jobs import JobRecord, JobState
 from klerk.log_events import about, about_job
 from klerk.recovery import Recovered
+from klerk.running_job import JobHost, RunningJob
 from klerk.scheduler import Scheduler
 from klerk.storage.marks import MarkFile
 from klerk.workers import Executor, Patience, stop
@@ -46,7 +42,7 @@ from klerk.workers import Executor, Patience, stop
 LOG = logging.getLogger("klerk")
 
 
-class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
+class JobManager:
     """Dispatches jobs from memory as they become ready; nothing is polled.
 
     Parameters:
@@ -61,12 +57,15 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
         retention: how long jobs are kept that have ended.
         workers: who runs them.
         marks: where running jobs are marked, so that they are known should the process die; None: nowhere.
+        refuse_waiting: raises where waiting for jobs would never end; told whether a whole thread would wait.
 
     Attributes:
         store: every job, whether in memory or not.
+        relations: what jobs have to do with each other.
+        attempts: runs the jobs that were taken.
+        endings: tells those who wait for jobs.
         patience: with which closing waits for running jobs.
-        declared: the jobs of the design by name.
-        now_us: gives the time, in microseconds since 1970 UTC.
+        offered: what users may do with the jobs.
     """
 
     def __init__(
@@ -83,10 +82,9 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
         retention: Retention,
         workers: Workers,
         marks: MarkFile | None,
+        refuse_waiting: Callable[[bool], None],
     ) -> None:
         self._spec = spec
-        self.declared: Mapping[str, Job[Any]] = spec.jobs
-        self.now_us = scheduler.now_us
         self._host = host
         self._submit = submit
         self._scheduler = scheduler
@@ -94,7 +92,7 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
         self._desk = desk
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
-        self._running: dict[int, JobRun] = {}
+        self._running: dict[int, RunningJob] = {}
         self._live: dict[int, JobRecord] = {}
         self._dispatcher = Dispatcher(
             spec,
@@ -123,20 +121,48 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
         self._pruning = Pruning(retention, spec.jobs.values(), store, scheduler, self._jobs, self._lock)
         self._pruning.is_needed = self.relations.is_needed
         self._results = Results(spec.jobs, scheduler.now_us)
-        self._attempts = Attempts(spec, submit, scheduler, self._crashes.end, self._idle)
+        self.attempts = Attempts(spec, submit, scheduler, self._crashes.end, self._idle)
         self._cron = CronJobs(spec.jobs, recovered.cron_marks, scheduler, submit)
         self._claims = Claims(self._lock, self._live, self._running, self._dispatcher, self._wake)
         self._books = Books(spec, self._arguments, self._live, self._running, store, scheduler.now_us)
         self._explaining = Explaining(
-            self._lock, self._running, self._claims, self._dispatcher, self._books, spec, self.now_us
+            self._lock, self._running, self._claims, self._dispatcher, self._books, spec, scheduler.now_us
         )
         self._hired = workers
-        self._executors = executors_of(spec, workers, self._take, self._has_more, self._attempts)
+        self._refuse_waiting = refuse_waiting
+        self._executors = executors_of(spec, workers, self)
         self._watchdog = Watchdog(spec.jobs, self._executors, scheduler, self._runs)
-        stop_run, ending = self._watchdog.stop, self._attempts.ending
-        self._actions = Actions(spec, self._books, self._claims, ending, desk, stop_run, self.now_us)
+        stop_run, ending = self._watchdog.stop, self.attempts.ending
+        self._actions = Actions(spec, self._books, self._claims, ending, desk, stop_run, scheduler.now_us)
         self.patience = Patience()
+        self.endings = Endings()
+        self.offered = self._offered()
         self._jobs.take_over(self.relations.restore)
+
+    def _offered(self) -> Jobs:
+        return Jobs(
+            self._spec,
+            self._submit,
+            self._lock,
+            self._idle,
+            live=self._live,
+            running=self._running,
+            jobs=self._jobs,
+            books=self._books,
+            explaining=self._explaining,
+            actions=self._actions,
+            attempts=self.attempts,
+            results=self._results,
+            relations=self.relations,
+            pruning=self._pruning,
+            watchdog=self._watchdog,
+            dispatcher=self._dispatcher,
+            desk=self._desk,
+            executors=self._executors,
+            endings=self.endings,
+            refuse_waiting=self._refuse_waiting,
+            wake=self._wake,
+        )
 
     def start(self) -> None:
         """Begin to run jobs, first of all those that were executing when the process ended.
@@ -216,6 +242,8 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
             self._idle.notify_all()
             self._claims.tell()
             woken = self._wanted()
+        if self.endings.awaited:
+            self.endings.tell(records)
         for executor in woken:
             executor.wake()
 
@@ -241,94 +269,59 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
         for executor in woken:
             executor.wake()
 
-    def _wanted(self) -> list[Executor[JobRun]]:
+    def _wanted(self) -> list[Executor[RunningJob]]:
         """Return the executors for which there may be something; to wake the others would cost those that
         work the interpreter. The lock is held."""
         may_start, tags = self._dispatcher.may_start, self._hired.tags
         return [executor for pool, executor in self._executors.items() if may_start(pool, tags)]
 
-    def _has_more(self, pool: Pool) -> bool:
-        """Return whether another worker of a pool may find something."""
+    def has_more(self, pool: Pool) -> bool:
+        """See `Employer.has_more`."""
         with self._lock:
             return self._dispatcher.may_start(pool, self._hired.tags)
 
-    def _take(self, pool: Pool) -> JobRun | None:
-        """Return the next job of a pool, as it is given to its function."""
+    def take(self, pool: Pool) -> RunningJob | None:
+        """See `Employer.take`."""
         with self._lock:
-            record = None if self._attempts.is_closing else self._dispatcher.take(pool, self._hired.tags)
+            record = None if self.attempts.is_closing else self._dispatcher.take(pool, self._hired.tags)
             if record is None:
                 return None
             if record.unique:
                 self.relations.taken(record)
             self._crashes.begin(record)
-            run = self._running[record.id] = JobRun(
+            run = self._running[record.id] = RunningJob(
                 self._host, record, self._spec.jobs[record.kind], self._scheduler.now_us
             )
             if record.kind in self._watchdog.watched:
                 self._watchdog.begin(run)
             return run
 
-    def _runs(self) -> tuple[JobRun, ...]:
+    def _runs(self) -> tuple[RunningJob, ...]:
         with self._lock:
             return tuple(self._running.values())
 
-    # --- what users see ---------------------------------------------------------------------------
+    # --- what running jobs and their workers ask for ----------------------------------------------
 
-    def schedule(self, *requests: JobRequest | Batch, at: datetime | None = None) -> tuple[JobRecord, ...]:
-        """Create jobs outside of a command, in one transaction, and return their records once it is durable.
-
-        Of a batch, those of its members come before those of its callbacks.
-
-        Parameters:
-            at: not before; None: at once. Of a batch, it is for the members.
+    def result_for(self, record: JobRecord, job_id: int) -> Any:
+        """Return the result of a job to another one, which follows it or is a callback of its batch.
 
         Raises:
-            ArgumentError: something is no request, follows one that does not come before it, or has a time of
-                its own besides `at`.
-            NotFound: it follows a job that there is not.
-            InvalidValue: an argument does not fit its type.
+            ArgumentError: the other one is neither.
+            NotFound, NoResult: as for `Jobs.result`.
         """
-        work = CreateJobs(checked_requests(requests, at))
-        created: tuple[JobRecord, ...] = self._submit(work, System("schedule")).result()
-        return created
-
-    def result(self, job: JobRecord | int) -> Any:
-        """Return what a job's function returned, as the type that it says it returns.
-
-        Results are kept when the job is declared with ``keep_result``, for so long after it has ended, and no
-        longer than the job itself.
-
-        Raises:
-            NotFound: there is no such job, or it is not kept any more.
-            NoResult: it has not ended, or ended badly, or its result was not kept, or has expired.
-        """
-        return self._results.of(self.get(job))
-
-    def prune(self) -> int:
-        """Remove all ended jobs that are not kept any longer; return how many. It happens by itself, too.
-
-        They are removed from the jobs alone: the commit log keeps what it says of them.
-        """
-        return self._pruning.prune()
-
-    def cancel_running(self, job: JobRecord | int) -> bool:
-        """Ask a running job to stop; return whether it runs.
-
-        A plain function is asked when it calls its `JobRun`, a coroutine where it awaits something; a process
-        is killed some seconds later. The job ends as cancelled, unless it comes to its end all the same.
-        """
-        run = self._running.get(id_of_job(job))
-        if run is not None:
-            self._watchdog.stop(run)
-        return run is not None
+        self.relations.require_related(record, job_id)
+        return self._results.of(self._books.get(job_id))
 
     def as_stored(self, record: JobRecord) -> JobRecord:
-        """Return a job as it would be after a restart: encoded, decoded, its arguments of their types.
-
-        Raises:
-            ValueError: its arguments do not fit any more; the text says why.
-        """
+        """See `Employer.as_stored`."""
         return self._arguments.typed(read_job(record.id, encode(record)))
+
+    def wait_until_over(self, run: RunningJob, timeout_s: float) -> bool:
+        """See `Employer.wait_until_over`."""
+        with self._idle:
+            return self._idle.wait_for(lambda: self._running.get(run.id) is not run, timeout_s)
+
+    # --- closing ----------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Start no more jobs and wait for those that run, then ask them to stop, then force them.
@@ -345,7 +338,7 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
                 run.record.kind,
                 extra=about_job("job_left_running", run.record, run.queue),
             )
-        self._attempts.settle(self._running)
+        self.attempts.settle(self._running)
         self._begin_interrupting()
         self._crashes.close()
         with self._lock:
@@ -353,7 +346,7 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
         self._desk.queue_book.levels.keep(levels)
 
     def _begin_interrupting(self) -> None:
-        self._attempts.is_interrupting = True
+        self.attempts.is_interrupting = True
 
     def runs_here(self) -> bool:
         """Return whether the caller runs in a thread of the job manager's, which closing would wait for."""
@@ -362,5 +355,6 @@ class JobManager(ByHand, QueueControl, RelatedJobs, WatchedJobs):
     def begin_closing(self) -> None:
         """Start no more jobs."""
         with self._lock:
-            self._attempts.is_closing = True
+            self.attempts.is_closing = True
             self._idle.notify_all()
+        self.endings.close(is_closing)

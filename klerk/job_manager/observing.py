@@ -4,9 +4,9 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from klerk.job_run import JobRun
 from klerk.jobs import JobRecord
 from klerk.log_events import about
+from klerk.running_job import RunningJob
 
 LOG = logging.getLogger("klerk")
 
@@ -15,13 +15,13 @@ class JobObserver(Protocol):
     """Hears of every attempt at a job: `started` and `stopped` in the thread or task that runs it, and
     `ended` once, in whatever thread finds out. No lock is held meanwhile, and no command waits."""
 
-    def started(self, run: JobRun) -> None:
+    def started(self, run: RunningJob) -> None:
         """The function of a job is about to be called."""
 
-    def stopped(self, run: JobRun) -> None:
+    def stopped(self, run: RunningJob) -> None:
         """The thread or task is done with the attempt."""
 
-    def ended(self, run: JobRun, record: JobRecord, error: BaseException | None) -> None:
+    def ended(self, run: RunningJob, record: JobRecord, error: BaseException | None) -> None:
         """What becomes of the job is known, and being recorded.
 
         Parameters:
@@ -51,17 +51,17 @@ class Observers:
         """Let one watch no more; nothing happens when it does not."""
         self.all = tuple(each for each in self.all if each is not observer)
 
-    def started(self, run: JobRun) -> None:
+    def started(self, run: RunningJob) -> None:
         """See `JobObserver.started`."""
         for observer in self.all:
             _tell(observer.started, run)
 
-    def stopped(self, run: JobRun) -> None:
+    def stopped(self, run: RunningJob) -> None:
         """See `JobObserver.stopped`; the last to hear of the start is the first to hear of the stop."""
         for observer in reversed(self.all):
             _tell(observer.stopped, run)
 
-    def ended(self, run: JobRun, record: JobRecord, error: BaseException | None) -> None:
+    def ended(self, run: RunningJob, record: JobRecord, error: BaseException | None) -> None:
         """See `JobObserver.ended`."""
         for observer in self.all:
             _tell(observer.ended, run, record, error)

@@ -20,13 +20,13 @@ from klerk.job_manager.wire import Name, Names, Wire, stays_in_parent
 from klerk.job_run import JobRun
 from klerk.jobs import Job
 from klerk.places import place_of
+from klerk.running_job import RunningJob
 from klerk.workers import WorkerProcess, child
 
 PERFORM: Final = "klerk.job_manager.remote_run", "perform"
-KNOWN_OF_RUN: Final = ("id", "attempt", "done", "total", "_done", "_total")
-"""Those of them that are the run's own attributes; what it works out is asked for."""
-
+KNOWN_OF_RUN: Final = ("id", "attempt")
 KNOWN_OF_RESULT: Final = ("id", "sequence", "repeated")
+"""What never changes and is sent at once; the rest is asked for."""
 
 
 def check_importable(jobs: Iterable[Job[Any]]) -> None:
@@ -77,7 +77,7 @@ class ProcessRuns:
         self._tickets = itertools.count(1)
         self._modules = tuple(module for module in sys.modules if module in declaring)
 
-    def call(self, run: JobRun, worker: WorkerProcess) -> Any:
+    def call(self, run: RunningJob, worker: WorkerProcess) -> Any:
         """Run a job's function in a worker process and return what it returned, or raise what it raised.
 
         Raises:
@@ -88,7 +88,7 @@ class ProcessRuns:
         served = Served(run, self._names, next(self._tickets))
         job = self._jobs[run.record.kind]
         function, gives_signs = job.function, job.settings.heartbeat is not None
-        known = {name: value for name, value in vars(run).items() if name in KNOWN_OF_RUN}
+        known = {name: getattr(run, name) for name in KNOWN_OF_RUN}
         begun = served.wire.dumps("its arguments", (run.record.arguments, known, served.ticket, gives_signs))
         payload = pickle.dumps((self._modules, function.__module__, function.__qualname__, begun))
         run.is_beginning = True
@@ -115,10 +115,10 @@ class Served:
         ticket: that comes with whatever the function asks for.
     """
 
-    def __init__(self, run: JobRun, names: Names, ticket: int) -> None:
+    def __init__(self, run: RunningJob, names: Names, ticket: int) -> None:
         self._run = run
         self.ticket = ticket
-        self._lent: dict[int, Any] = {0: run}
+        self._lent: dict[int, Any] = {0: JobRun(run)}
         self._number = 0
         self._entered: list[Any] = []
         self.wire = Wire(names, self._lend, self._take_back)
@@ -158,8 +158,8 @@ class Served:
     def _do(self, target: Any, verb: str, name: str, arguments: tuple[Any, ...]) -> Any:
         if verb == "get":
             return getattr(target, name)
-        if verb == "set":
-            setattr(target, name, *arguments)
+        if verb == "begun":
+            self._run.function_begins()
             return None
         values, named = arguments
         found = getattr(target, name)(*values, **named)

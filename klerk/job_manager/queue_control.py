@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.queue_book import ChangeQueue
 from klerk.job_manager.shares import QueueOverride
 from klerk.job_options import Pool, Rate
-from klerk.job_run import JobRun
+from klerk.running_job import RunningJob
 from klerk.workers import Executor
 
 __all__ = ["AioQueueControl", "QueueControl", "QueueStatus"]
@@ -58,10 +59,8 @@ class QueueControl:
     _lock: threading.Lock
     _dispatcher: Dispatcher
     _desk: ActionDesk
-    _executors: dict[Pool, Executor[JobRun]]
-
-    def _wake(self) -> None:
-        raise NotImplementedError
+    _executors: dict[Pool, Executor[RunningJob]]
+    _wake: Callable[[], None]
 
     def queues(self) -> tuple[QueueStatus, ...]:
         """Return all queues as they are now, by name."""

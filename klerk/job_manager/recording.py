@@ -13,9 +13,9 @@ from klerk.errors import Closed, StoreFailed
 from klerk.job_manager.completions import Completions
 from klerk.job_manager.verdicts import text_of
 from klerk.job_manager.work import RecordJob, Submit, by_manager
-from klerk.job_run import JobRun
 from klerk.jobs import JobRecord
 from klerk.log_events import about_job
+from klerk.running_job import RunningJob
 from klerk.scheduler import Scheduler
 
 LOG = logging.getLogger("klerk")
@@ -30,7 +30,7 @@ class _End:
 
     __slots__ = ("number", "record", "run")
 
-    def __init__(self, run: JobRun, record: JobRecord) -> None:
+    def __init__(self, run: RunningJob, record: JobRecord) -> None:
         self.run = run
         self.record = record
         self.number = -1
@@ -67,7 +67,7 @@ class Recording:
         self._is_over = False
         self.completions = Completions(submit, scheduler, self.give_up)
 
-    def record(self, run: JobRun, record: JobRecord) -> None:
+    def record(self, run: RunningJob, record: JobRecord) -> None:
         """Record the end of an attempt, now or later.
 
         Raises:
@@ -149,7 +149,7 @@ class Recording:
 
     # --- the end of all ---------------------------------------------------------------------------
 
-    def settle(self, running: Mapping[int, JobRun]) -> None:
+    def settle(self, running: Mapping[int, RunningJob]) -> None:
         """Record what is left, or on its way, as Klerk closes; once the scheduler calls nothing any more.
 
         It takes `limits.CLOSE_MARGIN_S` at most. What is still refused then is given up; what is still on its
@@ -178,7 +178,7 @@ class Recording:
             )
         self._refused = []
 
-    def _await_rest(self, running: Mapping[int, JobRun], deadline: float) -> None:
+    def _await_rest(self, running: Mapping[int, RunningJob], deadline: float) -> None:
         """Wait for what is on its way, and do what committers left to others."""
         while True:
             with self._changed:
@@ -188,7 +188,7 @@ class Recording:
             while self._calls:
                 self._call_next()
 
-    def _is_waiting(self, running: Mapping[int, JobRun]) -> bool:
+    def _is_waiting(self, running: Mapping[int, RunningJob]) -> bool:
         """Return whether there is nothing to do but to wait for what is on its way."""
         if self._calls or self._is_over:
             return False

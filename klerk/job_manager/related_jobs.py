@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from typing import Any
 
 from klerk.job_manager.batches import BatchStatus
 from klerk.job_manager.relations import Relations
@@ -10,21 +9,13 @@ from klerk.jobs import JobRecord
 
 
 class RelatedJobs:
-    """The part of the job manager that shows what jobs have to do with each other.
-
-    Attributes:
-        relations: follows that; for Klerk itself.
-    """
+    """Shows what jobs have to do with each other."""
 
     _lock: threading.Lock
-    relations: Relations
+    _relations: Relations
 
     def get(self, job: JobRecord | int) -> JobRecord:
-        """See `JobManager`."""
-        raise NotImplementedError
-
-    def result(self, job: JobRecord | int) -> Any:
-        """See `JobManager`."""
+        """See `Asking.get`."""
         raise NotImplementedError
 
     def batch(self, batch_id: int) -> BatchStatus:
@@ -37,7 +28,7 @@ class RelatedJobs:
             NotFound: there is none with this id, or its callbacks are kept no longer.
         """
         with self._lock:
-            return self.relations.status(batch_id)
+            return self._relations.status(batch_id)
 
     def waiting_for(self, job: JobRecord | int) -> tuple[int, ...]:
         """Return the ids of the jobs that a job waits for: those that it follows, and members of its batch.
@@ -47,17 +38,7 @@ class RelatedJobs:
         """
         record = self.get(job)
         with self._lock:
-            return self.relations.waiting_for(record)
-
-    def result_for(self, record: JobRecord, job_id: int) -> Any:
-        """Return the result of a job to another one, which follows it or is a callback of its batch.
-
-        Raises:
-            ArgumentError: the other one is neither.
-            NotFound, NoResult: as for `result`.
-        """
-        self.relations.require_related(record, job_id)
-        return self.result(job_id)
+            return self._relations.waiting_for(record)
 
 
 class AioRelatedJobs:
@@ -66,9 +47,9 @@ class AioRelatedJobs:
     _jobs: RelatedJobs
 
     async def batch(self, batch_id: int) -> BatchStatus:
-        """See `JobManager.batch`."""
+        """See `RelatedJobs.batch`."""
         return await asyncio.to_thread(self._jobs.batch, batch_id)
 
     async def waiting_for(self, job: JobRecord | int) -> tuple[int, ...]:
-        """See `JobManager.waiting_for`."""
+        """See `RelatedJobs.waiting_for`."""
         return await asyncio.to_thread(self._jobs.waiting_for, job)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from klerk.commands import Command
 from klerk.errors import ArgumentError
@@ -24,7 +24,7 @@ from klerk.jobs import Job
 from klerk.workers import child
 from klerk.workers.child import Channel
 
-UNANSWERED: Final = frozenset({"log", "heartbeat"})
+UNANSWERED: Final = frozenset({"log", "_advance"})
 """Calls that are told and not asked: they return nothing, and come often."""
 
 SOON: Final = "_async"
@@ -102,10 +102,8 @@ class Borrowed:
             return partial(self._call, name)
         return self._parent.ask("get", self._number, name)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        self._parent.tell("set", self._number, name, value)
-        if name in self._known:
-            self._known[name] = value
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise AttributeError(f"{name} of {self!r} cannot be set")
 
     def _call(self, name: str, *arguments: Any, **named: Any) -> Any:
         return self._parent.ask("call", self._number, name, arguments, named)
@@ -152,7 +150,11 @@ class RemoteRun(Borrowed):
         if self._parent.channel.is_cancelled:
             self._call("check_cancelled")
         elif self._parent.gives_signs:
-            self._parent.tell("call", self._number, "gave_sign", (), {})
+            self._parent.tell("call", self._number, "heartbeat", (), {})
+
+    def heartbeat(self) -> None:
+        """See `JobRun.heartbeat`."""
+        self.check_cancelled()
 
     def complete_with(self, *commands: Command[Any]) -> Completion:
         """See `JobRun.complete_with`."""
@@ -161,8 +163,6 @@ class RemoteRun(Borrowed):
     def _call(self, name: str, *arguments: Any, **named: Any) -> Any:
         if name not in UNANSWERED:
             return super()._call(name, *arguments, **named)
-        if name != "log":
-            self.check_cancelled()
         return self._parent.tell("call", self._number, name, arguments, named)
 
 
@@ -204,7 +204,7 @@ def perform(payload: bytes, channel: Channel) -> bytes:
         arguments, known, parent.ticket, parent.gives_signs = wire.loads(begun)
         if job.settings.timeout is not None or job.settings.heartbeat is not None:
             # Its time counts from here: this process may just have been started.
-            parent.tell("call", 0, "function_begins", (), {})
+            parent.tell("begun", 0, "its function")
         returned = _called(job.function, RemoteRun(parent, known), arguments)
         return b"=" + wire.dumps(f"what job '{job.name}' returned", returned)
     except BaseException as error:

@@ -11,9 +11,9 @@ from klerk.errors import Closed, KlerkError, StoreFailed
 from klerk.job_manager.recording import Recording
 from klerk.job_manager.verdicts import text_of
 from klerk.job_manager.work import RecordJob, Submit, by_manager
-from klerk.job_run import JobRun
 from klerk.jobs import JobState
 from klerk.log_events import about_job
+from klerk.running_job import RunningJob
 from klerk.scheduler import Scheduler
 
 LOG = logging.getLogger("klerk")
@@ -40,7 +40,7 @@ class Starts:
         self._scheduler = scheduler
         self._recording = recording
 
-    def record(self, run: JobRun) -> Submission[None]:
+    def record(self, run: RunningJob) -> Submission[None]:
         """Submit that a job starts. It may be called once that is durable."""
         started = msgspec.structs.replace(
             run.record, state=JobState.EXECUTING, started_us=self._scheduler.now_us(), stop=run.stop or ""
@@ -50,7 +50,7 @@ class Starts:
         run.record = run.newest = started
         return submission
 
-    def take_back(self, run: JobRun) -> None:
+    def take_back(self, run: RunningJob) -> None:
         """Record that a job was not called after all, and is to be started another time, or never."""
         waiting = msgspec.structs.replace(run.record, state=JobState.AVAILABLE, started_us=0, stop="")
         if run.stop is not None:
@@ -62,7 +62,7 @@ class Starts:
         with suppress(Closed, StoreFailed):
             self._recording.record(run, waiting)
 
-    def failed(self, run: JobRun, error: BaseException) -> None:
+    def failed(self, run: RunningJob, error: BaseException) -> None:
         """Leave a job uncalled, because its start was refused, or nobody knows whether it is durable, or
         waits to know. Unless nothing can be recorded any more, it is started another time.
 

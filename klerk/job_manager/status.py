@@ -16,8 +16,8 @@ from klerk.job_manager.claims import Claims
 from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.gates import Obstacle
 from klerk.job_manager.verdicts import attempts_max
-from klerk.job_run import JobRun
 from klerk.jobs import FINAL_STATES, JobRecord, JobState
+from klerk.running_job import RunningJob
 
 _PASSING: Final = ("worker_busy", "concurrency", "rate")
 """Obstacles that matter to a job only once it is ready: until then they come and go."""
@@ -85,7 +85,7 @@ class Explaining:
     def __init__(
         self,
         lock: threading.Lock,
-        running: Mapping[int, JobRun],
+        running: Mapping[int, RunningJob],
         claims: Claims,
         dispatcher: Dispatcher,
         books: Books,

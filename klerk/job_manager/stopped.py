@@ -6,11 +6,11 @@ from typing import Any
 from klerk.errors import JobCancelled, JobCrashed
 from klerk.job_manager.verdicts import Verdict, text_of
 from klerk.job_options import Backoff
-from klerk.job_run import JobRun
 from klerk.jobs import Job, JobState
+from klerk.running_job import RunningJob
 
 
-def meant_by(run: JobRun, error: BaseException) -> BaseException:
+def meant_by(run: RunningJob, error: BaseException) -> BaseException:
     """Return what an attempt ended with: why it was stopped, where the error is only how that came about."""
     if run.stopped_by is not None and isinstance(error, CancelledError | JobCrashed | SystemExit):
         if run.stopped_by.__cause__ is None:
@@ -20,7 +20,7 @@ def meant_by(run: JobRun, error: BaseException) -> BaseException:
     return error
 
 
-def of_stopped(job: Job[Any], run: JobRun, error: BaseException) -> Verdict | None:
+def of_stopped(job: Job[Any], run: RunningJob, error: BaseException) -> Verdict | None:
     """Return what becomes of a job that was cancelled or whose process died; None for anything else.
 
     Parameters:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from klerk import limits
 from klerk.errors import JobError, JobTimeout
 from klerk.job_options import JobSettings, Pool
-from klerk.job_run import JobRun
 from klerk.jobs import Job
 from klerk.log_events import about_job
+from klerk.running_job import RunningJob
 from klerk.scheduler import Scheduler
 from klerk.workers import Executor
 
@@ -36,9 +36,9 @@ class Watchdog:
     def __init__(
         self,
         jobs: Mapping[str, Job[object]],
-        executors: Mapping[Pool, Executor[JobRun]],
+        executors: Mapping[Pool, Executor[RunningJob]],
         scheduler: Scheduler,
-        running: Callable[[], Iterable[JobRun]],
+        running: Callable[[], Iterable[RunningJob]],
     ) -> None:
         self.watched: dict[str, JobSettings] = {
             job.name: job.settings
@@ -52,11 +52,11 @@ class Watchdog:
         self._lock = threading.Lock()
         self._alarm_us = 0
 
-    def begin(self, run: JobRun) -> None:
+    def begin(self, run: RunningJob) -> None:
         """Watch a job, of a kind that has a limit, that is about to run."""
         self._set_alarm(min(due_us for due_us, _ in self._ends(run)))
 
-    def _ends(self, run: JobRun) -> list[tuple[int, JobError]]:
+    def _ends(self, run: RunningJob) -> list[tuple[int, JobError]]:
         """Return when a job has run too long, and how that is told."""
         settings = self.watched[run.record.kind]
         what = f"job {run.record.kind} {run.id}"
@@ -100,7 +100,7 @@ class Watchdog:
                 continue
             self.stop(run)
 
-    def stop(self, run: JobRun) -> None:
+    def stop(self, run: RunningJob) -> None:
         """Ask a running job to stop, and force it, if possible, when it does not within some seconds."""
         # Also where its worker has not begun yet.
         run.cancel()
@@ -109,7 +109,7 @@ class Watchdog:
         grace_us = round(limits.JOB_STOP_GRACE_S * 1e6)
         self._scheduler.at(asked_us + grace_us, lambda: self._insist(run))
 
-    def _insist(self, run: JobRun) -> None:
+    def _insist(self, run: RunningJob) -> None:
         if run.is_over or self._executor(run).kill(run) or run not in self._running():
             return
         run.goes_on = True
@@ -126,5 +126,5 @@ class Watchdog:
         """Return the ids of running jobs that were asked to stop some time ago and go on."""
         return tuple(run.id for run in self._running() if run.goes_on)
 
-    def _executor(self, run: JobRun) -> Executor[JobRun]:
+    def _executor(self, run: RunningJob) -> Executor[RunningJob]:
         return self._executors[self._jobs[run.record.kind].pool]

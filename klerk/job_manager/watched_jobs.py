@@ -1,18 +1,20 @@
 """How the jobs of an opened app are doing: the part of `Klerk.jobs` that counts them and waits for them."""
 
+import asyncio
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 
 from klerk.app import Spec
 from klerk.job_manager.attempts import Attempts
+from klerk.job_manager.books import id_of_job
 from klerk.job_manager.live_jobs import LiveJobs, in_state
 from klerk.job_manager.observing import JobObserver
 from klerk.job_manager.relations import Relations
 from klerk.job_manager.tally import ENDS, queue_of
 from klerk.job_manager.watchdog import Watchdog
-from klerk.job_run import JobRun
 from klerk.jobs import Job, JobRecord, JobState
+from klerk.running_job import RunningJob
 
 
 class WatchedJobs:
@@ -21,12 +23,17 @@ class WatchedJobs:
     _spec: Spec
     _lock: threading.Lock
     _idle: threading.Condition
-    _running: dict[int, JobRun]
+    _running: dict[int, RunningJob]
     _live: dict[int, JobRecord]
     _jobs: LiveJobs
     _attempts: Attempts
     _watchdog: Watchdog
-    relations: Relations
+    _relations: Relations
+
+    @property
+    def declared(self) -> Mapping[str, Job[...]]:
+        """The jobs that are declared, by name."""
+        return self._spec.jobs
 
     def counts(
         self, *, kind: str | Job[...] | None = None, queue: str | None = None
@@ -79,10 +86,16 @@ class WatchedJobs:
         observers.add(observer)
         return partial(observers.remove, observer)
 
-    def wait_until_over(self, run: JobRun, timeout: float | None = None) -> bool:
-        """Wait until the end of an attempt is durable, so many seconds at most; return whether."""
-        with self._idle:
-            return self._idle.wait_for(lambda: self._running.get(run.id) is not run, timeout)
+    def cancel_running(self, job: JobRecord | int) -> bool:
+        """Ask a running job to stop; return whether it runs.
+
+        A plain function is asked when it calls its `JobRun`, a coroutine where it awaits something; a process
+        is killed some seconds later. The job ends as cancelled, unless it comes to its end all the same.
+        """
+        run = self._running.get(id_of_job(job))
+        if run is not None:
+            self._watchdog.stop(run)
+        return run is not None
 
     def unstoppable(self) -> tuple[int, ...]:
         """Return the ids of running jobs that were asked to stop some seconds ago, and go on."""
@@ -104,4 +117,45 @@ class WatchedJobs:
     def _nothing_to_do(self) -> bool:
         if self._jobs.tally.has(JobState.AVAILABLE):
             return False
-        return not self._jobs.is_behind() and not self.relations.is_cancelling
+        return not self._jobs.is_behind() and not self._relations.is_cancelling
+
+
+class AioWatchedJobs:
+    """The asyncio face of `WatchedJobs`; what does not wait is the same."""
+
+    _jobs: WatchedJobs
+
+    @property
+    def declared(self) -> Mapping[str, Job[...]]:
+        """See `WatchedJobs.declared`."""
+        return self._jobs.declared
+
+    def counts(
+        self, *, kind: str | Job[...] | None = None, queue: str | None = None
+    ) -> Mapping[JobState, int]:
+        """See `WatchedJobs.counts`."""
+        return self._jobs.counts(kind=kind, queue=queue)
+
+    def totals(self) -> Mapping[JobState, int]:
+        """See `WatchedJobs.totals`."""
+        return self._jobs.totals()
+
+    async def live(self) -> tuple[JobRecord, ...]:
+        """See `WatchedJobs.live`."""
+        return await asyncio.to_thread(self._jobs.live)
+
+    def observe(self, observer: JobObserver) -> Callable[[], None]:
+        """See `WatchedJobs.observe`."""
+        return self._jobs.observe(observer)
+
+    def cancel_running(self, job: JobRecord | int) -> bool:
+        """See `WatchedJobs.cancel_running`."""
+        return self._jobs.cancel_running(job)
+
+    def unstoppable(self) -> tuple[int, ...]:
+        """See `WatchedJobs.unstoppable`."""
+        return self._jobs.unstoppable()
+
+    async def wait_until_idle(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 (a thread waits)
+        """See `WatchedJobs.wait_until_idle`."""
+        return await asyncio.to_thread(self._jobs.wait_until_idle, timeout)

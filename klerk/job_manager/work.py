@@ -3,15 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import msgspec
-
 from klerk._core import InternalWork
 from klerk._waiting import Submission
 from klerk.batch import Batch
 from klerk.codec import encode
 from klerk.commands import Actor, Command, System
-from klerk.job_run import JobRun
 from klerk.jobs import Job, JobRecord, JobRequest
+from klerk.running_job import RunningJob
 
 
 class Submit(Protocol):
@@ -89,7 +87,7 @@ class RecordSuspended(InternalWork):
 class SaveJob(InternalWork):
     """The transaction that saves a running job's checkpoint, log and progress."""
 
-    def __init__(self, run: JobRun, checkpoint: bytes) -> None:
+    def __init__(self, run: RunningJob, checkpoint: bytes) -> None:
         self.run = run
         self.checkpoint = checkpoint
 
@@ -99,25 +97,6 @@ class SaveJob(InternalWork):
         self.run.newest = record
 
 
-def with_told(run: JobRun) -> JobRecord:
-    """Return what is stored of a running job, with the log and the progress that it told since."""
-    newest = run.newest
-    is_silent = not (run.done or run.total)
-    return msgspec.structs.replace(
-        newest,
-        log=run.log_lines,
-        done=newest.done if is_silent else run.done,
-        total=newest.total if is_silent else run.total,
-        stop=run.stop or "",
-    )
-
-
-def tells_more(run: JobRun) -> bool:
-    """Return whether a running job told something of itself that is not stored."""
-    told, newest = with_told(run), run.newest
-    return (told.log, told.done, told.total) != (newest.log, newest.done, newest.total)
-
-
 class KeepTold(InternalWork):
     """The transaction that keeps what interrupted jobs told: their log and progress, and nothing else.
 
@@ -125,14 +104,14 @@ class KeepTold(InternalWork):
         runs: of them.
     """
 
-    def __init__(self, runs: Sequence[JobRun]) -> None:
+    def __init__(self, runs: Sequence[RunningJob]) -> None:
         self.runs = runs
 
     def perform(self, processor: Any) -> None:
         for run in self.runs:
             # Some end all the same, by now or later; that comes with all that they told.
             if not run.is_over:
-                record = run.newest = with_told(run)
+                record = run.newest = run.told()
                 processor.put_job(record, encode(record))
 
 

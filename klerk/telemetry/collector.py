@@ -11,9 +11,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from klerk.errors import ArgumentError, Closed
-from klerk.job_run import JobRun
 from klerk.jobs import FINAL_STATES, JobRecord, JobState
 from klerk.klerk import Klerk
+from klerk.running_job import RunningJob
 from klerk.statistics import Statistics
 
 __all__ = ["KlerkCollector"]
@@ -64,27 +64,26 @@ class JobMetrics:
 class AttemptCounter:
     """Counts the attempts of one opened app."""
 
-    def __init__(self, metrics: JobMetrics, app: str, k: Klerk) -> None:
+    def __init__(self, metrics: JobMetrics, app: str) -> None:
         self._metrics = metrics
         self._app = app
-        self._now_us = k.jobs.now_us
 
-    def started(self, run: JobRun) -> None:
+    def started(self, run: RunningJob) -> None:
         """See `JobObserver.started`."""
         labels, record = (self._app, run.record.kind, run.queue), run.record
         ready_us = max(record.created_us, record.run_at_us)
-        self._metrics.wait.labels(*labels).observe(max(0, self._now_us() - ready_us) / 1e6)
+        self._metrics.wait.labels(*labels).observe(max(0, run.started_us - ready_us) / 1e6)
         self._metrics.running.labels(*labels).inc()
         if record.attempt:
             self._metrics.retries.labels(*labels).inc()
 
-    def stopped(self, run: JobRun) -> None:
+    def stopped(self, run: RunningJob) -> None:
         """See `JobObserver.stopped`."""
         labels = self._app, run.record.kind, run.queue
         self._metrics.running.labels(*labels).dec()
         self._metrics.duration.labels(*labels).observe(monotonic() - run.begun_s)
 
-    def ended(self, run: JobRun, record: JobRecord, error: BaseException | None) -> None:
+    def ended(self, run: RunningJob, record: JobRecord, error: BaseException | None) -> None:
         """See `JobObserver.ended`."""
         self._metrics.attempts.labels(self._app, record.kind, run.queue, str(record.state)).inc()
 
@@ -103,7 +102,7 @@ class KlerkCollector(Collector):
             )
         for app, k in zip(apps, klerks, strict=True):
             self._klerks.append(weakref.ref(k))
-            k.jobs.observe(AttemptCounter(self._metrics, app, k))
+            k.jobs.observe(AttemptCounter(self._metrics, app))
 
     def describe(self) -> Iterable[Metric]:
         """Return all metrics, so that a registry finds what it has twice."""

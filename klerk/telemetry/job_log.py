@@ -3,9 +3,9 @@
 import logging
 from time import monotonic
 
-from klerk.job_run import JobRun
 from klerk.jobs import JobRecord
 from klerk.log_events import about_job
+from klerk.running_job import RunningJob
 
 __all__ = ["JobLog"]
 
@@ -24,13 +24,13 @@ class JobLog:
     def __init__(self, level: int = logging.INFO) -> None:
         self._level = level
 
-    def started(self, run: JobRun) -> None:
+    def started(self, run: RunningJob) -> None:
         """See `JobObserver.started`."""
 
-    def stopped(self, run: JobRun) -> None:
+    def stopped(self, run: RunningJob) -> None:
         """See `JobObserver.stopped`."""
 
-    def ended(self, run: JobRun, record: JobRecord, error: BaseException | None) -> None:
+    def ended(self, run: RunningJob, record: JobRecord, error: BaseException | None) -> None:
         """See `JobObserver.ended`."""
         if not LOG.isEnabledFor(self._level):
             return

@@ -8,9 +8,9 @@ from klerk._version import __version__
 from klerk._waiting import Submission
 from klerk.commands import Command
 from klerk.errors import KlerkError
-from klerk.job_run import JobRun
 from klerk.jobs import JobRecord, JobState
 from klerk.observing import PushSoon
+from klerk.running_job import RunningJob
 from klerk.submitting import Push
 from klerk.telemetry.extras import extra
 
@@ -47,8 +47,8 @@ class OpenTelemetry:
         propagation = extra("opentelemetry.trace.propagation.tracecontext", "opentelemetry")
         self._propagator = propagation.TraceContextTextMapPropagator()
         self._tracer = self._trace.get_tracer("klerk", __version__, tracer_provider)
-        self._spans: dict[JobRun, Span] = {}
-        self._tokens: dict[JobRun, Any] = {}
+        self._spans: dict[RunningJob, Span] = {}
+        self._tokens: dict[RunningJob, Any] = {}
 
     # --- commands ---------------------------------------------------------------------------------
 
@@ -113,7 +113,7 @@ class OpenTelemetry:
 
     # --- jobs -------------------------------------------------------------------------------------
 
-    def started(self, run: JobRun) -> None:
+    def started(self, run: RunningJob) -> None:
         """See `JobObserver.started`."""
         record = run.record
         attributes = {
@@ -128,13 +128,13 @@ class OpenTelemetry:
         self._spans[run] = span
         self._tokens[run] = self._context.attach(self._trace.set_span_in_context(span, parent))
 
-    def stopped(self, run: JobRun) -> None:
+    def stopped(self, run: RunningJob) -> None:
         """See `JobObserver.stopped`."""
         token = self._tokens.pop(run, None)
         if token is not None:
             self._context.detach(token)
 
-    def ended(self, run: JobRun, record: JobRecord, error: BaseException | None) -> None:
+    def ended(self, run: RunningJob, record: JobRecord, error: BaseException | None) -> None:
         """See `JobObserver.ended`."""
         span = self._spans.pop(run, None)
         if span is None:

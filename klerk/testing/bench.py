@@ -12,15 +12,15 @@ import msgspec
 from klerk import limits
 from klerk._waiting import Submission
 from klerk.errors import JobError, LimitExceeded
-from klerk.job_manager.attempts import Attempts
+from klerk.job_manager.crew import Employer
 from klerk.job_manager.work import CreateJobs
 from klerk.job_options import Pool
 from klerk.job_outcomes import JobOutcome
-from klerk.job_run import JobRun
 from klerk.jobs import JobRecord, JobState
 from klerk.klerk import Klerk
 from klerk.loops import is_in_loop
 from klerk.observing import Push, PushSoon
+from klerk.running_job import RunningJob
 from klerk.workers import Executor
 
 __all__ = ["Attempt", "Bench", "CallingThread", "Mode"]
@@ -50,7 +50,7 @@ class Attempt(msgspec.Struct, frozen=True):
         return ended_badly and self.error is not None and not isinstance(self.error, JobOutcome)
 
 
-class CallingThread(Executor[JobRun]):
+class CallingThread(Executor[RunningJob]):
     """Runs jobs one at a time in whatever thread calls `run_next`. None of them can be ended by force.
 
     Parameters:
@@ -62,17 +62,18 @@ class CallingThread(Executor[JobRun]):
 
     def __init__(
         self,
-        take: Callable[[], JobRun | None],
-        run: Callable[[JobRun], None],
-        interrupt: Callable[[JobRun], None],
+        take: Callable[[], RunningJob | None],
+        run: Callable[[RunningJob], None],
+        interrupt: Callable[[RunningJob], None],
         ended: Callable[[], None],
     ) -> None:
         super().__init__(1)
+        self.works_by_itself = False
         self._take = take
         self._run = run
         self._interrupt = interrupt
         self._ended = ended
-        self._running: dict[JobRun, int] = {}
+        self._running: dict[RunningJob, int] = {}
         self._stopping = False
 
     def start(self) -> None:
@@ -85,7 +86,7 @@ class CallingThread(Executor[JobRun]):
         """See `Executor.resize`: with 0, nothing runs."""
         self.count = count
 
-    def run_next(self) -> JobRun | None:
+    def run_next(self) -> RunningJob | None:
         """Run the next job, and return it; None when none is ready."""
         run = None if self._stopping or not self.count else self._take()
         if run is None:
@@ -99,7 +100,7 @@ class CallingThread(Executor[JobRun]):
                 self.when_ended()
         return run
 
-    def running(self) -> tuple[JobRun, ...]:
+    def running(self) -> tuple[RunningJob, ...]:
         """See `Executor.running`."""
         return tuple(self._running.copy())
 
@@ -107,19 +108,24 @@ class CallingThread(Executor[JobRun]):
         """See `Executor.is_idle`."""
         return not self._running
 
-    def cancel(self, job: JobRun) -> None:
+    def cancel(self, job: RunningJob) -> None:
         """See `Executor.cancel`."""
         if job in self._running:
             job.cancel()
             self._interrupt(job)
 
-    def kill(self, job: JobRun) -> bool:
+    def kill(self, job: RunningJob) -> bool:
         """See `Executor.kill`."""
         return False
 
     def runs_here(self) -> bool:
         """See `Executor.runs_here`."""
-        return threading.get_ident() in self._running.copy().values()
+        return self.job_here() is not None
+
+    def job_here(self) -> RunningJob | None:
+        """See `Executor.job_here`."""
+        here = threading.get_ident()
+        return next((run for run, thread in self._running.copy().items() if thread == here), None)
 
     def begin_stopping(self) -> None:
         """See `Executor.begin_stopping`."""
@@ -146,10 +152,11 @@ class Bench:
         self._executors: deque[CallingThread] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_is_free = threading.Lock()
-        self._tasks: dict[JobRun, asyncio.Task[None]] = {}
-        self._attempts: dict[JobRun, Attempt] = {}
+        self._tasks: dict[RunningJob, asyncio.Task[None]] = {}
+        self._attempts: dict[RunningJob, Attempt] = {}
         self._attempted = threading.Condition()
         self._klerk: Klerk | None = None
+        self._employer: Employer | None = None
 
     def opened(self, klerk: Klerk) -> None:
         """Take the Klerk whose jobs this runs."""
@@ -158,34 +165,27 @@ class Bench:
 
     # --- the workshop -----------------------------------------------------------------------------
 
-    def executor(self, pool: Pool, take: Callable[[], JobRun | None], attempts: Attempts) -> Executor[JobRun]:
+    def executor(self, pool: Pool, employer: Employer) -> Executor[RunningJob]:
         """See `Workshop.executor`."""
+        self._employer = employer
 
-        def take_as_stored() -> JobRun | None:
-            run = take()
+        def take_as_stored() -> RunningJob | None:
+            run = employer.take(pool)
             if run is not None:
-                self._read_again(run)
+                _read_again(run, employer)
             return run
 
-        def run_here(run: JobRun) -> None:
+        def run_here(run: RunningJob) -> None:
             if self.klerk.jobs.declared[run.record.kind].is_coroutine:
-                self._complete(run, attempts.run_coroutine(run))
+                self._complete(run, employer.attempts.run_coroutine(run))
             else:
-                attempts.run_plain(run)
+                employer.attempts.run_plain(run)
 
         made = CallingThread(take_as_stored, run_here, self._interrupt, self._close_loop)
         self._executors.appendleft(made)
         return made
 
-    def _read_again(self, run: JobRun) -> None:
-        """Let a job find its arguments as after a restart: a test shows what storing makes of them."""
-        kind = run.record.kind
-        try:
-            run.record = run.newest = self.klerk.jobs.as_stored(run.record)
-        except ValueError as error:
-            raise JobError(f"what is stored of job {run.id} ({kind}) cannot be run: {error}") from error
-
-    def _complete(self, run: JobRun, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _complete(self, run: RunningJob, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine to its end, in the one event loop of this bench."""
         if not is_in_loop():
             self._in_loop(run, coroutine)
@@ -197,7 +197,7 @@ class Bench:
         thread.start()
         thread.join()
 
-    def _in_loop(self, run: JobRun, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _in_loop(self, run: RunningJob, coroutine: Coroutine[Any, Any, None]) -> None:
         with self._loop_is_free:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
@@ -207,7 +207,7 @@ class Bench:
             finally:
                 del self._tasks[run]
 
-    def _interrupt(self, run: JobRun) -> None:
+    def _interrupt(self, run: RunningJob) -> None:
         """Let a coroutine that was asked to stop find out where it awaits something."""
         task = self._tasks.get(run)
         if task is not None:
@@ -297,14 +297,14 @@ class Bench:
         finally:
             _IN_JOB.reset(before)
 
-    def _attempt_of(self, run: JobRun) -> Attempt:
+    def _attempt_of(self, run: RunningJob) -> Attempt:
         """Wait until what became of an attempt is durable and visible, and return it."""
-        jobs = self.klerk.jobs
+        assert self._employer is not None
         with self._attempted:
             while not self._attempted.wait_for(lambda: run in self._attempts, limits.TEST_CHECK_S):
                 self._require_working()
             attempt = self._attempts.pop(run)
-        while not jobs.wait_until_over(run, limits.TEST_CHECK_S):
+        while not self._employer.wait_until_over(run, limits.TEST_CHECK_S):
             self._require_working()
         return attempt
 
@@ -318,17 +318,26 @@ class Bench:
 
     # --- what it hears ----------------------------------------------------------------------------
 
-    def started(self, run: JobRun) -> None:
+    def started(self, run: RunningJob) -> None:
         """See `JobObserver.started`."""
 
-    def stopped(self, run: JobRun) -> None:
+    def stopped(self, run: RunningJob) -> None:
         """See `JobObserver.stopped`."""
 
-    def ended(self, run: JobRun, record: JobRecord, error: BaseException | None) -> None:
+    def ended(self, run: RunningJob, record: JobRecord, error: BaseException | None) -> None:
         """See `JobObserver.ended`."""
         with self._attempted:
             self._attempts[run] = Attempt(record, error)
             self._attempted.notify_all()
+
+
+def _read_again(run: RunningJob, employer: Employer) -> None:
+    """Let a job find its arguments as after a restart: a test shows what storing makes of them."""
+    kind = run.record.kind
+    try:
+        run.record = run.newest = employer.as_stored(run.record)
+    except ValueError as error:
+        raise JobError(f"what is stored of job {run.id} ({kind}) cannot be run: {error}") from error
 
 
 def endless(count: int) -> LimitExceeded:

@@ -31,7 +31,10 @@ class Executor(abc.ABC, Generic[J]):
 
     Attributes:
         when_ended: called after jobs ended, from whichever thread, while this stops.
+        works_by_itself: jobs run without anybody asking for it.
     """
+
+    works_by_itself = True
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -68,6 +71,10 @@ class Executor(abc.ABC, Generic[J]):
     @abc.abstractmethod
     def runs_here(self) -> bool:
         """Return whether the caller runs in one of this executor's threads."""
+
+    @abc.abstractmethod
+    def job_here(self) -> J | None:
+        """Return the job in whose own thread or task the caller runs; None: in that of none."""
 
     @abc.abstractmethod
     def begin_stopping(self) -> None:

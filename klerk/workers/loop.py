@@ -106,6 +106,12 @@ class LoopExecutor(Executor[J]):
     def runs_here(self) -> bool:
         return threading.current_thread() is self._thread
 
+    def job_here(self) -> J | None:
+        if not self.runs_here():
+            return None
+        here = asyncio.current_task(self._loop)
+        return next((job for job, task in self._tasks.items() if task is here), None)
+
     def begin_stopping(self) -> None:
         self._stopping = True
 

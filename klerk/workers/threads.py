@@ -146,6 +146,11 @@ class ThreadExecutor(Executor[J]):
     def runs_here(self) -> bool:
         return threading.current_thread() in self._threads
 
+    def job_here(self) -> J | None:
+        here = threading.current_thread()
+        own = [thread for thread in self._threads if thread is here]
+        return own[0].job if own else None  # type: ignore[return-value]  # what `_take` gave
+
     def begin_stopping(self) -> None:
         with self._ready:
             self._stopping = True
