@@ -440,6 +440,18 @@ def test_the_log_says_where_and_shows_all_when_a_job_is_discarded(caplog: pytest
     assert str(last.exc_info[1]) == "bad"
 
 
+def test_the_whole_traceback_of_a_job_that_is_tried_again_is_there_for_who_looks(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "klerk")
+    after(lambda job: fails("bad"))
+    _, shown = caplog.records
+    assert (shown.levelname, shown.getMessage()) == ("DEBUG", "job 1 failed like this")
+    assert shown.exc_info is not None
+    after(lambda job: raises(Unknowable("x")))
+    assert caplog.records[-1].getMessage().startswith("job 1 failed like this\nTraceback")
+
+
 def test_the_place_is_one_of_the_application(caplog: pytest.LogCaptureFixture) -> None:
     after(lambda job: asyncio.run(decode()))
     assert "in decode)" in caplog.messages[0]
@@ -631,6 +643,7 @@ def test_what_became_of_attempts_is_recorded_once_it_can_be(
         moody.go.set()
         eventually(lambda: len(moody.failed) > 10)
         assert [k.jobs.get(job).state for job in jobs] == [JobState.EXECUTING] * 4
+        assert [k.jobs.why(job).codes for job in jobs] == [("recording",)] * 4
         # Its workers go on meanwhile.
         k.jobs.schedule(*[moody.work(f"fail {n}") for n in range(8)])
         eventually(lambda: len(set(moody.failed)) == 12)

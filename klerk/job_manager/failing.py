@@ -38,20 +38,20 @@ def failure_of(
     if trace.where:
         text = f"{text} ({trace.where})"
     if verdict.state is JobState.DISCARDED:
-        _tell_of_discarded(f"{text}; it is discarded", error, trace, told)
+        _show(logging.ERROR, f"{text}; it is discarded", error, trace, told)
     else:
         LOG.warning("%s", text, extra=told)
         if trace.text and LOG.isEnabledFor(logging.DEBUG):
-            # Whatever texts are in it: who looks for faults wants to see it as it is.
-            LOG.debug("job %d failed like this", run.id, exc_info=error, extra=told)
+            _show(logging.DEBUG, f"job {run.id} failed like this", error, trace, told)
     return JobFailure(attempt=run.attempt, at_us=now_us, error=reason, traceback=trace.text)
 
 
-def _tell_of_discarded(text: str, error: BaseException, trace: Trace, told: dict[str, object]) -> None:
+def _show(level: int, text: str, error: BaseException, trace: Trace, told: dict[str, object]) -> None:
+    """Log a text with the whole traceback of an error, if it has one."""
     if not trace.text:
-        LOG.error("%s", text, extra=told)
+        LOG.log(level, "%s", text, extra=told)
     elif trace.is_printable:
-        LOG.error("%s", text, exc_info=error, extra=told)
+        LOG.log(level, "%s", text, exc_info=error, extra=told)
     else:
         # A handler that cannot write what is in it would write nothing.
-        LOG.error("%s\n%s", text, trace.text, extra=told)
+        LOG.log(level, "%s\n%s", text, trace.text, extra=told)

@@ -29,8 +29,8 @@ class JobReason(msgspec.Struct, frozen=True, kw_only=True):
     Parameters:
         code: stable: ``"time"``, ``"dependency"``, ``"batch"``, ``"paused"``, ``"concurrency"``, ``"rate"``,
             ``"no_worker"``, ``"missing_tag"``, ``"worker_busy"``, ``"claimed"``, ``"suspended"``,
-            ``"suspect"``, ``"running"``, ``"stopping"``, ``"stuck"`` or
-            ``"ended"``.
+            ``"suspect"``, ``"running"``, ``"stopping"``, ``"stuck"``,
+            ``"recording"`` or ``"ended"``.
         text: a sentence for people.
         wait: how long it is until that is over; None: it depends on other jobs, or on somebody.
     """
@@ -114,12 +114,15 @@ class Explaining:
         return JobStatus(job=record, reasons=tuple(reasons))
 
     def _running_reasons(self, record: JobRecord) -> list[JobReason]:
+        run = self._running.get(record.id)
+        if run is not None and run.is_over:
+            text = f"its attempt {run.attempt} is over, and what became of it is being recorded"
+            return [JobReason(code="recording", text=text)]
         lasted = ""
         if record.started_us:
             lasted = f" for {_duration(self._now_us() - record.started_us)}"
         progress = f", {record.done} of {record.total} done" if record.total else ""
         reasons = [JobReason(code="running", text=f"it runs, attempt {record.attempt + 1}{lasted}{progress}")]
-        run = self._running.get(record.id)
         if run is not None and (run.cancelled or record.stop):
             fate = f" and will be {record.stop}" if record.stop else ""
             text = f"it was asked to stop{fate}; its function has not looked, or is about to end"
