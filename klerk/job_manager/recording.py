@@ -7,8 +7,10 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from time import monotonic
+from typing import Any
 
 from klerk import limits
+from klerk._waiting import Submission
 from klerk.errors import Closed, StoreFailed
 from klerk.job_manager.completions import Completions
 from klerk.job_manager.verdicts import text_of
@@ -21,18 +23,17 @@ from klerk.scheduler import Scheduler
 LOG = logging.getLogger("klerk")
 
 
-class _End:
-    """The end of an attempt that is to be recorded.
+class _End(RecordJob):
+    """The transaction that records the end of an attempt.
 
     Attributes:
+        run: the attempt.
         number: among those that were refused, in the order in which they were at first; -1: it was not.
     """
 
-    __slots__ = ("number", "record", "run")
-
     def __init__(self, run: RunningJob, record: JobRecord) -> None:
+        super().__init__(record)
         self.run = run
-        self.record = record
         self.number = -1
 
 
@@ -65,6 +66,8 @@ class Recording:
         self._calls: deque[Callable[[], object]] = deque()
         # Nothing can be recorded any more.
         self._is_over = False
+        # One for all: most are called for nothing.
+        self._when_ended = self._ended
         self.completions = Completions(submit, scheduler, self.give_up)
 
     def record(self, run: RunningJob, record: JobRecord) -> None:
@@ -102,22 +105,21 @@ class Recording:
 
     def _try(self, end: _End) -> None:
         try:
-            submission = self._submit(RecordJob(end.record), by_manager(end.record))
+            self._submit(end, by_manager(end.record)).add_done_callback(self._when_ended)
         except (Closed, StoreFailed):
             self.give_up()
             raise
         except BaseException as error:
             self._failed(end, error)
-        else:
-            submission.add_done_callback(lambda ended: self._ended(end, ended.exception()))
 
-    def _ended(self, end: _End, error: BaseException | None) -> None:
+    def _ended(self, submission: Submission[Any]) -> None:
+        error = submission.exception()
         if error is None:
             return
         if isinstance(error, Closed | StoreFailed):
             self.give_up()
         else:
-            self._failed(end, error)
+            self._failed(submission.work, error)
 
     def _failed(self, end: _End, error: BaseException) -> None:
         is_first = end.number < 0
