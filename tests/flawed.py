@@ -117,7 +117,7 @@ def gone(job: JobRun) -> None:
     os._exit(3)
 
 
-@app.job(max_attempts=2)
+@app.job(max_attempts=2, retry=lambda attempt, error: timedelta(hours=1))
 def told(job: JobRun) -> None:
     """Kill the whole process in the first runs, and then fail."""
     if job.crashes < 2:

@@ -34,24 +34,25 @@ def failure_of(
     trace = trace_of(error, run.job.function.__module__) if has_trace else NOWHERE
     reason = storable(verdict.error, limits.ERROR_LENGTH_MAX)
     told = {**told, "state": str(verdict.state), "error": reason, "where": trace.where}
-    text = f"job {run.id} ({run.record.kind}) failed in attempt {run.attempt}: {reason}"
-    if trace.where:
-        text = f"{text} ({trace.where})"
+    text = f"{reason} ({trace.where})" if trace.where else reason
+    failed = run.id, run.record.kind, run.attempt, text
     if verdict.state is JobState.DISCARDED:
-        _show(logging.ERROR, f"{text}; it is discarded", error, trace, told)
+        _tell_all("job %d (%s) failed in attempt %d: %s; it is discarded", failed, error, trace, told)
     else:
-        LOG.warning("%s", text, extra=told)
-        if trace.text and LOG.isEnabledFor(logging.DEBUG):
-            _show(logging.DEBUG, f"job {run.id} failed like this", error, trace, told)
+        LOG.warning("job %d (%s) failed in attempt %d: %s", *failed, extra=told)
+        if trace.is_printable and LOG.isEnabledFor(logging.DEBUG):
+            LOG.debug("job %d failed like this", run.id, exc_info=error, extra=told)
     return JobFailure(attempt=run.attempt, at_us=now_us, error=reason, traceback=trace.text)
 
 
-def _show(level: int, text: str, error: BaseException, trace: Trace, told: dict[str, object]) -> None:
-    """Log a text with the whole traceback of an error, if it has one."""
+def _tell_all(
+    text: str, values: tuple[object, ...], error: BaseException, trace: Trace, told: dict[str, object]
+) -> None:
+    """Log that a job is given up, with the whole traceback of the error, if it has one."""
     if not trace.text:
-        LOG.log(level, "%s", text, extra=told)
+        LOG.error(text, *values, extra=told)
     elif trace.is_printable:
-        LOG.log(level, "%s", text, exc_info=error, extra=told)
+        LOG.error(text, *values, exc_info=error, extra=told)
     else:
         # A handler that cannot write what is in it would write nothing.
-        LOG.log(level, "%s\n%s", text, trace.text, extra=told)
+        LOG.error(f"{text}\n%s", *values, trace.text, extra=told)

@@ -178,7 +178,6 @@ class Recording:
                 end.record.kind,
                 extra=about_job("attempt_unrecorded", end.run.record, end.run.queue),
             )
-        self._refused = []
 
     def _await_rest(self, running: Mapping[int, RunningJob], deadline: float) -> None:
         """Wait for what is on its way, and do what committers left to others."""

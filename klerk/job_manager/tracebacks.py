@@ -31,7 +31,7 @@ class Trace(msgspec.Struct, frozen=True):
 
     text: str = ""
     where: str = ""
-    is_printable: bool = True
+    is_printable: bool = False
 
 
 NOWHERE: Final = Trace()
@@ -67,7 +67,7 @@ def trace_of(error: BaseException, module: str) -> Trace:
     return Trace(
         text=storable(text, limits.JOB_TRACEBACK_LENGTH_MAX),
         where=_where(error, module),
-        is_printable=is_whole and _is_unicode(parts),
+        is_printable=is_whole and bool(parts) and _is_unicode(parts),
     )
 
 
