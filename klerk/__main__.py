@@ -10,8 +10,9 @@ from klerk.app import Spec
 from klerk.audit.entries import LogFilter
 from klerk.audit.printing import actor_named, printed_log
 from klerk.demo import command as demo
-from klerk.errors import ConfigError, KlerkError
+from klerk.errors import ArgumentError, ConfigError, KlerkError
 from klerk.inspection import describe_store, verified_store
+from klerk.job_manager.job_printing import printed_job
 from klerk.job_manager.listing import printed_jobs
 from klerk.job_manager.searching import JobQuery
 from klerk.jobs import JobState
@@ -60,10 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     log.add_argument("--event", help="only what holds this event, as in Loan.lend")
     log.add_argument("--limit", type=int, default=limits.LOG_PAGE, help="transactions at most (%(default)s)")
     log.add_argument("--oldest-first", action="store_true")
-    jobs = commands.add_parser("jobs", help="print how many jobs a store holds, and some of them")
+    jobs = commands.add_parser("jobs", help="print how many jobs a store holds, and some of them, or one")
     jobs.add_argument("path", type=Path, help="of the store, a directory; it must not be in use")
     jobs.add_argument("--state", action="append", choices=list(JobState), help="only these; can be repeated")
+    jobs.add_argument("id", type=int, nargs="?", help="of one job, of which everything is printed")
     jobs.add_argument("--kind", action="append", help="only these; can be repeated")
+    jobs.add_argument("--queue", action="append", help="only these, - for that of the kind; can be repeated")
     jobs.add_argument("--error", metavar="TEXT", help="only those whose error contains this")
     jobs.add_argument("--limit", type=int, default=limits.JOB_QUERY, help="jobs at most (%(default)s)")
     return parser
@@ -145,6 +148,23 @@ def _log(options: argparse.Namespace) -> int:
     return 0
 
 
+def _jobs(options: argparse.Namespace) -> None:
+    filters = ("state", "kind", "queue", "error")
+    if options.id is not None and any(getattr(options, name) is not None for name in filters):
+        raise ArgumentError("an id stands for one job already", hint="Leave out the id, or the filters.")
+    if options.id is not None:
+        print("\n".join(printed_job(options.path, options.id)))
+        return
+    which = JobQuery(
+        state=options.state,
+        kind=options.kind,
+        queue=options.queue,
+        error=options.error,
+        limit=options.limit,
+    )
+    print("\n".join(printed_jobs(options.path, which)))
+
+
 def _told(error: KlerkError) -> str:
     name = f"klerk.{type(error).__name__}"
     return f"{name} {error}" if isinstance(error, ConfigError) else f"{name}: {error}"
@@ -165,8 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "log":
             return _log(options)
         if options.command == "jobs":
-            which = JobQuery(state=options.state, kind=options.kind, error=options.error, limit=options.limit)
-            print("\n".join(printed_jobs(options.path, which)))
+            _jobs(options)
         elif options.command == "verify":
             print(verified_store(options.path))
         elif options.command == "show":

@@ -17,6 +17,7 @@ cdef class ReadHold:
     cdef bint held
     cdef bint entering
     cdef int claim(self) except -1
+    cdef int wait_for_turn(self) except -1
 
 
 cdef class Waiter:
@@ -37,11 +38,17 @@ cdef class ReadWriteLock:
     cdef int first_holds
     cdef dict threads
     cdef dict tasks
+    cdef readonly long long read_waits
+    cdef readonly double read_waited_s
+    cdef readonly long long write_waits
+    cdef readonly double write_waited_s
     cdef bint must_wait(self, ReadHold hold, bint blocking) except -1
     cdef int grant_read(self, ReadHold hold) except -1
     cdef int release_read(self, ReadHold hold) except -1
     cdef bint thread_holds(self, long thread) except -1
     cdef int pass_on(self) except -1
+    cdef int read_waited(self, double begun_s) except -1
+    cdef int wait_to_write(self, double warn_after_s, object warn) except -1
     cpdef bint held_here(self, bint blocking) except -1
 
 

@@ -102,25 +102,32 @@ cdef class ReadHold:
         self.lock = lock
 
     def __enter__(self):
-        cdef Waiter waiter
         self.claim()
         if not self.lock.must_wait(self, True):
             self.lock.grant_read(self)
             return self
-        # Making these can hand the interpreter lock over, so whether to wait is asked once more.
-        waiter = Waiter.__new__(Waiter)
+        self.wait_for_turn()
+        return self
+
+    cdef int wait_for_turn(self) except -1:
+        """Wait until the lock is granted, in a thread."""
+        cdef double begun_s = monotonic()
+        cdef Waiter waiter = Waiter.__new__(Waiter)
         waiter.hold = self
         waiter.gate = Gate()
+        # Making these can hand the interpreter lock over, so whether to wait is asked once more.
         if not self.lock.must_wait(self, True):
             self.lock.grant_read(self)
-            return self
+            return 0
         self.lock.waiting.append(waiter)
         try:
             waiter.gate.wait(-1)
         except BaseException:
             self.lock.withdraw(waiter)
             raise
-        return self
+        finally:
+            self.lock.read_waited(begun_s)
+        return 0
 
     def __exit__(self, *_):
         if self.held:
@@ -133,10 +140,12 @@ cdef class ReadHold:
 
     async def __aenter__(self):
         cdef Waiter waiter
+        cdef double begun_s
         self.claim()
         if not self.lock.must_wait(self, False):
             self.lock.grant_read(self)
             return self
+        begun_s = monotonic()
         waiter = Waiter.__new__(Waiter)
         waiter.hold = self
         waiter.loop = _get_running_loop()
@@ -150,6 +159,8 @@ cdef class ReadHold:
         except BaseException:
             self.lock.withdraw(waiter)
             raise
+        finally:
+            self.lock.read_waited(begun_s)
         return self
 
     async def __aexit__(self, *_):
@@ -199,6 +210,10 @@ cdef class ReadWriteLock:
     Neither side starves: a reader that comes after a waiting writer queues behind it, and is let in before
     the next writer. Who holds the lock may enter again at once, a thread as well as a task, because it would
     otherwise wait for a writer that waits for it. Owners are the thread and, where asyncio runs, the task.
+
+    Attributes:
+        read_waits, write_waits: how often a reader, and a writer, had to wait; counted when the wait is over.
+        read_waited_s, write_waited_s: for how long, in seconds, all of them together.
     """
 
     def __init__(self):
@@ -290,6 +305,12 @@ cdef class ReadWriteLock:
             waiter.wake()
         return 0
 
+    cdef int read_waited(self, double begun_s) except -1:
+        """Count the wait of a reader that is over."""
+        self.read_waits += 1
+        self.read_waited_s += monotonic() - begun_s
+        return 0
+
     def withdraw(self, Waiter waiter not None):
         """Take back a request whose owner was interrupted or cancelled, granted or not."""
         if not waiter.granted:
@@ -309,14 +330,22 @@ cdef class ReadWriteLock:
             warn_after_s: seconds after which `warn` is called, once, while the wait goes on; negative: never.
             warn: called with this lock.
         """
-        cdef Waiter waiter
         if self.thread_holds(PyThread_get_thread_ident()):
             raise RuntimeError("this thread holds the read lock: it would wait for itself")
-        waiter = Waiter.__new__(Waiter)
+        if self.readers or self.writing or self.waiting:
+            self.wait_to_write(warn_after_s, warn)
+        else:
+            self.writing = True
+
+    cdef int wait_to_write(self, double warn_after_s, object warn) except -1:
+        """Wait for exclusive use behind whoever came before."""
+        cdef double begun_s = monotonic()
+        cdef Waiter waiter = Waiter.__new__(Waiter)
         waiter.gate = Gate()
+        # Making these can hand the interpreter lock over, and everybody may be gone by now.
         if not self.readers and not self.writing and not self.waiting:
             self.writing = True
-            return
+            return 0
         self.waiting.append(waiter)
         try:
             if not waiter.gate.wait(warn_after_s):
@@ -325,6 +354,10 @@ cdef class ReadWriteLock:
         except BaseException:
             self.withdraw(waiter)
             raise
+        finally:
+            self.write_waits += 1
+            self.write_waited_s += monotonic() - begun_s
+        return 0
 
     def release_write(self):
         """End exclusive use and let in whoever waits."""

@@ -21,6 +21,7 @@ from klerk.errors import ConfigError, KlerkError
 from klerk.field_types import FieldType, Unsupported
 from klerk.fields import Resolve, field_type, struct_fields
 from klerk.job_options import JobOptions, QueueOptions, QueueSettings
+from klerk.job_returns import returns_of
 from klerk.jobs import Job, Parameter
 from klerk.machine import CreateEvent, Event, Machine
 from klerk.migration.migrations import Migration, check_names, declared_migration, in_order
@@ -256,6 +257,7 @@ class Design:
         }
         for job in self.jobs.values():
             job.checks = [field.check(name) for name, field in job_parameters[job.name].items()]
+            job.returns = returns_of(job.function, self._resolver_of(job.function, job.place))
         return Spec(
             name=self.name,
             machines=machines,
@@ -274,6 +276,7 @@ class Design:
         queues = dict(self.queues)
         for job in self.jobs.values():
             settings = queues.setdefault(job.settings.queue, QueueSettings())
+            job.queues = queues.keys()
             if job.settings.executor is None and not job.is_coroutine:
                 job.pool = settings.executor
         return queues
@@ -302,6 +305,9 @@ class Design:
 
         return resolve
 
+    def _resolver_of(self, function: Any, place: Place) -> Resolve:
+        return self._resolver(function.__module__, Place(place.file, place.line, _closure(function)))
+
     def _fields(self, machine: Machine[Any]) -> dict[str, FieldType]:
         cls = machine.model_class
         place = cls.__klerk_place__
@@ -318,7 +324,7 @@ class Design:
     def _parameters(
         self, what: str, parameters: tuple[Parameter, ...], function: Any, place: Place
     ) -> dict[str, FieldType]:
-        resolve = self._resolver(function.__module__, Place(place.file, place.line, _closure(function)))
+        resolve = self._resolver_of(function, place)
         compiled = {}
         for parameter in parameters:
             try:

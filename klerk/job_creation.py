@@ -16,6 +16,7 @@ from klerk.job_manager.batches import OpenBatches, decided, is_held
 from klerk.job_manager.dependencies import Followers
 from klerk.job_manager.journal import Journal
 from klerk.job_manager.uniqueness import Uniqueness, digest_of
+from klerk.job_names import foreign, require_queue
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
 
 
@@ -38,6 +39,7 @@ class JobCreation:
 
     def __init__(self, schema: int, jobs: Mapping[str, Job[Any]]) -> None:
         self._schema = schema
+        self._jobs = jobs
         self._journal = Journal()
         self.uniqueness = Uniqueness(jobs, self._journal)
         self.batches = OpenBatches(self._journal)
@@ -60,7 +62,7 @@ class JobCreation:
         now_us = microseconds(a.now)
         if type(requests) is JobRequest:
             if not requests.follows and requests.job.settings.unique is None:
-                return [self._create_plain(processor.checked_request(requests), processor, now_us)]
+                return [self._create_plain(self._checked(requests, processor), processor, now_us)]
             requests = (requests,)
         elif isinstance(requests, JobRequest | Batch) or not isinstance(requests, Iterable):
             if type(requests) is not Batch:
@@ -107,6 +109,15 @@ class JobCreation:
 
     # --- one job ----------------------------------------------------------------------------------
 
+    def _checked(self, request: JobRequest, processor: Processor) -> JobRequest:
+        """Return a request with its arguments checked, of a job and for a queue that there are."""
+        job = request.job
+        if self._jobs.get(job.name) is not job:
+            raise foreign(str(job))
+        if request.queue is not None:
+            require_queue(request.queue, job.queues)
+        return processor.checked_request(request)
+
     def _create_plain(self, request: JobRequest, processor: Processor, now_us: int) -> JobRecord:
         """Create a job that has nothing to do with others."""
         record = self._record(request, processor, now_us)
@@ -120,7 +131,7 @@ class JobCreation:
             batch: that it is a member of.
         """
         processor = made.processor
-        request = processor.checked_request(request)
+        request = self._checked(request, processor)
         job = request.job
         is_unique = job.settings.unique is not None
         if not is_unique and not batch and not request.follows:
@@ -184,7 +195,7 @@ class JobCreation:
             else:
                 job_id = each.id if isinstance(each, JobRecord) else each
                 if not 0 < job_id < made.processor.next_job_id or not self.knows(job_id):
-                    raise NotFound(f"there is no job {job_id}, which {request} is to follow")
+                    raise _nothing_to_follow(job_id, each, request)
             found[job_id] = None
         if len(found) > limits.JOB_FOLLOWS_MAX:
             raise LimitExceeded(
@@ -219,7 +230,7 @@ class JobCreation:
     ) -> JobRecord:
         """Create a callback, which has to wait unless the batch is empty."""
         processor = made.processor
-        checked = processor.checked_request(request)
+        checked = self._checked(request, processor)
         record = self._record(checked, processor, made.now_us)
         record = self._related(record, request, made, batch_id, b"")
         record = msgspec.structs.replace(record, state=JobState.SCHEDULED, role=role, members=members)
@@ -228,6 +239,14 @@ class JobCreation:
         processor.new_job(record, encode(record))
         self.followers.add(record)
         return record
+
+
+def _nothing_to_follow(job_id: int, given: JobRecord | int, follower: JobRequest) -> NotFound:
+    hint = "It never was, or is not kept any more."
+    if isinstance(given, int):
+        delay = f"for a delay give timedelta(seconds={job_id})"
+        hint = f"{hint} {job_id} is taken for the id of a job; {delay}."
+    return NotFound(f"there is no job {job_id}, which {follower} is to follow", hint=hint)
 
 
 class Made:

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 
 import msgspec
 
@@ -31,6 +31,10 @@ Pool = Literal["thread", "loop", "process"]
 
 Missed = Literal["skip", "once", "all"]
 """What becomes of times of a cron job that passed while nothing was open."""
+
+
+DEFAULT_QUEUE: Final = "default"
+"""Where jobs wait that name no queue."""
 
 
 class Backoff(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +70,9 @@ class Rate(msgspec.Struct, frozen=True):
         Raises:
             ValueError: it has another form.
         """
+        given: object = text
+        if not isinstance(given, str):
+            raise ValueError(f"it must be a text such as '20/min', is {text!r}")
         count, _, unit = text.partition("/")
         seconds = {"s": 1, "sec": 1, "min": 60, "h": 3600, "hour": 3600, "day": 86_400}.get(unit.strip())
         if seconds is None or not count.strip().isdigit() or int(count) == 0:
@@ -133,7 +140,8 @@ class JobOptions(TypedDict, total=False):
             to its end all the same is completed.
         heartbeat: an attempt that gives no sign for so long (`JobRun.heartbeat`, or another call) has failed.
         tags: what a worker must have, to be given the job.
-        keep_result: how long the value that the function returns is kept.
+        keep_result: how long the value that the function returns is kept. It has to be what the function says
+            that it returns; anything else makes the attempt fail.
         version: of the parameters; counted up when they change.
         upcast: for each earlier version, a function of the arguments by name that returns those of the next,
             as they are stored: references are numbers. Jobs for which it fails are suspended, with what they
@@ -172,7 +180,7 @@ class JobOptions(TypedDict, total=False):
 class JobSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The checked options of a declared job, under the same names; rates are parsed."""
 
-    queue: str = "default"
+    queue: str = DEFAULT_QUEUE
     priority: int = 0
     max_attempts: int = limits.JOB_ATTEMPTS_MAX
     max_crashes: int = limits.JOB_CRASHES_MAX

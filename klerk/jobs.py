@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, Generic, ParamSpec
@@ -13,7 +13,9 @@ from klerk import limits
 from klerk._dispatch import Check, moment_of
 from klerk.errors import ArgumentError
 from klerk.job_failures import JobFailure
+from klerk.job_names import require_queue
 from klerk.job_options import JobSettings, Pool
+from klerk.moments import require_moment
 from klerk.places import Place
 
 P = ParamSpec("P")
@@ -259,12 +261,7 @@ class JobRequest(msgspec.Struct, frozen=True, gc=False):
         Raises:
             ArgumentError: it is no aware datetime.
         """
-        given: object = moment
-        if not isinstance(given, datetime) or given.utcoffset() is None:
-            raise ArgumentError(
-                f"a job cannot run at {moment!r}, which has no time zone",
-                hint="Use an aware datetime: datetime.now(UTC).",
-            )
+        require_moment("a job cannot run at", moment)
         return msgspec.structs.replace(self, run_at=moment, delay=None)
 
     def after(self, *what: "timedelta | JobRequest | JobRecord | int", anyway: bool = False) -> "JobRequest":
@@ -287,11 +284,14 @@ class JobRequest(msgspec.Struct, frozen=True, gc=False):
                     changed, follows=(*changed.follows, each), anyway=anyway or changed.anyway
                 )
             else:
-                raise ArgumentError(
-                    f"a job cannot run after {each!r}",
-                    hint=f"Give a delay of 0 to {limits.JOB_DELAY_DAYS_MAX:,} days as a timedelta, or jobs:"
-                    " their records, ids or requests.",
+                given: object = each
+                hint = (
+                    "For a moment, there is at(...)."
+                    if isinstance(given, datetime)
+                    else f"Give a delay of 0 to {limits.JOB_DELAY_DAYS_MAX:,} days as a timedelta, or jobs:"
+                    " their records, ids or requests."
                 )
+                raise ArgumentError(f"a job cannot run after {given!r}", hint=hint)
         return changed
 
     def options(
@@ -300,16 +300,12 @@ class JobRequest(msgspec.Struct, frozen=True, gc=False):
         """Return the same request with other options than declared; those left out stay as they are.
 
         Raises:
-            ArgumentError: one of them is out of its bounds, or a job that runs at most once would be tried
-                again.
+            ArgumentError: one of them is out of its bounds, nobody declares the queue, or a job that runs at
+                most once would be tried again. Before the app is opened, any queue is taken; one that turns
+                out to be unknown is refused when the job is created.
         """
-        named: object = queue
-        if named is not None and not (
-            isinstance(named, str) and 0 < len(named) <= limits.JOB_NAME_LENGTH_MAX
-        ):
-            raise ArgumentError(
-                f"a queue's name is a text of 1 to {limits.JOB_NAME_LENGTH_MAX} characters, got {queue!r}"
-            )
+        if queue is not None:
+            require_queue(queue, self.job.queues)
         _require_number("priority", priority, -limits.JOB_PRIORITY_MAX, limits.JOB_PRIORITY_MAX)
         _require_number("max_attempts", max_attempts, 1, limits.JOB_ATTEMPTS_LIMIT)
         if self.job.settings.at_most_once and max_attempts not in (None, 1):
@@ -370,6 +366,8 @@ class Job(Generic[P]):
         pool: where it runs.
         checks: of its arguments, in order; set once the design is complete.
         design: the app that it is declared in.
+        queues: the names of those of the app; None until the design is complete.
+        returns: what its function says that it returns; set with these.
     """
 
     def __init__(self, function: Callable[..., Any], settings: JobSettings, place: Place) -> None:
@@ -383,6 +381,8 @@ class Job(Generic[P]):
         self.pool: Pool = settings.executor or ("loop" if self.is_coroutine else "thread")
         self.checks: list[Check] = []
         self.design: Any = None
+        self.queues: Collection[str] | None = None
+        self.returns: Any = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> JobRequest:
         return JobRequest(self, bind(str(self), self.parameters, args, kwargs))

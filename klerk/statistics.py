@@ -25,6 +25,10 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
         queue_length: commands that wait to be processed.
         queue_length_max: as many find room; whoever comes then waits.
         readers: reads that go on at the moment.
+        reads_waited, reads_waited_s: how often a read had to wait for the read lock, because something was
+            published or about to be, and for how long all of them together.
+        publications_waited, publications_waited_s: how often publishing a group had to wait until readers
+            had ended, and for how long together: their callers waited for as long. Of waits that are over.
         models: by class and state.
         timers: models with a timer that is still to come.
         unmanaged_waiting: calls of unmanaged jobs that wait.
@@ -42,6 +46,10 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     queue_length: int
     queue_length_max: int
     readers: int
+    reads_waited: int
+    reads_waited_s: float
+    publications_waited: int
+    publications_waited_s: float
     models: dict[tuple[str, str], int]
     timers: int
     unmanaged_waiting: int
@@ -71,6 +79,10 @@ def statistics_of(
         queue_length=len(engine.queue),
         queue_length_max=engine.queue.length_max,
         readers=lock.readers,
+        reads_waited=lock.read_waits,
+        reads_waited_s=lock.read_waited_s,
+        publications_waited=lock.write_waits,
+        publications_waited_s=lock.write_waited_s,
         models={(plan.name, each.state.name): len(each.ids) for plan in plans for each in plan.states},
         timers=timers.count,
         unmanaged_waiting=unmanaged.waiting,

@@ -283,7 +283,8 @@ def test_diagrams_and_descriptions_show_visibility(
 
 
 def test_queues_that_nothing_is_in_are_told(check: Check) -> None:
-    """One that is only asked for in a request is used; a name that was misspelt is found by the other one."""
+    """One that is only asked for in a request is used; a name that was misspelt is found by the other one, or
+    because it is like one that is used."""
     jobs = """
 app.queue("letters", rate="5/s")
 app.queue("urgent", weight=9)
@@ -292,12 +293,21 @@ app.queue("figures")
 @app.job(queue="leters")
 def write(job: JobRun, item: Ref[Item]) -> None: ...
 
+@app.job(queue="figurs")
+def misspelt(job: JobRun, item: Ref[Item]) -> None: ...
+
+@app.job(queue="archive")
+def other(job: JobRun, item: Ref[Item]) -> None: ...
+
 @app.job(queue="figures")
 def count(job: JobRun, item: Ref[Item]) -> None: ...
 
 new.on_enter.job(write)
+new.on_enter.job(misspelt)
+new.on_exit.job(other)
 new.on_exit.job(lambda a: count(a.model.meta.id).options(queue="urgent"))
 """
-    assert check(HEAD, PERMISSIONS, jobs) == [
-        "no job is in the queue 'letters' that is declared; jobs are in: figures, leters."
-    ]
+    unused, misspelt = check(HEAD, PERMISSIONS, jobs)
+    assert unused.endswith("'letters' that is declared; jobs are in: archive, figures, figurs, leters.")
+    assert misspelt.startswith("the queue 'figurs' of the job 'misspelt' has no limits")
+    assert misspelt.endswith("did you mean 'figures'?")

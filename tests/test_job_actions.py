@@ -108,6 +108,7 @@ class Works(Bank):
         self.ran: list[tuple[int, str]] = []
         self.go = threading.Event()
         app, ran, kind = self.app, self.ran, tones("kind")
+        app.queue("slow")
 
         @app.job(max_attempts=3, retry=lambda attempt, error: timedelta(days=1), key=lambda how, *_: how)
         def work(job: JobRun, how: str, tone: tones = kind, account: Ref[Account] | None = None) -> None:

@@ -39,6 +39,7 @@ class Mill(Bank):
         self.started: list[int] = []
         app = self.app
         app.queue("mail", concurrency=1)
+        app.queue("slow")
 
         @app.job(
             queue="mail", retry=lambda attempt, error: timedelta(days=1), key=lambda how, about=None: how
@@ -179,7 +180,7 @@ FILTERS: dict[str, tuple[dict[str, Any], Callable[[JobRecord], bool]]] = {
     "waiting": ({"state": ("scheduled", "retryable")}, lambda job: job.state in ("scheduled", "retryable")),
     "a kind": ({"kind": "train"}, lambda job: job.kind == "train"),
     "kinds": ({"kind": {"train", "seldom"}}, lambda job: job.kind != "mail"),
-    "no kind": ({"kind": "unheard of"}, lambda job: False),
+    "no kind": ({"kind": ()}, lambda job: False),
     "a queue": ({"queue": "slow"}, lambda job: job.queue == "slow"),
     "a declared queue": ({"queue": "mail"}, lambda job: job.kind == "mail" and not job.queue),
     "a key": ({"key": "fail"}, lambda job: job.key == "fail"),

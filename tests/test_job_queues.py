@@ -22,6 +22,7 @@ from klerk import ArgumentError, Context, Denied, NotFound, QueueStatus, User
 def works() -> Iterator[Works]:
     works = Works()
     works.app.queue("mail", concurrency=2, rate="100/s", weight=3)
+    works.app.queue("of a customer")
     permit_everything(works.app)
     works.app.allow.log()(lambda a: True)
     yield works
@@ -42,7 +43,7 @@ def test_queues_are_shown_as_they_are(works: Works) -> None:
     send = works.job("send", queue="mail")
     other = works.job("other", concurrency=1)
     with works.open() as k:
-        assert [each.name for each in k.jobs.queues()] == ["default", "mail", "probes"]
+        assert [each.name for each in k.jobs.queues()] == ["default", "mail", "of a customer", "probes"]
         k.jobs.schedule(*(send(f"s{i}") for i in range(5)), *(other(f"o{i}") for i in range(3)))
         expect(k, works, "s0", "s1", "o0", waiting=5)
         assert status(k, "mail") == QueueStatus(
@@ -208,7 +209,7 @@ def test_a_queue_that_there_is_not(works: Works, name: Any) -> None:
     with works.open() as k:
         before = k.sequence
         for call in (k.jobs.pause, k.jobs.resume, k.jobs.scale):
-            with pytest.raises(NotFound, match="There are: mail, probes") as caught:
+            with pytest.raises(NotFound, match="There are: mail, of a customer, probes") as caught:
                 call(name)
             assert caught.value.code == "not_found"
         assert k.sequence == before

@@ -387,8 +387,9 @@ def test_a_result_that_is_not_what_the_function_says() -> None:
     office = Office()
     with office.open() as k:
         office.value = "no point"
-        (id,) = office.run(k, office.point())
-        assert k.jobs.result(id) == "no point"
+        (id,) = office.run(k, office.point().options(max_attempts=1))
+        assert code_of(k, id) == "result_failed"
+        assert "declared to return Point | None, and returned str" in k.jobs.get(id).error
 
 
 def test_why_there_is_no_result() -> None:
@@ -418,12 +419,13 @@ def test_an_expired_result_leaves_the_store_before_its_job(tmp_path: Path) -> No
     with office.open(tmp_path / "store", retention=None) as k:
         office.value = "a secret"
         office.run(k, *[office.give() for _ in range(20)])
+        office.value = Point(1, "a secret")
         (long,) = office.run(k, office.point())
         k.jobs.prune()
         assert sum(b"a secret" in row for _, row in k._storage.scan(Family.JOBS)) == 21
         office.clock.advance(timedelta(hours=2))
         eventually(lambda: sum(b"a secret" in row for _, row in k._storage.scan(Family.JOBS)) == 1)
-        assert k.jobs.result(long) == "a secret"
+        assert k.jobs.result(long) == Point(1, "a secret")
         assert (ended(k), len(kept(k))) == ((21, 0, 0), 21)
         assert code_of(k, 1) == "result_expired"
 

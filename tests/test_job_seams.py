@@ -27,6 +27,7 @@ class Works(Bank):
         self.go = threading.Event()
         self.is_held_up = threading.Event()
         self.next = threading.Event()
+        self.app.queue("other")
         self._declare_jobs()
         self._declare_jobs_at_most_once()
 

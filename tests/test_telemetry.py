@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import worked
-from designs import NOON, TESTER, Account, Bank, Clock, eventually, python_environment
+from designs import NOON, TESTER, Account, Bank, Clock, Spawned, eventually, python_environment
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -38,6 +38,8 @@ class Office(Bank):
     def __init__(self) -> None:
         super().__init__()
         app = self.app
+        app.queue("urgent")
+        app.queue("slow")
 
         @app.job(queue="mail")
         def plain(job: JobRun, text: str) -> None: ...
@@ -113,6 +115,48 @@ def test_statistics(office: Office, tmp_path: Path) -> None:
         k.statistics()
 
 
+@pytest.mark.parametrize("on_loop", [False, True])
+def test_waits_for_the_read_lock_are_counted(office: Office, on_loop: bool) -> None:
+    def read() -> None:
+        with k.read(TESTER) as r:
+            assert len(r.list(office.accounts)) in (0, 1)
+
+    async def read_soon() -> None:
+        async with k.aio.read(TESTER) as r:
+            assert len(r.list(office.accounts)) in (0, 1)
+
+    def another_reader() -> Spawned:
+        return Spawned(lambda: asyncio.run(read_soon()) if on_loop else read())
+
+    registry = CollectorRegistry()
+    with office.app.open(job_threads=0) as k:
+        registry.register(prometheus_collector(k))
+        for _ in range(100):
+            another_reader().end() if on_loop else read()
+        k.handle(office.enter("Bob"), TESTER)
+        k.handle(office.remove(1), TESTER)
+        found = k.statistics()
+        # Nobody was in anybody's way.
+        assert (found.reads_waited, found.reads_waited_s) == (0, 0)
+        assert (found.publications_waited, found.publications_waited_s) == (0, 0)
+        with k.read(TESTER):
+            entering = Spawned(k.handle, office.enter("Ada"), TESTER)
+            # As soon as publishing waits, whoever comes later waits, too.
+            while not (reader := another_reader()).join(1) and not reader.is_alive():
+                reader.end()
+        entering.end()
+        reader.end()
+        found = k.statistics()
+        assert (found.reads_waited, found.publications_waited) == (1, 1)
+        assert 0 < found.reads_waited_s <= found.publications_waited_s + 20
+        assert found.publications_waited_s > 0
+        shown = samples(registry)
+        assert shown['klerk_reads_waited_total{app="bank"}'] == 1
+        assert shown['klerk_publications_waited_total{app="bank"}'] == 1
+        assert shown['klerk_reads_waited_seconds_total{app="bank"}'] == found.reads_waited_s
+        assert shown['klerk_publications_waited_seconds_total{app="bank"}'] == found.publications_waited_s
+
+
 # --- Prometheus ---------------------------------------------------------------------------------------
 
 
@@ -147,7 +191,7 @@ def test_prometheus_shows_what_happened(office: Office) -> None:
         assert found[f'klerk_models{{{bank},model="Account",state="active"}}'] == 1
         for kind, queue, state in (
             ("plain", "default", "scheduled"),
-            ("plain", "", "scheduled"),
+            ("plain", "urgent", "scheduled"),
             ("snooze", "default", "scheduled"),
             ("fail", "default", "retryable"),
         ):

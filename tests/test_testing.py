@@ -55,6 +55,7 @@ class Office(Bank):
         self.threads: set[int] = set()
         self.loops: set[int] = set()
         app, ran = self.app, self.ran
+        app.queue("slow")
 
         @app.job()
         def plain(job: JobRun, text: str) -> None:

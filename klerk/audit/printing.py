@@ -1,6 +1,6 @@
 """The commit log for people, said without the app that made it: ``python -m klerk log PATH``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,11 @@ def printed_log(path: Path, which: LogFilter) -> Iterator[str]:
         catalog = read_catalog(storage.get(Family.META, CATALOG_KEY))
         codes = {name: code for code, name in enumerate(catalog.events)}
         codes |= {name: code for code, name in OWN_EVENTS.items()}
-        search = search_for(which, codes, _newest(storage))
+        search = search_for(which, codes, newest_in(storage))
         lookup = Lookup(storage)
         wanted = (each for each in search.sequences(history, lookup) if search.fits(lookup.head(each)))
         for sequence in islice(wanted, search.limit):
-            yield from _lines(catalog, lookup.head(sequence), lookup.payload(sequence))
+            yield from transaction_lines(catalog, lookup.head(sequence), lookup.payload(sequence))
 
 
 def actor_named(text: str) -> tuple[str, str]:
@@ -57,13 +57,15 @@ def actor_named(text: str) -> tuple[str, str]:
     return (kind, id) if colon else ("user", text)
 
 
-def _newest(storage: Storage) -> int:
+def newest_in(storage: Storage) -> int:
+    """Return the sequence of the newest transaction of a store; 0: there is none."""
     for key, value in storage.scan(Family.LOG, reverse=True):
         return read_record(key, value)[0].last
     return 0
 
 
-def _lines(catalog: Catalog, head: TransactionHead, payload: Payload | None) -> Iterator[str]:
+def transaction_lines(catalog: Catalog, head: TransactionHead, payload: Payload | None) -> Iterator[str]:
+    """Yield the lines that tell one transaction."""
     behalf = "" if head.behalf is None else f" on behalf of {ActorName(*head.behalf)}"
     cause = f", caused by {head.actor[2]}" if head.actor[2] else ""
     time = f"{time_of(head.time_us):%Y-%m-%d %H:%M:%S.%f} UTC"
@@ -85,7 +87,7 @@ def _lines(catalog: Catalog, head: TransactionHead, payload: Payload | None) -> 
     if payload.deleted:
         yield f"  deleted {', '.join(map(str, payload.deleted))}"
     if payload.jobs:
-        yield f"  jobs {', '.join(str(id) for id, _ in payload.jobs)}"
+        yield f"  jobs {_listed([id for id, _ in payload.jobs])}"
 
 
 def _said(code: int, values: tuple[Any, ...]) -> str:
@@ -93,9 +95,20 @@ def _said(code: int, values: tuple[Any, ...]) -> str:
     if code not in (JOB_ACTION, QUEUE_ACTION):
         return ", ".join(map(repr, values))
     action, what, changed = values
-    told = what if code == QUEUE_ACTION else ", ".join(map(str, what))
+    told = what if code == QUEUE_ACTION else _listed(what)
     new = ", ".join(f"{name}={value!r}" for name, value in changed.items())
     return f"{action.replace('_', ' ')} of {told}" + (f" with {new}" if new else "")
+
+
+def _listed(ids: Sequence[int]) -> str:
+    """Return ids for people, those that follow each other as one: a transaction may have 100,000."""
+    runs: list[list[int]] = []
+    for id in ids:
+        if runs and id == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], id]
+        else:
+            runs.append([id])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[1]}" for run in runs)
 
 
 def _class_name(catalog: Catalog, image: bytes) -> str:

@@ -16,6 +16,7 @@ from klerk.commands import Context, System
 from klerk.errors import Conflict, WrongState
 from klerk.job_creation import key_of
 from klerk.job_manager.access import JobAccess
+from klerk.job_manager.bulk import BulkObserver, BulkProgress
 from klerk.job_manager.claims import Claim, Claims
 from klerk.job_manager.decisions import (
     NO_CHANGE,
@@ -32,6 +33,7 @@ from klerk.job_manager.decisions import (
 )
 from klerk.job_manager.queue_book import QueueBook
 from klerk.job_manager.searching import Search
+from klerk.job_manager.work import EndStopped
 from klerk.jobs import FINAL_STATES, JobRecord, JobState
 from klerk.running_job import RunningJob
 
@@ -119,21 +121,6 @@ class ActOnJobs(InternalWork):
         return f"{self.action} of {len(self.claims)} jobs"
 
 
-class EndStopped(InternalWork):
-    """The transaction that ends jobs which were asked to stop while they ran, and whose process ended.
-
-    Parameters:
-        records: of them, as they are to be.
-    """
-
-    def __init__(self, records: list[JobRecord]) -> None:
-        self.records = records
-
-    def perform(self, processor: Any) -> None:
-        for record in self.records:
-            processor.put_job(record, encode(record))
-
-
 class ActionDesk(msgspec.Struct, frozen=True):
     """What actions need of the open Klerk.
 
@@ -199,7 +186,7 @@ class Actions:
             InvalidValue, ArgumentError: what is to be changed does not fit.
             Conflict: (``job_busy``) something else has been changing the job for long.
         """
-        change = checked_change(change)
+        change = checked_change(change, self._spec.queues)
         self._require(action, job_id, context)
         decide = self._decide(action, context, change)
         plan = _Plan(partial(self._insist, action), decide, change)
@@ -209,13 +196,20 @@ class Actions:
         after = done[0].after if done else None
         return self._books.get(job_id) if after is None or after.stop else after
 
-    def act_on_all(self, action: JobAction, search: Search, context: Context | None) -> int:
+    def act_on_all(
+        self, action: JobAction, search: Search, context: Context | None, tell: BulkObserver | None
+    ) -> int:
         """Do something to all jobs that are found, in transactions of a bounded size, and return to how many.
         Those that an action does not work for are left as they are.
 
+        Parameters:
+            tell: see `BulkProgress`.
+
         Raises:
             Denied: the context's actor may not do it to jobs of one of the kinds that are looked for.
+            ArgumentError: `tell` cannot be called.
         """
+        progress = BulkProgress(action, tell)
         if context is not None:
             kinds = self._spec.jobs if search.kinds is None else search.kinds
             self._access.require(context, action, sorted(kinds))
@@ -225,14 +219,15 @@ class Actions:
             fits = fits and state in WORKS_IN[action] and not self._is_spent(action, record)
             return fits and self._can_run(action, record)
 
-        plan, seen, total = _Plan(wants, self._decide(action, context, NO_CHANGE), NO_CHANGE), IdSet(), 0
-        for records in self._books.pages(search):
-            # A job that fails at once might come up for ever.
-            over = sorted(record.id for record in records if seen.add(record.id))
-            while over:
-                done, over = self._perform(action, over, context, plan)
-                total += len(done)
-        return total
+        plan, seen = _Plan(wants, self._decide(action, context, NO_CHANGE), NO_CHANGE), IdSet()
+        with progress:
+            for records in self._books.pages(search):
+                # A job that fails at once might come up for ever.
+                over = sorted(record.id for record in records if seen.add(record.id))
+                while over:
+                    done, over = self._perform(action, over, context, plan)
+                    progress.add(len(done))
+        return progress.done
 
     def end_stopped(self, records: list[JobRecord]) -> None:
         """End those of some jobs that were asked to stop while they ran in a process that is gone."""

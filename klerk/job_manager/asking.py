@@ -7,8 +7,18 @@ from typing import Any, Unpack
 
 from klerk.app import Spec
 from klerk.job_manager.books import Books, id_of_job
-from klerk.job_manager.searching import JobFilter, JobPage, JobQuery, Search, job_search
+from klerk.job_manager.searching import (
+    FILTERS,
+    QUERIES,
+    JobFilter,
+    JobPage,
+    JobQuery,
+    Search,
+    job_search,
+    require_filters,
+)
 from klerk.job_manager.status import Explaining, JobStatus
+from klerk.job_names import JobNames
 from klerk.jobs import JobRecord
 from klerk.values import Ref
 
@@ -27,6 +37,7 @@ class Asking:
     _spec: Spec
     _books: Books
     _explaining: Explaining
+    _names: JobNames
 
     def get(self, job: JobRecord | int) -> JobRecord:
         """Return a job as it is now, whether it is still to run or has ended; one that runs is `executing`,
@@ -57,10 +68,12 @@ class Asking:
         Raises:
             ArgumentError: something in the filter cannot be meant, or the cursor is none of this search.
         """
+        require_filters(which, QUERIES)
         return self._books.page(self._search(which))
 
     def find(self, **which: Unpack[JobFilter]) -> JobRecord | None:
         """Return the first job that `query` finds, however far it has to look; None when there is none."""
+        require_filters(which, FILTERS)
         search = self._search({**which, "limit": 1})
         for records in self._books.pages(search):
             if records:
@@ -68,7 +81,7 @@ class Asking:
         return None
 
     def _search(self, which: Mapping[str, Any]) -> Search:
-        return job_search(self._spec.jobs, self._spec.job_parameters, which)
+        return job_search(self._spec.jobs, self._spec.job_parameters, which, self._names)
 
     def models(self, job: JobRecord | int) -> tuple[Ref[Any], ...]:
         """Return the references among a job's arguments, inside of tuples and structs, too.

@@ -169,7 +169,7 @@ class Attempts:
             return
         verdict = of_return(returned)
         try:
-            result = encoded_result(self._jobs[run.record.kind], verdict.value)
+            result = encoded_result(self._jobs[run.record.kind], returned)
         except Exception as error:
             self._failed(run, error)
             return

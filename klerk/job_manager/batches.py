@@ -15,7 +15,7 @@ import msgspec
 from klerk._core import Processor
 from klerk.batch import CALLBACKS_MAX, member_ids
 from klerk.codec import encode
-from klerk.errors import NotFound
+from klerk.errors import ArgumentError, NotFound
 from klerk.job_manager.journal import Journal
 from klerk.jobs import FINAL_STATES, JobRecord, JobState
 
@@ -36,6 +36,27 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     remaining: int
     failures: int
     ended: bool
+
+
+def require_batch_id(given: object) -> None:
+    """Refuse what no batch has as its id.
+
+    Raises:
+        ArgumentError: it is no number.
+        NotFound: it is one that no batch has.
+    """
+    if type(given) is not int:
+        raise ArgumentError(
+            f"expected the id of a batch, got {type(given).__name__}",
+            hint="The records of its members and callbacks name it: record.batch.",
+        )
+    if not 0 < given < 2**63:
+        raise no_batch(given)
+
+
+def no_batch(batch_id: int) -> NotFound:
+    """Return the error for the id of no batch."""
+    return NotFound(f"there is no batch {batch_id}", hint="A job names its batch: record.batch.")
 
 
 def is_member(record: JobRecord) -> bool:
@@ -262,7 +283,7 @@ class PublishedBatches:
             if record is not None and record.role and record.batch == batch_id
         ]
         if not callbacks:
-            raise NotFound(f"there is no batch {batch_id}", hint="A job names its batch: record.batch.")
+            raise no_batch(batch_id)
         remaining = self._remaining.get(batch_id, 0)
         return BatchStatus(
             id=batch_id,

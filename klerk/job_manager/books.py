@@ -1,18 +1,19 @@
 """Where jobs are looked up: those at hand in memory, the others in the store; each as it is now."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from klerk import limits
 from klerk.app import Spec
-from klerk.errors import ArgumentError, NotFound
+from klerk.batch import Batch
+from klerk.errors import ArgumentError, Closed, NotFound
 from klerk.job_manager.arguments import StoredArguments
 from klerk.job_manager.job_rows import DUE, READY, Moment
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.searching import UNENDED, JobPage, JobPlace, Search, references
-from klerk.jobs import FINAL_STATES, JobRecord, JobState
+from klerk.jobs import FINAL_STATES, Job, JobRecord, JobRequest, JobState
 from klerk.running_job import RunningJob
 from klerk.values import Ref
 
@@ -26,12 +27,32 @@ def id_of_job(job: object) -> int:
 
     Raises:
         ArgumentError: it is neither.
+        NotFound: no job ever has this id.
     """
     if isinstance(job, JobRecord):
         return job.id
     if type(job) is not int:
-        raise ArgumentError(f"expected a job's record or id, got {type(job).__name__}")
+        hint = next((text for cls, text in _NO_JOBS.items() if isinstance(job, cls)), "")
+        raise ArgumentError(f"expected a job's record or id, got {type(job).__name__}", hint=hint)
+    if not 0 < job < 2**63:
+        raise no_job(job)
     return job
+
+
+_NO_JOBS: Final[Mapping[type, str]] = {
+    str: "An id is a number: int(text). Jobs of a kind are found by k.jobs.query(kind=...).",
+    JobRequest: "A request is no job yet: k.jobs.schedule(request) makes it one, and returns its record.",
+    Job: "Jobs of a kind are found by k.jobs.query(kind=...).",
+    tuple: "Give one of them: k.jobs.schedule(...) returns a record for each request.",
+    JobPage: "Give one of its items.",
+    Batch: "A batch has jobs, each with a record; k.jobs.batch(record.batch) tells how far it is.",
+}
+"""What is given in place of a job, and what was meant."""
+
+
+def no_job(job_id: int) -> NotFound:
+    """Return the error for the id of no job."""
+    return NotFound(f"there is no job {job_id}", hint="It never was, or is not kept any more.")
 
 
 class Books:
@@ -61,6 +82,15 @@ class Books:
         self._running = running
         self._store = store
         self._now_us = now_us
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Look nothing up any more: what is still in memory is what it was when this was closed."""
+        self._is_closed = True
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise Closed("this Klerk is closed", hint="Open the app again.")
 
     # --- one job ----------------------------------------------------------------------------------
 
@@ -72,11 +102,12 @@ class Books:
         """
         record = self.peek(job_id)
         if record is None:
-            raise NotFound(f"there is no job {job_id}", hint="It never was, or is not kept any more.")
+            raise no_job(job_id)
         return record
 
     def peek(self, job_id: int) -> JobRecord | None:
         """Return a job as `get` does; None when there is none."""
+        self._require_open()
         record = self._at_hand(job_id)
         if record is None:
             record = self._store.get(job_id)
@@ -123,6 +154,7 @@ class Books:
 
     def page(self, search: Search) -> JobPage:
         """Return some of the jobs that are found, after at most `limits.JOB_QUERY_LOOKS_MAX` looks."""
+        self._require_open()
         found: list[tuple[JobPlace, JobRecord]] = []
         for looks, (place, record) in enumerate(self._candidates(search, search.place()), 1):
             if record is not None and search.fits(record):

@@ -11,8 +11,9 @@ from klerk.commands import Context
 from klerk.job_manager.acting import Actions
 from klerk.job_manager.asking import AioAsking, Asking
 from klerk.job_manager.books import id_of_job
+from klerk.job_manager.bulk import BulkObserver
 from klerk.job_manager.decisions import NO_CHANGE, RETRIED_ALL, WORKS_IN, Change
-from klerk.job_manager.searching import JobFilter
+from klerk.job_manager.searching import FILTERS, JobFilter, require_filters
 from klerk.jobs import JobRecord, JobRequest
 from klerk.limits import JOB_ACTION_JOBS_MAX
 
@@ -108,39 +109,69 @@ class ByHand(Asking):
 
     # --- several at once --------------------------------------------------------------------------
 
-    def cancel_all(self, context: Context | None = None, **which: Unpack[JobFilter]) -> int:
+    def cancel_all(
+        self,
+        context: Context | None = None,
+        *,
+        progress: BulkObserver | None = None,
+        **which: Unpack[JobFilter],
+    ) -> int:
         """Cancel every job that has not ended and fits a filter, and return how many there were.
 
         This is done in transactions of up to `limits.JOB_ACTION_JOBS_MAX` jobs; jobs created meanwhile may be
         among them or not. With a context, the rules have to permit it for every kind that is asked for, which
-        without `kind` and `tag` are all that are declared.
+        without `kind` and `tag` are all that are declared. When this ends early, by an error or because it is
+        interrupted, what was done before is done: a note of the exception says to how many jobs.
 
         Parameters:
+            progress: called after each transaction with how many jobs there were so far; from asyncio, in
+                another thread. What takes more than a second is logged, too.
             which: see `JobFilter`.
         """
-        return self._act_on_all("cancel", context, which)
+        return self._act_on_all("cancel", context, progress, which)
 
-    def discard_all(self, context: Context | None = None, **which: Unpack[JobFilter]) -> int:
+    def discard_all(
+        self,
+        context: Context | None = None,
+        *,
+        progress: BulkObserver | None = None,
+        **which: Unpack[JobFilter],
+    ) -> int:
         """Give up every job that has not ended and fits a filter; as `cancel_all`."""
-        return self._act_on_all("discard", context, which)
+        return self._act_on_all("discard", context, progress, which)
 
-    def retry_all(self, context: Context | None = None, **which: Unpack[JobFilter]) -> int:
+    def retry_all(
+        self,
+        context: Context | None = None,
+        *,
+        progress: BulkObserver | None = None,
+        **which: Unpack[JobFilter],
+    ) -> int:
         """Run every job now that failed and fits a filter, as `retry` does; otherwise as `cancel_all`.
 
         Unless the filter names states, these are those that are retryable or discarded. Those whose arguments
         do not fit their kind any more are left as they are.
         """
-        return self._act_on_all("retry", context, which)
+        return self._act_on_all("retry", context, progress, which)
 
-    def run_all_now(self, context: Context | None = None, **which: Unpack[JobFilter]) -> int:
+    def run_all_now(
+        self,
+        context: Context | None = None,
+        *,
+        progress: BulkObserver | None = None,
+        **which: Unpack[JobFilter],
+    ) -> int:
         """Run every job now that waits for a time and fits a filter; as `cancel_all`."""
-        return self._act_on_all("run_now", context, which)
+        return self._act_on_all("run_now", context, progress, which)
 
-    def _act_on_all(self, action: JobAction, context: Context | None, which: JobFilter) -> int:
+    def _act_on_all(
+        self, action: JobAction, context: Context | None, progress: BulkObserver | None, which: JobFilter
+    ) -> int:
+        require_filters(which, FILTERS)
         wanted: dict[str, Any] = {**which, "limit": JOB_ACTION_JOBS_MAX}
         if wanted.get("state") is None:
             wanted["state"] = RETRIED_ALL if action == "retry" else WORKS_IN[action]
-        return self._actions.act_on_all(action, self._search(wanted), context)
+        return self._actions.act_on_all(action, self._search(wanted), context, progress)
 
 
 class AioByHand(AioAsking):
@@ -188,18 +219,42 @@ class AioByHand(AioAsking):
         """See `ByHand.rerun`."""
         return await asyncio.to_thread(self._jobs.rerun, job, arguments, context)
 
-    async def cancel_all(self, context: Context | None = None, **which: Unpack[JobFilter]) -> int:
+    async def cancel_all(
+        self,
+        context: Context | None = None,
+        *,
+        progress: BulkObserver | None = None,
+        **which: Unpack[JobFilter],
+    ) -> int:
         """See `ByHand.cancel_all`."""
-        return await asyncio.to_thread(partial(self._jobs.cancel_all, context, **which))
+        return await asyncio.to_thread(partial(self._jobs.cancel_all, context, progress=progress, **which))
 
-    async def discard_all(self, context: Context | None = None, **which: Unpack[JobFilter]) -> int:
+    async def discard_all(
+        self,
+        context: Context | None = None,
+        *,
+        progress: BulkObserver | None = None,
+        **which: Unpack[JobFilter],
+    ) -> int:
         """See `ByHand.discard_all`."""
-        return await asyncio.to_thread(partial(self._jobs.discard_all, context, **which))
+        return await asyncio.to_thread(partial(self._jobs.discard_all, context, progress=progress, **which))
 
-    async def retry_all(self, context: Context | None = None, **which: Unpack[JobFilter]) -> int:
+    async def retry_all(
+        self,
+        context: Context | None = None,
+        *,
+        progress: BulkObserver | None = None,
+        **which: Unpack[JobFilter],
+    ) -> int:
         """See `ByHand.retry_all`."""
-        return await asyncio.to_thread(partial(self._jobs.retry_all, context, **which))
+        return await asyncio.to_thread(partial(self._jobs.retry_all, context, progress=progress, **which))
 
-    async def run_all_now(self, context: Context | None = None, **which: Unpack[JobFilter]) -> int:
+    async def run_all_now(
+        self,
+        context: Context | None = None,
+        *,
+        progress: BulkObserver | None = None,
+        **which: Unpack[JobFilter],
+    ) -> int:
         """See `ByHand.run_all_now`."""
-        return await asyncio.to_thread(partial(self._jobs.run_all_now, context, **which))
+        return await asyncio.to_thread(partial(self._jobs.run_all_now, context, progress=progress, **which))

@@ -1,6 +1,6 @@
 """What an action makes of a job, by the state that it is in; without any effect."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -10,7 +10,9 @@ from klerk import limits
 from klerk._dispatch import microseconds
 from klerk.authorization import JobAction
 from klerk.errors import ArgumentError, WrongState
+from klerk.job_names import require_queue
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobRequest, JobState
+from klerk.moments import require_moment_in_utc
 from klerk.texts import storable
 
 _WAITING: Final = frozenset({JobState.SCHEDULED, JobState.AVAILABLE, JobState.RETRYABLE, JobState.SUSPENDED})
@@ -62,25 +64,22 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 NO_CHANGE: Final = Change()
 
 
-def checked_change(change: Change) -> Change:
+def checked_change(change: Change, queues: Collection[str]) -> Change:
     """Return a change of options that can be meant.
+
+    Parameters:
+        queues: those of the app.
 
     Raises:
         ArgumentError: one of them cannot.
     """
     _check_number("priority", change.priority, -limits.JOB_PRIORITY_MAX, limits.JOB_PRIORITY_MAX)
     _check_number("max_attempts", change.max_attempts, 1, limits.JOB_ATTEMPTS_LIMIT)
-    queue: object = change.queue
-    if queue is not None and not (isinstance(queue, str) and 1 <= len(queue) <= limits.JOB_NAME_LENGTH_MAX):
-        raise ArgumentError(
-            f"queue must be a text of 1 to {limits.JOB_NAME_LENGTH_MAX} characters, is {queue!r}"
-        )
-    moment: object = change.run_at
-    if moment is not None and (not isinstance(moment, datetime) or moment.tzinfo is None):
-        raise ArgumentError(
-            f"a job cannot run at {moment!r}, which is no datetime with a time zone",
-            hint="Use an aware datetime: datetime.now(UTC).",
-        )
+    if change.queue is not None:
+        require_queue(change.queue, queues)
+    if change.run_at is not None:
+        # It stands in the commit log as a time in UTC.
+        require_moment_in_utc("a job cannot run at", change.run_at)
     arguments: object = change.arguments
     if arguments is not None and not isinstance(arguments, JobRequest | Mapping):
         raise ArgumentError(

@@ -152,16 +152,20 @@ class Dispatcher:
                 course.crew.join(course)
 
     def _lane(self, queue_name: str, job: Job[Any]) -> Lane:
-        """Return where a job waits for its worker; a queue that nobody declared is made."""
+        """Return where a job waits for its worker."""
         where = queue_name, job.pool, job.settings.tags
         lane = self._lanes.get(where)
         if lane is None:
-            queue = self.queues.get(queue_name) or self._new_queue(queue_name, QueueSettings(), NOTHING)
+            queue = self.queue(queue_name)
             lane = self._lanes[where] = Lane(queue, job.pool, job.settings.tags)
             for crew in self._crews.values():
                 if crew.serves(lane):
                     crew.add(lane)
         return lane
+
+    def queue(self, name: str) -> Queue:
+        """Return a queue; one that nobody declares, of which there are stored jobs, is made."""
+        return self.queues.get(name) or self._new_queue(name, QueueSettings(), NOTHING)
 
     # --- jobs go ----------------------------------------------------------------------------------
 

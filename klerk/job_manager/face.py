@@ -16,6 +16,7 @@ from klerk.job_manager.books import Books
 from klerk.job_manager.by_hand import AioByHand, ByHand
 from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.live_jobs import LiveJobs
+from klerk.job_manager.naming import names_in
 from klerk.job_manager.pruning import Pruning
 from klerk.job_manager.queue_control import AioQueueControl, QueueControl
 from klerk.job_manager.related_jobs import AioRelatedJobs, RelatedJobs
@@ -80,6 +81,7 @@ class Jobs(ByHand, QueueControl, RelatedJobs, WatchedJobs, Waiting):
         self._pruning = pruning
         self._watchdog = watchdog
         self._dispatcher = dispatcher
+        self._names = names_in(spec, lock, jobs.tally, dispatcher.queues)
         self._desk = desk
         self._executors = executors
         self._endings = endings

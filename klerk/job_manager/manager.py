@@ -22,6 +22,7 @@ from klerk.job_manager.face import Jobs
 from klerk.job_manager.gates import Gate
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.live_jobs import LiveJobs, in_state
+from klerk.job_manager.naming import warn_of_undeclared_queues
 from klerk.job_manager.pruning import Pruning
 from klerk.job_manager.relations import Relations
 from klerk.job_manager.results import Results
@@ -170,6 +171,7 @@ class JobManager:
         Raises:
             StoreFailed: what became of those cannot be recorded.
         """
+        warn_of_undeclared_queues(self._spec, self._lock, self._jobs.tally)
         self._record_suspended()
         changed = self._crashes.recorded(self._live, self._scheduler.now_us())
         if changed:
@@ -344,6 +346,7 @@ class JobManager:
         with self._lock:
             levels = self._dispatcher.levels()
         self._desk.queue_book.levels.keep(levels)
+        self._books.close()
 
     def _begin_interrupting(self) -> None:
         self.attempts.is_interrupting = True

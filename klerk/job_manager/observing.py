@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
+from klerk.errors import ArgumentError
 from klerk.jobs import JobRecord
 from klerk.log_events import about
 from klerk.running_job import RunningJob
@@ -29,6 +30,21 @@ class JobObserver(Protocol):
                 closes or the store failed: then the job runs again after the next start.
             error: what the function raised or returned in place of a value, or why its commands were refused.
         """
+
+
+def require_observer(observer: object) -> None:
+    """Refuse what could not be told of attempts.
+
+    Raises:
+        ArgumentError: it has not all methods of a `JobObserver`.
+    """
+    methods = ("started", "stopped", "ended")
+    missing = [name for name in methods if not callable(getattr(observer, name, None))]
+    if missing:
+        raise ArgumentError(
+            f"{observer!r} cannot watch jobs: it has no method {missing[0]!r}",
+            hint="Give an object with the methods of klerk.JobObserver: started, stopped and ended.",
+        )
 
 
 class Observers:

@@ -18,6 +18,7 @@ from klerk.job_manager.acting import ActionDesk
 from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.queue_book import ChangeQueue
 from klerk.job_manager.shares import QueueOverride
+from klerk.job_names import JobNames
 from klerk.job_options import Pool, Rate
 from klerk.running_job import RunningJob
 from klerk.workers import Executor
@@ -58,6 +59,7 @@ class QueueControl:
     _spec: Spec
     _lock: threading.Lock
     _dispatcher: Dispatcher
+    _names: JobNames
     _desk: ActionDesk
     _executors: dict[Pool, Executor[RunningJob]]
     _wake: Callable[[], None]
@@ -148,7 +150,7 @@ class QueueControl:
         self._desk.queue_book.levels.begin()
         self._desk.transact(work, context)
         with self._lock:
-            queue = self._dispatcher.queues[name]
+            queue = self._dispatcher.queue(name)
             # Another thread may have been faster with what it set later.
             if work.sequence > queue.changed_at:
                 queue.changed_at = work.sequence
@@ -156,10 +158,8 @@ class QueueControl:
         self._wake()
 
     def _require_queue(self, name: object) -> None:
-        with self._lock:
-            known = sorted(self._dispatcher.queues)
-        if not isinstance(name, str) or name not in known:
-            raise NotFound(f"there is no queue {name!r}", hint=f"There are: {', '.join(known)}.")
+        if not isinstance(name, str) or not self._names.has_queue(name):
+            raise NotFound(f"there is no queue {name!r}", hint=self._names.queue_choices(str(name)))
 
     def scale_workers(
         self, *, threads: int | None = None, coroutines: int | None = None, processes: int | None = None

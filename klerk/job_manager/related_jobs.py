@@ -3,7 +3,7 @@
 import asyncio
 import threading
 
-from klerk.job_manager.batches import BatchStatus
+from klerk.job_manager.batches import BatchStatus, require_batch_id
 from klerk.job_manager.relations import Relations
 from klerk.jobs import JobRecord
 
@@ -26,7 +26,9 @@ class RelatedJobs:
 
         Raises:
             NotFound: there is none with this id, or its callbacks are kept no longer.
+            ArgumentError: it is no number.
         """
+        require_batch_id(batch_id)
         with self._lock:
             return self._relations.status(batch_id)
 

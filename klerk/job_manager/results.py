@@ -1,6 +1,5 @@
 """What a job's function returned: kept with the job for a while, when its declaration asks for that."""
 
-import contextlib
 import inspect
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,21 +12,22 @@ from klerk.batch import Batch
 from klerk.codec import encode
 from klerk.commands import Command
 from klerk.errors import JobError, LimitExceeded, NoResult
-from klerk.field_types import Unsupported
-from klerk.fields import field_type
+from klerk.job_outcomes import Completion
+from klerk.job_returns import ANYTHING
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobRequest, JobState
-
-_decode_anything = msgspec.msgpack.Decoder().decode
 
 
 def encoded_result(job: Job[Any], value: Any) -> bytes:
     """Return what a job's function returned as it is kept; empty when it is not, or was None.
 
     Raises:
-        JobError: it cannot be stored, or means nothing until something is done with it.
+        JobError: it cannot be stored, means nothing until something is done with it, or is to be kept and is
+            not what the function says that it returns.
         LimitExceeded: it is too large.
     """
-    if value is None:
+    if value is None or isinstance(value, Completion):
+        if value is None and job.settings.keep_result is not None:
+            _require_declared(job, None, b"")
         return b""
     if isinstance(value, Command | JobRequest | Batch) or inspect.isawaitable(value):
         if inspect.iscoroutine(value):
@@ -53,7 +53,18 @@ def encoded_result(job: Job[Any], value: Any) -> bytes:
             f" {limits.JOB_RESULT_BYTES_MAX:,}",
             hint="Put it into a blob or a model, and return its key or reference.",
         )
+    _require_declared(job, value, encoded)
     return encoded
+
+
+def _require_declared(job: Job[Any], value: Any, encoded: bytes) -> None:
+    problem = job.returns.problem(value, encoded)
+    if problem:
+        raise JobError(
+            f"job '{job.name}' is declared to return {job.returns.label}, and returned {problem}",
+            hint="Its result is kept, so it has to be what the function says after '->'.",
+            code="result_mistyped",
+        )
 
 
 def with_result(job: Job[Any], record: JobRecord, result: bytes) -> JobRecord:
@@ -78,7 +89,6 @@ class Results:
     def __init__(self, jobs: dict[str, Job[Any]], now_us: Callable[[], int]) -> None:
         self._jobs = jobs
         self._now_us = now_us
-        self._decoders: dict[str, Callable[[bytes], Any]] = {}
 
     def of(self, record: JobRecord) -> Any:
         """Return the result of a job.
@@ -106,32 +116,10 @@ class Results:
         return self._decoded(record) if record.result else None
 
     def _decoded(self, record: JobRecord) -> Any:
-        decode = self._decoders.get(record.kind)
-        if decode is None:
-            decode = self._decoders[record.kind] = _decoder(self._jobs.get(record.kind))
+        job = self._jobs.get(record.kind)
+        returns = ANYTHING if job is None else job.returns
         try:
-            return decode(record.result)
+            return returns.decode(record.result)
         except msgspec.ValidationError:
-            # The function returned something else than it declares, or declares something else by now.
-            return _decode_anything(record.result)
-
-
-def _decoder(job: Job[Any] | None) -> Callable[[bytes], Any]:
-    """Return what decodes the results of a job to the type that its function says it returns, if it does."""
-    if job is None:
-        return _decode_anything
-    try:
-        declared = inspect.get_annotations(job.function, eval_str=True).get("return", Any)
-    except Exception:
-        # An annotation that only a type checker can resolve.
-        return _decode_anything
-    with contextlib.suppress(Unsupported):
-        declared = field_type(declared, _unresolved).plain
-    try:
-        return msgspec.msgpack.Decoder(declared).decode
-    except TypeError:
-        return _decode_anything
-
-
-def _unresolved(name: str) -> Any:
-    raise Unsupported(f"'{name}' is not known here")
+            # The function declared something else when it returned this.
+            return ANYTHING.decode(record.result)

@@ -14,7 +14,9 @@ from klerk.audit.search import id_of
 from klerk.codec import encode, number_of
 from klerk.errors import ArgumentError
 from klerk.field_types import FieldType
+from klerk.job_names import JobNames, choices, foreign, unknown
 from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState
+from klerk.moments import require_moment
 from klerk.opaque import opaque_bytes, opaque_text
 from klerk.values import Model, Ref
 
@@ -25,7 +27,8 @@ Types = Mapping[str, Mapping[str, FieldType]]
 
 
 class JobFilter(TypedDict, total=False):
-    """Which jobs are wanted: those that fit everything given.
+    """Which jobs are wanted: those that fit everything given. A kind, queue or tag that is neither declared
+    nor that of a stored job is refused, with the name that was probably meant.
 
     Parameters:
         state: one state or several, as `JobState` or its text.
@@ -190,21 +193,21 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
         return sha256(body + encode(asked)).digest()[:_CHECK_BYTES]
 
 
-def job_search(jobs: Mapping[str, Job[Any]], types: Types, which: Mapping[str, Any]) -> Search:
+def job_search(
+    jobs: Mapping[str, Job[Any]], types: Types, which: Mapping[str, Any], known: JobNames
+) -> Search:
     """Check a filter.
 
     Parameters:
         jobs: the declared ones.
         types: of their parameters.
         which: see `JobQuery`.
+        known: the names that there are.
 
     Raises:
-        ArgumentError: something in it cannot be meant.
+        ArgumentError: something in it cannot be meant, or is the name of nothing.
     """
     given = which
-    for name in given:
-        if name not in _NAMES:
-            raise ArgumentError(f"jobs have no filter {name!r}", hint=f"There are: {', '.join(_NAMES)}.")
     order, after = given.get("newest_first", False), given.get("after")
     if type(order) is not bool:
         raise ArgumentError(f"expected True or False for 'newest_first', got {type(order).__name__}")
@@ -212,8 +215,8 @@ def job_search(jobs: Mapping[str, Job[Any]], types: Types, which: Mapping[str, A
     error = _text("error", given.get("error"))
     return Search(
         states=_states(given.get("state")),
-        kinds=_kinds(jobs, given.get("kind"), _text("tag", given.get("tag"))),
-        queues=_names("queue", given.get("queue")),
+        kinds=_kinds(jobs, given.get("kind"), _text("tag", given.get("tag")), known),
+        queues=_queues(given.get("queue"), known),
         key=_text("key", given.get("key")),
         error=None if error is None else error.lower(),
         model=None if model is None else id_of(model),
@@ -229,8 +232,29 @@ def job_search(jobs: Mapping[str, Job[Any]], types: Types, which: Mapping[str, A
     )
 
 
-_NAMES: Final = tuple(JobQuery.__annotations__)
+FILTERS: Final = tuple(JobFilter.__annotations__)
+"""The names in a `JobFilter`."""
+
+QUERIES: Final = tuple(JobQuery.__annotations__)
+"""The names in a `JobQuery`."""
+
 UNENDED: Final = frozenset(JobState) - FINAL_STATES
+
+
+def require_filters(which: Iterable[str], allowed: Collection[str]) -> None:
+    """Refuse what is no filter.
+
+    Parameters:
+        which: the names of those given.
+        allowed: `FILTERS` where all jobs are meant that fit, `QUERIES` where pages are.
+
+    Raises:
+        ArgumentError: one of them is none.
+    """
+    for name in which:
+        if name not in allowed:
+            hint = "Only `query` takes it." if name in QUERIES else choices(name, allowed)
+            raise ArgumentError(f"there is no filter {name!r} here", hint=hint)
 
 
 def references(types: Types, record: JobRecord) -> tuple[Ref[Any], ...]:
@@ -264,20 +288,65 @@ def _states(given: Any) -> frozenset[JobState] | None:
         return None
     for name in names:
         if name not in JobState.__members__.values():
-            raise ArgumentError(f"there is no state {name!r}", hint=f"There are: {', '.join(JobState)}.")
+            raise unknown("state", name, JobState)
     return frozenset(map(JobState, names))
 
 
-def _kinds(jobs: Mapping[str, Job[Any]], given: Any, tag: str | None) -> frozenset[str] | None:
-    if isinstance(given, Job):
-        given = given.name
+def _kinds(
+    jobs: Mapping[str, Job[Any]], given: Any, tag: str | None, known: JobNames
+) -> frozenset[str] | None:
+    if given is None:
+        names = None
     elif isinstance(given, Collection) and not isinstance(given, str):
-        given = [each.name if isinstance(each, Job) else each for each in given]
-    names = _names("kind", given)
+        names = frozenset(name_of_kind(each, jobs) for each in given)
+    else:
+        names = frozenset({name_of_kind(given, jobs)})
+    if names is not None:
+        known.require_kinds(names)
     if tag is None:
         return names
+    known.require_tag(tag)
     tagged = frozenset(name for name, job in jobs.items() if tag in job.settings.tags)
     return tagged if names is None else tagged & names
+
+
+def name_of_kind(kind: object, jobs: Mapping[str, Job[Any]], expected: str = "one kind or several") -> str:
+    """Return the name of a kind that is given as a declared job, or by name.
+
+    Parameters:
+        expected: for the error.
+
+    Raises:
+        ArgumentError: it is neither, or a job of another app.
+    """
+    if isinstance(kind, Job):
+        if jobs.get(kind.name) is not kind:
+            raise foreign(kind.name)
+        return kind.name
+    if isinstance(kind, str):
+        return kind
+    raise ArgumentError(
+        f"expected {expected}, got {kind!r}",
+        hint="Give what @app.job() made, as in kind=remind, or its name: kind='remind'.",
+    )
+
+
+def _queues(given: Any, known: JobNames) -> frozenset[str] | None:
+    names = _names("queue", given)
+    if names is not None:
+        known.require_queues(names)
+    return names
+
+
+def text_for(name: str, given: object) -> str:
+    """Return a text that something is looked for by.
+
+    Raises:
+        ArgumentError: it is none.
+    """
+    if not isinstance(given, str):
+        raise ArgumentError(f"expected a text for {name!r}, got {type(given).__name__}")
+    return given
 
 
 def _names(what: str, given: Any) -> frozenset[str] | None:
@@ -290,14 +359,14 @@ def _names(what: str, given: Any) -> frozenset[str] | None:
 
 
 def _text(name: str, given: Any) -> str | None:
-    if given is not None and not isinstance(given, str):
-        raise ArgumentError(f"expected a text for {name!r}, got {type(given).__name__}")
-    return given
+    return None if given is None else text_for(name, given)
 
 
 def _number(name: str, given: Any) -> int | None:
     if given is not None and (type(given) is not int or not 0 <= given < 2**63):
-        raise ArgumentError(f"expected a number of 0 or more for {name!r}, got {given!r}")
+        got = type(given).__name__ if isinstance(given, JobRecord) else repr(given)
+        hint = f"A record has it: record.{name}." if isinstance(given, JobRecord) else ""
+        raise ArgumentError(f"expected a number of 0 or more for {name!r}, got {got}", hint=hint)
     return given
 
 
@@ -310,8 +379,5 @@ def _limit(limit: Any) -> int:
 def _moment(name: str, moment: Any) -> int | None:
     if moment is None:
         return None
-    if not isinstance(moment, datetime) or moment.tzinfo is None:
-        raise ArgumentError(
-            f"{name!r} is {moment!r}, expected a datetime with a time zone", hint="Use datetime.now(UTC)."
-        )
+    require_moment(f"{name!r} cannot be", moment)
     return microseconds(moment)

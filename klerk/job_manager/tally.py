@@ -56,6 +56,14 @@ class Tally:
             # Queues are made by being named: what is over must not stay behind.
             del self._counts[sort]
 
+    def sorts(self) -> tuple[Sort, ...]:
+        """Return the sorts of jobs that there are."""
+        return tuple(self._counts)
+
+    def count(self, sort: Sort) -> int:
+        """Return how many jobs of a sort there are."""
+        return self._counts[sort]
+
     def kept(self) -> int:
         """Return how many jobs are kept that have ended."""
         return sum(count for (state, _, _), count in self._counts.items() if state in ENDS)

@@ -7,11 +7,12 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from klerk.errors import ArgumentError, Closed, JobError, KlerkError, NotEnded
+from klerk.errors import Closed, JobError, KlerkError, NotEnded
 from klerk.job_manager.books import Books, id_of_job
 from klerk.job_options import Pool
 from klerk.jobs import FINAL_STATES, JobRecord
 from klerk.loops import is_in_loop
+from klerk.moments import require_timeout
 from klerk.running_job import RunningJob
 from klerk.workers import Executor
 
@@ -165,12 +166,7 @@ def _checked(job: Any, timeout: Any) -> int:
     Raises:
         ArgumentError: it is none, or the time is none.
     """
-    is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
-    if timeout is not None and not (is_number and timeout >= 0):
-        raise ArgumentError(
-            f"a timeout is a number of seconds, 0 or more, got {timeout!r}",
-            hint="Of a timedelta, give its total_seconds().",
-        )
+    require_timeout(timeout)
     return id_of_job(job)
 
 

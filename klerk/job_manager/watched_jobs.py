@@ -9,11 +9,14 @@ from klerk.app import Spec
 from klerk.job_manager.attempts import Attempts
 from klerk.job_manager.books import id_of_job
 from klerk.job_manager.live_jobs import LiveJobs, in_state
-from klerk.job_manager.observing import JobObserver
+from klerk.job_manager.observing import JobObserver, require_observer
 from klerk.job_manager.relations import Relations
+from klerk.job_manager.searching import name_of_kind, text_for
 from klerk.job_manager.tally import ENDS, queue_of
 from klerk.job_manager.watchdog import Watchdog
+from klerk.job_names import JobNames
 from klerk.jobs import Job, JobRecord, JobState
+from klerk.moments import require_timeout
 from klerk.running_job import RunningJob
 
 
@@ -28,6 +31,7 @@ class WatchedJobs:
     _jobs: LiveJobs
     _attempts: Attempts
     _watchdog: Watchdog
+    _names: JobNames
     _relations: Relations
 
     @property
@@ -45,8 +49,16 @@ class WatchedJobs:
         Parameters:
             kind: of this kind only; None: all.
             queue: in this queue only; None: all.
+
+        Raises:
+            ArgumentError: there is no such kind or queue, neither declared nor of a job that is kept.
         """
-        of_kind, declared = (kind.name if isinstance(kind, Job) else kind), self._spec.jobs
+        declared = self._spec.jobs
+        of_kind = None if kind is None else name_of_kind(kind, declared, "one kind")
+        if of_kind is not None:
+            self._names.require_kinds([of_kind])
+        if queue is not None:
+            self._names.require_queues([text_for("queue", queue)])
         with self._lock:
             counts = self._jobs.tally.by_state(of_kind, queue, declared)
             for job_id, run in self._running.items():
@@ -81,7 +93,12 @@ class WatchedJobs:
         return in_state(run.shown_in(record), JobState.EXECUTING)
 
     def observe(self, observer: JobObserver) -> Callable[[], None]:
-        """Let something hear of every attempt at a job from now on; return what ends that."""
+        """Let something hear of every attempt at a job from now on; return what ends that.
+
+        Raises:
+            ArgumentError: it has not all methods of a `JobObserver`.
+        """
+        require_observer(observer)
         observers = self._attempts.observers
         observers.add(observer)
         return partial(observers.remove, observer)
@@ -109,7 +126,11 @@ class WatchedJobs:
 
         Returns:
             Whether it came to that.
+
+        Raises:
+            ArgumentError: `timeout` is no time to wait.
         """
+        require_timeout(timeout)
         with self._idle:
             self._idle.wait_for(lambda: self._nothing_to_do() or self._attempts.is_closing, timeout)
             return self._nothing_to_do()

@@ -65,6 +65,21 @@ class RecordJobs(InternalWork):
             processor.put_job(record, encode(record))
 
 
+class EndStopped(InternalWork):
+    """The transaction that ends jobs which were asked to stop while they ran, and whose process ended.
+
+    Parameters:
+        records: of them, as they are to be.
+    """
+
+    def __init__(self, records: Sequence[JobRecord]) -> None:
+        self.records = records
+
+    def perform(self, processor: Any) -> None:
+        for record in self.records:
+            processor.put_job(record, encode(record))
+
+
 class RecordSuspended(InternalWork):
     """The transaction that records which jobs cannot run.
 

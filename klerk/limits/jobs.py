@@ -150,11 +150,17 @@ JOB_TRACEBACK_PART_MAX: Final = 1_000
 JOB_ACTION_WAIT_S: Final = 10.0
 JOB_ACTION_JOBS_MAX: Final = 1_000
 
+# How often it is logged how far an action on many jobs has come, in seconds.
+JOB_BULK_TOLD_S: Final = 10.0
+
 # Jobs in one page of a query unless it is asked for more or fewer, and at most; and at how many it looks to
 # find them, some 20 ms of reading.
 JOB_QUERY: Final = 50
 JOB_QUERY_MAX: Final = 1_000
 JOB_QUERY_LOOKS_MAX: Final = 5_000
+
+# Names that the error about a wrong one lists: as many as can be looked through.
+JOB_NAMES_SHOWN_MAX: Final = 20
 
 # Jobs that one transaction may create.
 TRANSACTION_JOBS_MAX: Final = 100_000

@@ -15,6 +15,8 @@ from klerk.blocks import Block
 from klerk.checks import transitions
 from klerk.choices import targets_of
 from klerk.declared import JOB, TO_WHEN
+from klerk.job_names import nearest
+from klerk.job_options import DEFAULT_QUEUE
 from klerk.jobs import Job
 from klerk.machine import CreateEvent, Machine
 from klerk.visibility import Visibility
@@ -108,12 +110,21 @@ def _about_jobs(spec: Spec, mentioned: "_Mentioned") -> Iterator[str]:
 
 
 def _about_queues(spec: Spec, mentioned: "_Mentioned") -> Iterator[str]:
-    """Name queues that nothing is in: what jobs name instead, perhaps misspelt, has no limits."""
+    """Name queues that nothing is in, and those that are only like one: what is misspelt has no limits."""
     used = {job.settings.queue for job in spec.jobs.values()}
     for name, queue in spec.queues.items():
         if name not in used and name not in mentioned.texts:
             named = ", ".join(sorted(used)) or "no jobs"
             yield f"no job is in the queue '{name}' that is declared; jobs are in: {named}.\n  {queue.place}"
+    declared = [name for name, queue in spec.queues.items() if queue.place is not None and name in used]
+    for job in spec.jobs.values():
+        name = job.settings.queue
+        meant = "" if name in declared or name == DEFAULT_QUEUE else nearest(name, declared)
+        if meant:
+            yield (
+                f"the queue '{name}' of the job '{job.name}' has no limits, for nothing declares it: did you"
+                f" mean '{meant}'?\n  {job.place}"
+            )
 
 
 def _blocks(machine: Machine[Any]) -> Iterator[Block[Any]]:

@@ -60,7 +60,7 @@ class MemoryStorage(Storage):
 
     def close(self) -> None:
         """Drop everything."""
-        self._closed = Closed("the store is closed")
+        self._closed = Closed("the store is closed", hint="Open the app again.")
         self._refusing = True
         with self._lock:
             self._values = [{} for _ in Family]

@@ -175,7 +175,7 @@ class RocksStorage(Storage):
         with self._sync_lock, self._scan_lock, self._checkpoint_lock:
             if self._closed is not None:
                 return
-            self._closed = Closed("the store is closed")
+            self._closed = Closed("the store is closed", hint="Open the app again.")
             self._refusing = True
             clean = self.failed is None and self._flush()
             self._drop_native_objects()

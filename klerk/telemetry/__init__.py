@@ -6,6 +6,7 @@ Nothing here is imported, and nothing costs anything, unless it is used.
 from klerk.job_manager.observing import JobObserver
 from klerk.log_events import EVENTS
 from klerk.observing import Pushing, PushSoon, Telemetry
+from klerk.running_job import RunningJob
 from klerk.statistics import Statistics
 from klerk.submitting import Push
 from klerk.telemetry.job_log import JobLog
@@ -20,6 +21,7 @@ __all__ = [
     "Push",
     "PushSoon",
     "Pushing",
+    "RunningJob",
     "Statistics",
     "Telemetry",
     "prometheus_collector",

@@ -170,6 +170,10 @@ def _is_any(counts: Mapping[JobState, int]) -> bool:
 
 TOTALS = {
     "groups": ("klerk_commit_groups", "Groups of transactions that were committed together."),
+    "reads_waited": ("klerk_reads_waited", "Reads that had to wait for the read lock."),
+    "reads_waited_s": ("klerk_reads_waited_seconds", "For how long they waited, all together."),
+    "publications_waited": ("klerk_publications_waited", "Groups that had to wait for readers to end."),
+    "publications_waited_s": ("klerk_publications_waited_seconds", "For how long, all together."),
     "unmanaged_dropped": ("klerk_unmanaged_jobs_dropped", "Unmanaged jobs that found no room."),
     "unmanaged_failed": ("klerk_unmanaged_jobs_failed", "Unmanaged jobs that raised."),
 }

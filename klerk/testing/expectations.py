@@ -34,7 +34,8 @@ def enqueued(
         within: to be run at most so much time before or after `at`, or after the time now.
 
     Raises:
-        ArgumentError: the job has no such parameter, or cannot be compared.
+        ArgumentError: the job has no such parameter, cannot be compared or is another app's, or there is no
+            such queue.
     """
     wanted = _Wanted(k, job, args, queue, at, within)
     return tuple(record for record in k.jobs.live() if wanted.fits(record))
@@ -112,6 +113,8 @@ class _Wanted:
                 hint="Give what @app.job() made, as in remind, or a request: remind(loan).",
             )
         self._job = job.job if isinstance(job, JobRequest) else job
+        # Of what is looked for by a name that nobody has, none is found, whatever there is.
+        k.jobs.counts(kind=self._job, queue=queue)
         self._args = dict(args or {})
         if isinstance(job, JobRequest):
             names = [parameter.name for parameter in job.job.parameters]

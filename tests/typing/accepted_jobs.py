@@ -225,6 +225,7 @@ def manage(k: Klerk, ref: Ref[Meter], boss: Context) -> None:
     k.jobs.rerun(job.id, price(ref, "2024-03"), boss)
     assert_type(k.jobs.retry_all(boss, kind=price, error="timeout"), int)
     assert_type(k.jobs.cancel_all(kind=[price, shut_off]), int)
+    assert_type(k.jobs.retry_all(boss, kind=price, progress=print), int)
     k.jobs.scale("figures", boss, concurrency=None, rate="5/s", weight=2)
     assert_type(k.jobs.queues(), tuple[QueueStatus, ...])
     assert_type(k.jobs.batch(7), BatchStatus)

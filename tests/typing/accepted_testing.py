@@ -8,7 +8,7 @@ import klerk
 import klerk.telemetry
 import klerk.testing
 from klerk import App, Context, JobRecord, JobRun, User
-from klerk.telemetry import EVENTS, JobLog, OpenTelemetry, Statistics, prometheus_collector
+from klerk.telemetry import EVENTS, JobLog, OpenTelemetry, RunningJob, Statistics, prometheus_collector
 from klerk.testing import (
     Drained,
     Opener,
@@ -58,12 +58,12 @@ def main() -> None:
 class Watching:
     """An observer of a user's own."""
 
-    def started(self, run: JobRun) -> None:
+    def started(self, run: RunningJob) -> None:
         print(run.queue)
 
-    def stopped(self, run: JobRun) -> None: ...
+    def stopped(self, run: RunningJob) -> None: ...
 
-    def ended(self, run: JobRun, record: JobRecord, error: BaseException | None) -> None: ...
+    def ended(self, run: RunningJob, record: JobRecord, error: BaseException | None) -> None: ...
 
 
 observer: klerk.telemetry.JobObserver = Watching()
