@@ -746,7 +746,10 @@ def test_what_cannot_be_recorded_before_closing_ends_runs_again(
     assert len(moody.ran) == 2
 
 
-def test_completions_that_were_refused_are_recorded_before_closing_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
+def test_completions_that_were_refused_are_recorded_before_closing_ends(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
     bank, fails, begun, go = Bank(), threading.Event(), threading.Event(), threading.Event()
     refused: list[Actor] = []
 
@@ -754,7 +757,7 @@ def test_completions_that_were_refused_are_recorded_before_closing_ends(tmp_path
     def provide(actor: Actor, now: datetime) -> Context:
         if fails.is_set() and str(actor) == "system jobs":
             refused.append(actor)
-            raise ZeroDivisionError
+            raise error
         return Context(actor, now=now)
 
     def body(job: JobRun) -> None:

@@ -12,6 +12,7 @@ from klerk._waiting import Submission
 from klerk.codec import encode
 from klerk.commands import System
 from klerk.errors import Closed, StoreFailed
+from klerk.job_manager.verdicts import text_of
 from klerk.jobs import JobRecord
 from klerk.log_events import about
 from klerk.scheduler import Scheduler
@@ -67,7 +68,7 @@ class Completions:
             submission = self._submit(work, MANAGER)
         except (Closed, StoreFailed):
             raise
-        except Exception as error:
+        except BaseException as error:
             self._failed(work, error)
         else:
             submission.add_done_callback(lambda ended: self._failed(work, ended.exception()))
@@ -80,7 +81,9 @@ class Completions:
             self._give_up()
             return
         LOG.error(
-            "completions are not recorded yet; it is tried again: %s", error, extra=about("job_unrecorded")
+            "completions are not recorded yet; it is tried again: %s",
+            text_of(error),
+            extra=about("job_unrecorded"),
         )
         with self._lock:
             self._waiting[:0] = work.taken
