@@ -47,6 +47,7 @@ from klerk.errors import (
     WrongState,
     WrongStore,
 )
+from klerk.job_failures import JobFailure, UnsentError
 from klerk.job_manager.batches import BatchStatus
 from klerk.job_manager.face import AioJobs, Jobs
 from klerk.job_manager.queue_control import QueueStatus
@@ -132,6 +133,7 @@ __all__ = [
     "JobCancelled",
     "JobCrashed",
     "JobError",
+    "JobFailure",
     "JobFilter",
     "JobOptions",
     "JobPage",
@@ -200,6 +202,7 @@ __all__ = [
     "UnsafeCreate",
     "UnsafeDelete",
     "UnsafeUpdate",
+    "UnsentError",
     "User",
     "Version",
     "View",

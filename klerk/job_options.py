@@ -116,9 +116,11 @@ class JobOptions(TypedDict, total=False):
         at_most_once: record durably that it starts before it does, and never start it a second time; after a
             crash in between its outcome is unknown, and it is discarded with `JobRecord.outcome_unknown`.
         retry: how long to wait after a failure: a `Backoff`, or a function ``(attempt, error)`` that returns
-            a timedelta, or None to give up.
+            a timedelta, or None to give up. An error that cannot be sent from a worker process comes to it
+            as an `UnsentError`, which says what it stands for.
         on_error: what an exception class (and its subclasses) means: `Discard()`, `Cancel()`,
             `Snooze(...)`, `Retry(...)`; the most specific class counts. Its reason is told before the error.
+            The classes of an error that cannot be sent from a worker process are known by their names.
         rate, concurrency: how often jobs of the kind start, as in ``"20/min"``, and how many run at once. As
             many as the rate names may start at once when none did for so long (a token bucket).
         key: a function of the job's arguments that gives the key by which the next two count.

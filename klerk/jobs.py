@@ -12,6 +12,7 @@ import msgspec
 from klerk import limits
 from klerk._dispatch import Check, moment_of
 from klerk.errors import ArgumentError
+from klerk.job_failures import JobFailure
 from klerk.job_names import require_queue
 from klerk.job_options import JobSettings, Pool
 from klerk.moments import require_moment
@@ -94,6 +95,8 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
             fails or the process ends, and not if the function succeeds all the same.
         members: how many the batch has that it waits for.
         batch_ended_us: when the batch that it waits for had ended; 0: not yet, or it waits for none.
+        errors: of its failed attempts and crashes, oldest first: `limits.JOB_ERRORS_KEPT_MAX` at most, the
+            first and the last. They stay when it completes, and go when it is run again from nothing.
     """
 
     id: int
@@ -134,6 +137,7 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     batch_ended_us: int = 0
     renewals: int = 0
     freed: bool = False
+    errors: tuple[JobFailure, ...] = ()
 
     @property
     def created_at(self) -> datetime:

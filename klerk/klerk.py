@@ -315,7 +315,7 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
         """Finish the commands that were taken, wait a bounded time for running jobs, and close the store.
 
         Jobs that still run after `close_wait` of `App.open` are asked to stop, and those in processes are
-        killed when they do not. What was interrupted costs no attempt and runs again after the next start.
+        killed when they do not. What was interrupted costs no attempt, keeps its log, and runs again.
 
         Raises:
             ReadLockHeld: this thread holds the read lock, for which publishing those commands would wait.

@@ -14,8 +14,8 @@ __all__ = ["EVENTS", "about", "about_job"]
 EVENTS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "attempt_ended": "An attempt ended, when a JobLog watches. Fields: of the job; state, error.",
-        "attempt_failed": "A job failed and is tried again. Fields: of the job; state, error.",
-        "attempt_unrecorded": "What became of a job could not be stored. Fields: of the job.",
+        "attempt_failed": "A job failed and is tried again. Fields: of the job; state, error, where.",
+        "attempt_unrecorded": "What became of a job could not be stored (yet). Fields: of the job.",
         "bulk_action": "An action on many jobs takes long, or ended. Fields: action, done, duration_s.",
         "callback_failed": "A done callback of a submitted command raised.",
         "checkpointing_failed": "Models and jobs are not written behind the log; the log has them.",
@@ -24,7 +24,7 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         "cron_missed": "A cron job missed more times than it makes up for. Fields: kind.",
         "cleanup_failed": "Key-values or blobs could not be cleaned up.",
         "clock_failed": "The clock failed: timers and jobs wait for it.",
-        "job_discarded": "A job was given up. Fields: of the job; state, error.",
+        "job_discarded": "A job was given up. Fields: of the job; state, error, where.",
         "job_outcome_unknown": "The process died while a job ran that runs once at most. Fields: of the job.",
         "job_unread": "Stored jobs could not be read; it is tried again. Fields: job_id, if it is one job.",
         "job_unrecorded": "That jobs ended, may go on or cannot run could not be stored yet.",

@@ -1,14 +1,17 @@
 """Where in the user's files something was declared, for errors that show the line."""
 
 import linecache
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-_PACKAGE = str(Path(__file__).parent)
-_DEMO = str(Path(__file__).parent / "demo")
+_PACKAGE = f"{Path(__file__).parent}{os.sep}"
+_DEMO = f"{_PACKAGE}demo{os.sep}"
+# As frames of compiled modules name their files, wherever those were compiled.
+_COMPILED = "klerk/", "klerk\\"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +33,17 @@ class Place:
         return f"{Path(self.file).name}:{self.line}  {source}".rstrip()
 
 
-def _is_klerk(file: str) -> bool:
+def is_klerk(file: str) -> bool:
+    """Return whether a file, as the interpreter knows it, is one of Klerk's own."""
     # The demo is an application like any other.
-    return file.startswith(_PACKAGE) and not file.startswith(_DEMO)
+    is_compiled = file.endswith(".pyx") and file.startswith(_COMPILED)
+    return is_compiled or (file.startswith(_PACKAGE) and not file.startswith(_DEMO))
 
 
 def here() -> Place:
     """Return the innermost place outside of Klerk itself."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and _is_klerk(frame.f_code.co_filename):
+    while frame is not None and is_klerk(frame.f_code.co_filename):
         frame = frame.f_back
     if frame is None:
         return Place("<unknown>", 0, {})

@@ -218,6 +218,23 @@ class RunningJob:
             stop=self.stop or "",
         )
 
+    def told(self) -> JobRecord:
+        """Return what is stored of the job, with the log and progress that this attempt told since."""
+        newest, is_silent = self.newest, not (self.done or self.total)
+        return msgspec.structs.replace(
+            newest,
+            log=tuple(self.lines),
+            done=newest.done if is_silent else self.done,
+            total=newest.total if is_silent else self.total,
+            stop=self.stop or "",
+        )
+
+    @property
+    def tells_more(self) -> bool:
+        """Whether this attempt told something that is not stored."""
+        told, newest = self.told(), self.newest
+        return (told.log, told.done, told.total) != (newest.log, newest.done, newest.total)
+
     def saved(self, checkpoint: bytes) -> JobRecord:
         """Return the record with which a checkpoint is stored.
 

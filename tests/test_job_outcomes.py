@@ -410,6 +410,7 @@ def test_a_request_has_its_own_number_of_attempts(tmp_path: Path) -> None:
     with bank.app.open(tmp_path / "store", clock=clock) as k:
         clock.advance(MINUTE)
         eventually(lambda: ended(k) == (0, 2, 0))
+        idle(k)
         clock.advance(MINUTE)
         eventually(lambda: ended(k) == (0, 3, 0))
     assert sorted(ran) == [(1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (3, 3)]

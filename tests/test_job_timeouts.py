@@ -42,6 +42,9 @@ def begin(k: klerk.Klerk, job: Any, directory: Path, how: str) -> int:
     """Start a job and return its id once it runs."""
     (record,) = k.jobs.schedule(job(str(directory), "it", how))
     eventually(lambda: "it begins" in notes(directory), 60)
+    if job.settings.timeout is not None or job.settings.heartbeat is not None:
+        # A process tells that its time begins, which may come here after its note.
+        eventually(lambda: not running(k, record.id).is_beginning)
     return record.id
 
 

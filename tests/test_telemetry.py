@@ -604,6 +604,9 @@ def test_failures_are_logged_with_their_fields(office: Office, caplog: pytest.Lo
         drain(k, raises=False)
     first, second = [fields_of(record) for record in caplog.records]
     assert first.pop("duration_s") >= 0
+    where = first.pop("where")
+    assert where.startswith(f"{__file__}:")
+    assert where.endswith(" in fail")
     assert first == {
         "event": "attempt_failed",
         "job_id": 1,

@@ -3,7 +3,7 @@
 import logging
 import threading
 from asyncio import CancelledError
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
 
@@ -13,22 +13,25 @@ from klerk import limits
 from klerk._waiting import Submission
 from klerk.app import Spec
 from klerk.commands import System
-from klerk.errors import Closed, JobCancelled, JobCrashed, KlerkError, StoreFailed
-from klerk.job_manager.completions import Completions
+from klerk.errors import Closed, JobCancelled, JobCrashed, StoreFailed
+from klerk.job_failures import JobFailure, listed_with
+from klerk.job_manager.completions import MANAGER
+from klerk.job_manager.failing import failure_of, has_failed
 from klerk.job_manager.observing import Observers
 from klerk.job_manager.process_runs import ProcessRuns
+from klerk.job_manager.recording import Recording
 from klerk.job_manager.results import encoded_result, with_result
 from klerk.job_manager.starts import Starts
 from klerk.job_manager.stopped import meant_by, of_stopped
-from klerk.job_manager.verdicts import COMPLETED, Verdict, of_error, of_return, text_of
-from klerk.job_manager.work import RecordJob, Submit, acting_as, by_manager
+from klerk.job_manager.tracebacks import following
+from klerk.job_manager.verdicts import COMPLETED, Verdict, attempts_max, of_error, of_return, text_of
+from klerk.job_manager.work import KeepTold, RecordJob, Submit, acting_as
 from klerk.job_outcomes import Discard, JobOutcome
 from klerk.job_run import JobRun
-from klerk.jobs import FINAL_STATES, OUTCOME_UNKNOWN, Job, JobRecord, JobState
-from klerk.log_events import about_job
+from klerk.jobs import FINAL_STATES, OUTCOME_UNKNOWN, JobState
+from klerk.log_events import about, about_job
 from klerk.running_job import RunningJob
 from klerk.scheduler import Scheduler
-from klerk.texts import storable
 from klerk.workers import WorkerProcess
 
 LOG = logging.getLogger("klerk")
@@ -42,6 +45,7 @@ class Attempts:
         submit: records what became of them.
         scheduler: gives the time, and a thread for what a committer may not do.
         over: called with the id of a job for which nothing runs any more.
+        changed: told when what became of a job could not be recorded.
 
     Attributes:
         observers: who watches.
@@ -50,14 +54,22 @@ class Attempts:
         ending: held while an attempt is declared over, and by whoever asks it to stop before that.
     """
 
-    def __init__(self, spec: Spec, submit: Submit, scheduler: Scheduler, over: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        submit: Submit,
+        scheduler: Scheduler,
+        over: Callable[[int], None],
+        changed: threading.Condition,
+    ) -> None:
         self._jobs = spec.jobs
         self._submit = submit
         self._scheduler = scheduler
         self._over = over
         self._process_runs = ProcessRuns(spec)
-        self._completions = Completions(submit, scheduler)
-        self._starts = Starts(spec, submit, scheduler)
+        self._recording = Recording(submit, scheduler, changed)
+        self._completions = self._recording.completions
+        self._starts = Starts(spec, submit, scheduler, self._recording)
         self.observers = Observers()
         self.is_closing = self.is_interrupting = False
         self.ending = threading.Lock()
@@ -126,7 +138,7 @@ class Attempts:
         is_cancelled = run.stop is not None or isinstance(run.stopped_by, JobCancelled)
         if error is None and not self.is_closing and not is_cancelled:
             return True
-        if not isinstance(error, KlerkError):
+        if not isinstance(error, Closed | StoreFailed):
             with self.ending:
                 # From now on nobody can ask it to stop.
                 run.is_over = True
@@ -159,7 +171,7 @@ class Attempts:
         try:
             result = encoded_result(self._jobs[run.record.kind], returned)
         except Exception as error:
-            self.failed(run, error)
+            self._failed(run, error)
             return
         outcome = returned if isinstance(returned, BaseException) else None
         submission = self.record(run, verdict, result, outcome)
@@ -169,24 +181,33 @@ class Attempts:
     def _completion_ended(self, run: RunningJob, submission: Submission[Any]) -> None:
         # Called by a committer, which must not wait for room in its own queue: another thread goes on.
         error, record = submission.exception(), submission.work.record
-        if error is not None and not isinstance(error, StoreFailed):
-            self._scheduler.at(0, lambda: self.failed(run, error))
-        elif self.observers.all:
+        if error is not None and not isinstance(error, Closed | StoreFailed):
+            self._recording.later(lambda: self._failed(run, error))
+            return
+        if error is not None:
+            self._recording.give_up()
+        if self.observers.all:
             kept = record if error is None else run.record
-            self._scheduler.at(0, lambda: self.observers.ended(run, kept, error))
+            self._recording.later(lambda: self.observers.ended(run, kept, error))
 
     def failed(self, run: RunningJob, error: BaseException) -> None:
-        """Record a failed attempt: to be tried again, given up, or stopped on request."""
-        record, job = run.record, self._jobs[run.record.kind]
+        """Record what a job's function raised, or the outcome that it returned, unless it was interrupted."""
         error = meant_by(run, error)
         if self.is_interrupting and not isinstance(error, JobOutcome):
             # What was interrupted by the end of the process runs again after the next start, if it may.
-            if record.kind not in self._starts.kinds:
+            if run.record.kind not in self._starts.kinds:
                 if self.observers.all:
-                    self.observers.ended(run, record, error)
+                    self.observers.ended(run, run.record, error)
                 return
             if isinstance(error, CancelledError | JobCancelled | JobCrashed):
                 error = Discard(f"{OUTCOME_UNKNOWN}: closing interrupted it, and it runs at most once")
+        self._failed(run, error)
+
+    def _failed(self, run: RunningJob, error: BaseException) -> None:
+        """Record an attempt that failed by itself, also while Klerk closes: to be tried again, given up, or
+        stopped on request."""
+        record, job = run.record, self._jobs[run.record.kind]
+        shown = error
         try:
             stopped = None if self.is_interrupting else of_stopped(job, run, error)
             verdict = stopped or of_error(job, run.attempt, attempts_max(job, record), error)
@@ -195,26 +216,29 @@ class Attempts:
             text = text_of(error)[: limits.ERROR_LENGTH_MAX // 2]
             text = f"{text}; its own retry function failed, too: {text_of(fault)}"
             verdict = Verdict(state=JobState.DISCARDED, error=text)
-        if verdict.state in (JobState.RETRYABLE, JobState.DISCARDED):
+            shown = following(fault, error)
+        failure = None
+        if has_failed(verdict):
             event = "job_discarded" if verdict.state is JobState.DISCARDED else "attempt_failed"
-            reason = storable(verdict.error, limits.ERROR_LENGTH_MAX)
-            LOG.warning(
-                "job %d (%s) failed in attempt %d: %s",
-                record.id,
-                record.kind,
-                run.attempt,
-                reason,
-                extra=self._about(event, run, state=str(verdict.state), error=reason),
-            )
-            if LOG.isEnabledFor(logging.DEBUG):
-                # Whatever texts are in it: who looks for faults wants to see it as it is.
-                LOG.debug("job %d failed like this", record.id, exc_info=error, extra=self._about(event, run))
-        self.record(run, verdict, error=error)
+            told = self._about(event, run)
+            failure = failure_of(run, verdict, shown, self._scheduler.now_us(), told)
+        self.record(run, verdict, error=error, failure=failure)
 
     def record(
-        self, run: RunningJob, verdict: Verdict, result: bytes = b"", error: BaseException | None = None
+        self,
+        run: RunningJob,
+        verdict: Verdict,
+        result: bytes = b"",
+        error: BaseException | None = None,
+        failure: JobFailure | None = None,
     ) -> Submission[Any] | None:
-        """Record the end of an attempt; return the submission of a transaction of its own, if it has one."""
+        """Record the end of an attempt; return the submission of the commands that it ends with, if any.
+
+        Parameters:
+            result: that is kept.
+            error: for those who watch.
+            failure: to be listed.
+        """
         with self.ending:
             run.is_over = True
         if run.stop is not None and verdict.state is not JobState.COMPLETED:
@@ -230,53 +254,78 @@ class Attempts:
                 run_at_us=run_at_us,
                 ended_us=now_us if verdict.state in FINAL_STATES else 0,
             )
+            if failure is not None:
+                record = msgspec.structs.replace(record, errors=listed_with(record.errors, failure))
             record = run.end = with_result(self._jobs[record.kind], record, result)
+            submission = None
             if not verdict.commands:
                 # Not later: the next attempt may have begun by then. What it ends with is still to be done,
                 # and may be what the process dies of.
                 self._over(run.id)
                 if verdict is not COMPLETED or record.log:
-                    submission = self._submit(RecordJob(record), by_manager(record))
+                    self._recording.record(run, record)
                 else:
-                    submission = None
                     self._completions.add(record)
             else:
                 actor, behalf = acting_as(self._jobs[record.kind], record)
                 work = RecordJob(record, verdict.commands, is_authorized=isinstance(actor, System))
                 submission = self._submit(work, actor, behalf)
-        except Exception as refusal:
-            if verdict.commands and not isinstance(refusal, StoreFailed | Closed):
-                self.failed(run, refusal)
-                return None
+        except (StoreFailed, Closed) as refusal:
             self._unrecorded(run, refusal)
+            return None
+        except BaseException as refusal:
+            # Mostly, the context for its commands could not be had.
+            if verdict.commands:
+                self._failed(run, refusal)
+            else:
+                self._unrecorded(run, refusal)
             return None
         if self.observers.all and not verdict.commands:
             self.observers.ended(run, record, error)
         return submission
 
-    def _unrecorded(self, run: RunningJob, refusal: Exception) -> None:
-        """Tell that what became of a job cannot be recorded; it runs again after the next start."""
+    def _unrecorded(self, run: RunningJob, refusal: BaseException) -> None:
+        """Tell that what became of a job cannot be recorded any more; it runs again after the next start."""
         # Otherwise it ended after closing had given it up.
         if not self.is_interrupting:
             LOG.error(
                 "what became of job %d (%s) is not recorded: %s",
                 run.id,
                 run.record.kind,
-                refusal,
+                text_of(refusal),
                 extra=self._about("attempt_unrecorded", run),
             )
             self._over(run.id)
         if self.observers.all:
             self.observers.ended(run, run.record, refusal)
 
+    def settle(self, running: Mapping[int, RunningJob]) -> None:
+        """As Klerk closes, and no attempt is waited for any more: see to it that the ends of those that are
+        over are recorded, and keep what the others told of themselves.
+
+        Parameters:
+            running: the attempts whose ends are not published, by the ids of their jobs.
+        """
+        self._recording.settle(running)
+        told = [run for run in list(running.values()) if not run.is_over and run.tells_more]
+        if not told:
+            return
+        try:
+            submission = self._submit(KeepTold(told), MANAGER)
+        except BaseException as error:
+            self._untold(error)
+        else:
+            submission.add_done_callback(lambda ended: self._untold(ended.exception()))
+
+    def _untold(self, error: BaseException | None) -> None:
+        if error is not None and not isinstance(error, Closed | StoreFailed):
+            LOG.error(
+                "what interrupted jobs told of themselves is not kept: %s",
+                text_of(error),
+                extra=about("job_unrecorded"),
+            )
+
     def _about(self, event: str, run: RunningJob, **fields: object) -> dict[str, object]:
         """Return the fields of a log record about an attempt."""
         duration_s = monotonic() - run.begun_s
         return about_job(event, run.record, run.queue, duration_s=duration_s, **fields)
-
-
-def attempts_max(job: Job[Any], record: JobRecord) -> int:
-    """Return after how many failures a job is given up."""
-    if job.settings.at_most_once:
-        return 1
-    return record.attempts_max or job.settings.max_attempts

@@ -7,6 +7,7 @@ import msgspec
 
 from klerk import limits
 from klerk.app import Spec
+from klerk.job_failures import JobFailure, listed_with
 from klerk.jobs import OUTCOME_UNKNOWN, JobRecord, JobState
 from klerk.log_events import about_job
 from klerk.storage.marks import MarkFile
@@ -111,8 +112,9 @@ class Crashes:
         text = "job %d (%s): %s%s; it is given up after %d, if it runs alone in the last one"
         LOG.warning(text, record.id, record.kind, error, beside, crashes_max, extra=told)
         if crashes < crashes_max or not self._one_died_alone:
-            return msgspec.structs.replace(record, state=JobState.AVAILABLE, crashes=crashes, error=error)
-        return msgspec.structs.replace(
+            blamed = msgspec.structs.replace(record, state=JobState.AVAILABLE, crashes=crashes, error=error)
+            return _with_failure(blamed, record.attempt + 1, now_us)
+        given_up = msgspec.structs.replace(
             record,
             state=JobState.DISCARDED,
             crashes=crashes,
@@ -120,6 +122,7 @@ class Crashes:
             ended_us=now_us,
             stop="",
         )
+        return _with_failure(given_up, record.attempt + 1, now_us)
 
     def _of_unknown_outcome(self, record: JobRecord, now_us: int) -> JobRecord:
         """Return the record of a job that runs at most once and was started when the process ended."""
@@ -129,7 +132,7 @@ class Crashes:
             record.kind,
             extra=about_job("job_outcome_unknown", record, self._queue(record)),
         )
-        return msgspec.structs.replace(
+        unknown = msgspec.structs.replace(
             record,
             state=JobState.DISCARDED,
             attempt=record.attempt + 1,
@@ -138,9 +141,16 @@ class Crashes:
             ended_us=now_us,
             stop="",
         )
+        return _with_failure(unknown, unknown.attempt, now_us)
 
     def _queue(self, record: JobRecord) -> str:
         return self._jobs[record.kind].settings.queue
+
+
+def _with_failure(record: JobRecord, attempt: int, now_us: int) -> JobRecord:
+    """Return the record of a job with the attempt listed in which the process ended."""
+    failure = JobFailure(attempt=attempt, at_us=now_us, error=record.error)
+    return msgspec.structs.replace(record, errors=listed_with(record.errors, failure))
 
 
 def with_marked(

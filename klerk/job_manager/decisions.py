@@ -191,6 +191,7 @@ def fresh(record: JobRecord, *, anew: bool) -> JobRecord:
         checkpoint=b"",
         result=b"",
         result_until_us=0,
+        errors=(),
     )
 
 

@@ -124,12 +124,12 @@ class JobManager:
         self._pruning = Pruning(retention, spec.jobs.values(), store, scheduler, self._jobs, self._lock)
         self._pruning.is_needed = self.relations.is_needed
         self._results = Results(spec.jobs, scheduler.now_us)
-        self.attempts = Attempts(spec, submit, scheduler, self._crashes.end)
+        self.attempts = Attempts(spec, submit, scheduler, self._crashes.end, self._idle)
         self._cron = CronJobs(spec.jobs, recovered.cron_marks, scheduler, submit)
         self._claims = Claims(self._lock, self._live, self._running, self._dispatcher, self._wake)
         self._books = Books(spec, self._arguments, self._live, self._running, store, scheduler.now_us)
         self._explaining = Explaining(
-            self._lock, self._running, self._claims, self._dispatcher, self._books, scheduler.now_us
+            self._lock, self._running, self._claims, self._dispatcher, self._books, spec, scheduler.now_us
         )
         self._hired = workers
         self._refuse_waiting = refuse_waiting
@@ -358,6 +358,7 @@ class JobManager:
                 run.record.kind,
                 extra=about_job("job_left_running", run.record, run.queue),
             )
+        self.attempts.settle(self._running)
         self._begin_interrupting()
         self._crashes.close()
         with self._lock:

@@ -7,7 +7,6 @@ its name, in general: whatever those classes offer is offered here.
 import asyncio
 import inspect
 import pickle
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -17,6 +16,7 @@ from typing import Any, Final, NoReturn
 
 from klerk.commands import Command
 from klerk.errors import ArgumentError
+from klerk.job_manager.tracebacks import trace_of, whole_text
 from klerk.job_manager.wire import Name, Names, Wire
 from klerk.job_outcomes import Completion
 from klerk.job_run import JobRun
@@ -193,6 +193,7 @@ def _found(modules: tuple[str, ...], module: str, name: str) -> Job[Any]:
 def perform(payload: bytes, channel: Channel) -> bytes:
     """Run a job and return how it ended; see `process_runs`, which calls this in a worker process."""
     wire: Wire | None = None
+    module = ""
     try:
         modules, module, name, begun = pickle.loads(payload)
         job: Job[Any] = child.prepared(lambda: _found(modules, module, name))
@@ -207,10 +208,8 @@ def perform(payload: bytes, channel: Channel) -> bytes:
         returned = _called(job.function, RemoteRun(parent, known), arguments)
         return b"=" + wire.dumps(f"what job '{job.name}' returned", returned)
     except BaseException as error:
-        # Not from `perform` on, but from the first line of the job's function on.
-        trace = "".join(traceback.format_exception(error)).rstrip()
         sender = wire or Wire(Names({}, {}), lambda value: None, lambda name: None)
-        return b"!" + sender.dumps_error(error, f"In a worker process:\n{trace}")
+        return b"!" + sender.dumps_error(error, (trace_of(error, module), whole_text(error)))
 
 
 def _called(function: Callable[..., Any], run: RemoteRun, arguments: tuple[Any, ...]) -> Any:

@@ -1,12 +1,15 @@
 """Jobs that run at most once: that they start is durable before they do."""
 
 import logging
+from contextlib import suppress
 
 import msgspec
 
 from klerk._waiting import Submission
 from klerk.app import Spec
-from klerk.errors import KlerkError
+from klerk.errors import Closed, KlerkError, StoreFailed
+from klerk.job_manager.recording import Recording
+from klerk.job_manager.verdicts import text_of
 from klerk.job_manager.work import RecordJob, Submit, by_manager
 from klerk.jobs import JobState
 from klerk.log_events import about_job
@@ -25,15 +28,17 @@ class Starts:
         spec: the declared jobs.
         submit: records the start.
         scheduler: gives the time.
+        recording: records that a job was not called.
 
     Attributes:
         kinds: of the jobs that run at most once.
     """
 
-    def __init__(self, spec: Spec, submit: Submit, scheduler: Scheduler) -> None:
+    def __init__(self, spec: Spec, submit: Submit, scheduler: Scheduler, recording: Recording) -> None:
         self.kinds = frozenset(job.name for job in spec.jobs.values() if job.settings.at_most_once)
         self._submit = submit
         self._scheduler = scheduler
+        self._recording = recording
 
     def record(self, run: RunningJob) -> Submission[None]:
         """Submit that a job starts. It may be called once that is durable."""
@@ -54,19 +59,12 @@ class Starts:
                 waiting, state=run.stop, run_at_us=0, ended_us=self._scheduler.now_us(), error=error
             )
         run.end = waiting
-        try:
-            self._submit(RecordJob(waiting), by_manager(waiting))
-        except Exception as refusal:
-            LOG.error(
-                "job %d (%s) was not called, and counts as started: %s",
-                run.id,
-                waiting.kind,
-                refusal,
-                extra=about_job("attempt_unrecorded", waiting, run.queue),
-            )
+        with suppress(Closed, StoreFailed):
+            self._recording.record(run, waiting)
 
     def failed(self, run: RunningJob, error: BaseException) -> None:
-        """Leave a job uncalled, because nobody knows whether its start is durable, or waits to know.
+        """Leave a job uncalled, because its start was refused, or nobody knows whether it is durable, or
+        waits to know. Unless nothing can be recorded any more, it is started another time.
 
         Parameters:
             error: that came in its place.
@@ -76,9 +74,10 @@ class Starts:
                 "job %d (%s) is not called: its start is not recorded: %s",
                 run.id,
                 run.record.kind,
-                error,
+                text_of(error),
                 extra=about_job("attempt_unrecorded", run.record, run.queue),
             )
-        else:
-            # Its worker stops; what was submitted may become durable all the same.
+        if not isinstance(error, Closed | StoreFailed):
+            # It was refused, or its worker stops; in that case, what was submitted may become durable all the
+            # same.
             self.take_back(run)

@@ -9,11 +9,13 @@ import msgspec
 
 from klerk import limits
 from klerk._dispatch import moment_of
+from klerk.app import Spec
 from klerk.job_manager.batches import is_held
 from klerk.job_manager.books import Books
 from klerk.job_manager.claims import Claims
 from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.gates import Obstacle
+from klerk.job_manager.verdicts import attempts_max
 from klerk.jobs import FINAL_STATES, JobRecord, JobState
 from klerk.running_job import RunningJob
 
@@ -27,8 +29,8 @@ class JobReason(msgspec.Struct, frozen=True, kw_only=True):
     Parameters:
         code: stable: ``"time"``, ``"dependency"``, ``"batch"``, ``"paused"``, ``"concurrency"``, ``"rate"``,
             ``"no_worker"``, ``"missing_tag"``, ``"worker_busy"``, ``"claimed"``, ``"suspended"``,
-            ``"suspect"``, ``"running"``, ``"stopping"``, ``"stuck"`` or
-            ``"ended"``.
+            ``"suspect"``, ``"running"``, ``"stopping"``, ``"stuck"``,
+            ``"recording"`` or ``"ended"``.
         text: a sentence for people.
         wait: how long it is until that is over; None: it depends on other jobs, or on somebody.
     """
@@ -76,6 +78,7 @@ class Explaining:
         claims: knows the jobs that belong to actions.
         dispatcher: has the ready jobs.
         books: find any job.
+        spec: the declared jobs.
         now_us: gives the time, in microseconds.
     """
 
@@ -86,6 +89,7 @@ class Explaining:
         claims: Claims,
         dispatcher: Dispatcher,
         books: Books,
+        spec: Spec,
         now_us: Callable[[], int],
     ) -> None:
         self._lock = lock
@@ -93,12 +97,13 @@ class Explaining:
         self._claimed = claims.held
         self._dispatcher = dispatcher
         self._find = books.peek
+        self._jobs = spec.jobs
         self._now_us = now_us
 
     def status(self, record: JobRecord) -> JobStatus:
         """Return what a job waits for, does, or came to."""
         if record.state in FINAL_STATES:
-            reasons = [_ending(record)]
+            reasons = [self._ending(record)]
         elif record.state is JobState.EXECUTING:
             reasons = self._running_reasons(record)
         elif record.state is JobState.SUSPENDED:
@@ -110,12 +115,15 @@ class Explaining:
         return JobStatus(job=record, reasons=tuple(reasons))
 
     def _running_reasons(self, record: JobRecord) -> list[JobReason]:
+        run = self._running.get(record.id)
+        if run is not None and run.is_over:
+            text = f"its attempt {run.attempt} is over, and what became of it is being recorded"
+            return [JobReason(code="recording", text=text)]
         lasted = ""
         if record.started_us:
             lasted = f" for {_duration(self._now_us() - record.started_us)}"
         progress = f", {record.done} of {record.total} done" if record.total else ""
         reasons = [JobReason(code="running", text=f"it runs, attempt {record.attempt + 1}{lasted}{progress}")]
-        run = self._running.get(record.id)
         if run is not None and (run.cancelled or record.stop):
             fate = f" and will be {record.stop}" if record.stop else ""
             text = f"it was asked to stop{fate}; its function has not looked, or is about to end"
@@ -129,10 +137,10 @@ class Explaining:
         reasons = []
         wait_us = record.run_at_us - self._now_us()
         if wait_us > 0:
-            why = (
-                "after it failed, it waits until" if record.state is JobState.RETRYABLE else "it waits until"
-            )
-            text = f"{why} {_moment(record.run_at_us)}, {_duration(wait_us)} from now"
+            text = f"it waits until {_moment(record.run_at_us)}, {_duration(wait_us)} from now"
+            if record.state is JobState.RETRYABLE:
+                why = f": {record.error}" if record.error else ""
+                text = f"after it failed, {text}; this was {self._attempt(record)}{why}"
             reasons.append(JobReason(code="time", text=text, wait=timedelta(microseconds=wait_us)))
         if record.state is JobState.SCHEDULED:
             reasons += self._others(record)
@@ -173,18 +181,26 @@ class Explaining:
             obstacles = self._dispatcher.blocked_by(record)
         return [_reason(each) for each in obstacles if ready or each.kind not in _PASSING]
 
+    def _ending(self, record: JobRecord) -> JobReason:
+        is_first = record.attempt <= 1 and record.state is not JobState.DISCARDED
+        attempt = "" if is_first or not record.started_us else f" in {self._attempt(record)}"
+        why = f": {record.error}" if record.error else ""
+        return JobReason(code="ended", text=f"it ended at {_moment(record.ended_us)}{attempt}{why}")
+
+    def _attempt(self, record: JobRecord) -> str:
+        """Return which attempt of how many was the last one of a job that does not run."""
+        # One in which the process died is not used up.
+        newest = record.errors[-1].attempt if record.errors else 0
+        job = self._jobs.get(record.kind)
+        of = "" if job is None else f" of {attempts_max(job, record)}"
+        return f"attempt {max(newest, record.attempt)}{of}"
+
 
 def _reason(obstacle: Obstacle) -> JobReason:
     if obstacle.wait_s is None:
         return JobReason(code=obstacle.kind, text=obstacle.text)
     text = f"{obstacle.text}, for {_duration(obstacle.wait_s * 1e6)} more"
     return JobReason(code=obstacle.kind, text=text, wait=timedelta(seconds=obstacle.wait_s))
-
-
-def _ending(record: JobRecord) -> JobReason:
-    attempts = f" in attempt {record.attempt}" if record.attempt > 1 else ""
-    why = f": {record.error}" if record.error else ""
-    return JobReason(code="ended", text=f"it ended at {_moment(record.ended_us)}{attempts}{why}")
 
 
 def _moment(us: int) -> str:

@@ -13,6 +13,9 @@ from klerk.running_job import RunningJob
 def meant_by(run: RunningJob, error: BaseException) -> BaseException:
     """Return what an attempt ended with: why it was stopped, where the error is only how that came about."""
     if run.stopped_by is not None and isinstance(error, CancelledError | JobCrashed | SystemExit):
+        if run.stopped_by.__cause__ is None:
+            # It knows where the function was at that moment.
+            run.stopped_by.__cause__ = error
         return run.stopped_by
     return error
 

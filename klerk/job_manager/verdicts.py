@@ -10,8 +10,9 @@ from klerk import limits
 from klerk._dispatch import described
 from klerk.commands import Command
 from klerk.errors import FunctionFailed, JobCancelled
+from klerk.job_failures import UnsentError, class_name
 from klerk.job_outcomes import Cancel, Completion, Discard, JobOutcome, Retry, Snooze
-from klerk.jobs import Job, JobState
+from klerk.jobs import Job, JobRecord, JobState
 from klerk.texts import storable
 
 _LONGEST: Final = timedelta(days=limits.JOB_DELAY_DAYS_MAX)
@@ -64,7 +65,7 @@ def of_error(job: Job[Any], attempt: int, attempts_max: int, error: BaseExceptio
     """
     outcome: BaseException = error
     text = text_of(error)
-    if not isinstance(error, JobOutcome) and (meant := _outcome_of(job.settings.on_error, type(error))):
+    if not isinstance(error, JobOutcome) and (meant := _outcome_of(job.settings.on_error, error)):
         outcome = meant
         text = f"{meant.reason}: {text}" if meant.reason else text
     if job.settings.at_most_once and isinstance(outcome, Snooze | Retry):
@@ -96,12 +97,24 @@ def _again(job: Job[Any], attempt: int, error: BaseException, text: str) -> Verd
     return Verdict(state=JobState.RETRYABLE, error=text, delay=max(timedelta(0), min(delay, _LONGEST)))
 
 
-def _outcome_of(on_error: Mapping[type[Exception], JobOutcome], cls: type) -> JobOutcome | None:
+def _outcome_of(on_error: Mapping[type[Exception], JobOutcome], error: BaseException) -> JobOutcome | None:
     """Return what the nearest class of an error was declared to mean; None when nothing was."""
-    for each in cls.__mro__:
+    if isinstance(error, UnsentError):
+        by_name = {class_name(cls): outcome for cls, outcome in on_error.items()}
+        for name in error.names:
+            if name in by_name:
+                return by_name[name]
+    for each in type(error).__mro__:
         if each in on_error:
             return on_error[each]
     return None
+
+
+def attempts_max(job: Job[Any], record: JobRecord) -> int:
+    """Return after how many failures a job is given up."""
+    if job.settings.at_most_once:
+        return 1
+    return record.attempts_max or job.settings.max_attempts
 
 
 def text_of(error: BaseException) -> str:
@@ -111,5 +124,5 @@ def text_of(error: BaseException) -> str:
         told = str(error)
     except BaseException:
         told = ""
-    text = told if isinstance(error, JobOutcome) else f"{name}: {told}".removesuffix(": ")
+    text = told if isinstance(error, JobOutcome | UnsentError) else f"{name}: {told}".removesuffix(": ")
     return storable(text, limits.ERROR_LENGTH_MAX)

@@ -13,7 +13,10 @@ from typing import Any, Final
 
 from klerk._core import Outcome
 from klerk._dispatch import Command
-from klerk.errors import ArgumentError, JobError, KlerkError
+from klerk.errors import ArgumentError, KlerkError
+from klerk.job_failures import UnsentError, names_of
+from klerk.job_manager.tracebacks import RemoteTraceback, Trace
+from klerk.job_manager.verdicts import text_of
 from klerk.jobs import Job
 from klerk.machine import CreateEvent, Event, Machine, State
 from klerk.reading.reading import Reading
@@ -152,34 +155,33 @@ class Wire:
         """Return what the other side's `dumps` was given."""
         return _Unpickler(io.BytesIO(payload), self).load()
 
-    def dumps_error(self, error: BaseException, trace: str = "") -> bytes:
+    def dumps_error(self, error: BaseException, came_from: tuple[Trace, str] | None = None) -> bytes:
         """Return an error as bytes, whatever it is.
 
         Parameters:
-            trace: where it came from, for a note.
+            came_from: where it was raised, for the job and with all frames; None: here nobody asks for that.
         """
         try:
             pickled = self.dumps("an error", error)
-        except Exception:
+        except BaseException:
+            # Its own functions are called to take it apart, and may raise whatever they like.
             pickled = b""
-        try:
-            text = f"{type(error).__name__}: {error}"
-        except Exception:
-            text = type(error).__name__
-        return pickle.dumps((pickled, text, trace))
+        return pickle.dumps((pickled, text_of(error), names_of(error), came_from))
 
     def loads_error(self, payload: bytes) -> BaseException:
-        """Return the error that the other side's `dumps_error` was given; a `JobError` with its text when it
-        is one that cannot be sent."""
-        pickled, text, trace = pickle.loads(payload)
-        error: BaseException = JobError(text)
+        """Return the error that the other side's `dumps_error` was given; an `UnsentError` when it is one
+        that cannot be sent."""
+        pickled, text, names, came_from = pickle.loads(payload)
+        error: BaseException = UnsentError(text, names=names)
         if pickled:
             try:
-                error = self.loads(pickled)
-            except Exception as fault:
-                error.add_note(f"It could not be made here: {type(fault).__name__}: {fault}")
-        if trace:
-            error.add_note(trace)
+                made = self.loads(pickled)
+            except BaseException as fault:
+                error.add_note(f"It could not be made here: {text_of(fault)}")
+            else:
+                error = made if isinstance(made, BaseException) else error
+        if came_from is not None:
+            error.__cause__ = RemoteTraceback(*came_from)
         return error
 
 

@@ -113,6 +113,24 @@ class SaveJob(InternalWork):
         self.run.newest = record
 
 
+class KeepTold(InternalWork):
+    """The transaction that keeps what interrupted jobs told: their log and progress, and nothing else.
+
+    Parameters:
+        runs: of them.
+    """
+
+    def __init__(self, runs: Sequence[RunningJob]) -> None:
+        self.runs = runs
+
+    def perform(self, processor: Any) -> None:
+        for run in self.runs:
+            # Some end all the same, by now or later; that comes with all that they told.
+            if not run.is_over:
+                record = run.newest = run.told()
+                processor.put_job(record, encode(record))
+
+
 class CreateJobs(InternalWork):
     """The transaction that creates jobs outside of a command."""
 

@@ -35,7 +35,8 @@ JOB_CRASHES_MAX: Final = 3
 JOB_BACKOFF_BASE_S: Final = 1.0
 JOB_BACKOFF_MAX_S: Final = 3600.0
 
-# Completions that one transaction records, in a few milliseconds, and seconds until one that failed is tried.
+# Completions that one transaction records, in a few milliseconds, and seconds until one that failed, or the
+# end of any other attempt that could not be recorded, is tried.
 JOB_COMPLETIONS_AT_ONCE: Final = 1_000
 JOB_COMPLETIONS_RETRY_S: Final = 1.0
 
@@ -143,6 +144,13 @@ JOB_LOG_LINE_LENGTH_MAX: Final = 1_000
 
 # Characters of an error that are kept with a job or a log record.
 ERROR_LENGTH_MAX: Final = 2_000
+
+# Failed attempts that are kept with a job: the first, which often says what went wrong before everything did,
+# and the last. Characters of each traceback, some thirty frames, and of one frame or one error's text in it.
+# Together at most 30 kB with a job that fails again and again, while it is in memory, too.
+JOB_ERRORS_KEPT_MAX: Final = 5
+JOB_TRACEBACK_LENGTH_MAX: Final = 4_000
+JOB_TRACEBACK_PART_MAX: Final = 1_000
 
 # How long an action on a job waits for another one, or for the end of an attempt, to be published; and jobs
 # that one transaction of an action on many changes: about as many as a group has commands.
