@@ -26,7 +26,7 @@ from klerk.errors import Closed, NotPure, ReadLockHeld, StoreFailed
 from klerk.job_manager.access import JobAccess
 from klerk.job_manager.acting import OPERATOR, ActionDesk
 from klerk.job_manager.crew import Workers
-from klerk.job_manager.hosting import HostingJobs
+from klerk.job_manager.hosting import JobHosting
 from klerk.job_manager.job_store import JobStore
 from klerk.job_manager.manager import JobManager
 from klerk.job_manager.queue_book import QueueBook
@@ -55,7 +55,7 @@ from klerk.watched import Watched
 M = TypeVar("M", bound=Model)
 
 
-class Klerk(Submitting, Subscribable, HostingJobs, Watched):
+class Klerk(Submitting, Subscribable, Watched):
     """An opened app. Made by `App.open`; close it, or use it with ``with``.
 
     Every method can be called from any thread. `aio` offers the same to asyncio.
@@ -136,10 +136,20 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
         self.aio = AioKlerk(self._push_soon, self.read, self._snapshots, self._tokens, self, self._hub)
 
     def _job_manager(self, recovered: Recovered, workers: Workers, retention: Retention) -> JobManager:
-        storage = self._storage
-        return JobManager(
+        self._hosting = JobHosting(
             self._spec,
-            self,
+            self._lock,
+            self._sight,
+            self._snapshots,
+            self._tokens,
+            pushing=(self._push, self._push_soon),
+            system_context=self._system_context,
+            require_open=self._require_open,
+        )
+        storage = self._storage
+        self._hosting.manager = manager = JobManager(
+            self._spec,
+            self._hosting,
             self._submit_as,
             self._scheduler,
             creation=self._program.job_creation,
@@ -151,6 +161,7 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
             marks=storage.marks,
             refuse_waiting=partial(self._refuse_waiting, what="jobs"),
         )
+        return manager
 
     def start(self) -> None:
         """Begin to fire timers and run jobs; `App.open` calls it."""
@@ -241,7 +252,7 @@ class Klerk(Submitting, Subscribable, HostingJobs, Watched):
         return self._program.resolve(self._system_context(actor))[0]
 
     def _submit_as(self, work: InternalWork, actor: Actor, behalf: System | None = None) -> Submission[Any]:
-        return self._submit_in(work, self._job_context(actor, behalf))
+        return self._submit_in(work, self._hosting.context_of(actor, behalf))
 
     def _submit_in(self, work: InternalWork, context: Context) -> Submission[Any]:
         submission: Submission[Any] = Submission(work, context)

@@ -150,6 +150,11 @@ def test_one_job_is_shown_in_full(office: Office, tmp_path: Path, told: Any) -> 
     code, text = told(str(failed.id))
     assert (code, text.splitlines()[0]) == (0, f"job {failed.id}: work")
     shown = facts(text)
+    began, *frames, second, last = shown.pop("attempt 1").split("|")
+    assert began == "failed 2024-02-29 12:00:00.000000 UTC"
+    assert frames[0].startswith("Traceback")
+    assert 'raise ZeroDivisionError("first line' in frames[-1]
+    assert (second, last) == ("ZeroDivisionError: first line", "second line")
     assert shown == {
         "state": "retryable",
         "arguments": "how='fail'|about=None",

@@ -1,4 +1,4 @@
-"""What an opened app does for its running jobs: `HostingJobs`."""
+"""What an opened app does for its running jobs."""
 
 import asyncio
 from collections.abc import Callable
@@ -28,23 +28,43 @@ Records = tuple[JobRecord, ...]
 M = TypeVar("M", bound=Model)
 
 
-class HostingJobs:
-    """The part of an opened app that serves jobs while they run."""
+class JobHosting:
+    """Serves jobs while they run.
 
-    _spec: Spec
-    _lock: ReadWriteLock
-    _sight: Sight
-    _snapshots: Snapshots
-    _push: Push
-    _push_soon: PushSoon
-    _tokens: TokenUses
-    _manager: JobManager
+    Parameters:
+        spec: the declared jobs.
+        lock, sight, snapshots: for what they read.
+        tokens: make what they do take effect once.
+        pushing: puts submissions into the queue, for threads and for asyncio.
+        system_context: returns the context for an actor that is no user, as the app's provider makes it.
+        require_open: raises `Closed` once Klerk is closed.
 
-    def _system_context(self, actor: Actor) -> Context:
-        raise NotImplementedError
+    Attributes:
+        manager: of the jobs; given as soon as it is made, because it is made with this.
+    """
 
-    def _require_open(self) -> None:
-        raise NotImplementedError
+    manager: JobManager
+
+    def __init__(
+        self,
+        spec: Spec,
+        lock: ReadWriteLock,
+        sight: Sight,
+        snapshots: Snapshots,
+        tokens: TokenUses,
+        *,
+        pushing: tuple[Push, PushSoon],
+        system_context: Callable[[Actor], Context],
+        require_open: Callable[[], None],
+    ) -> None:
+        self._spec = spec
+        self._lock = lock
+        self._sight = sight
+        self._snapshots = snapshots
+        self._tokens = tokens
+        self._push, self._push_soon = pushing
+        self._system_context = system_context
+        self._require_open = require_open
 
     def handle_for_job(self, run: RunningJob, command: Command[M], step: str | None) -> Result[M]:
         """Handle a command on behalf of a running job."""
@@ -74,7 +94,7 @@ class HostingJobs:
             submission = self._submission_of(run, asked, CreateJobsOfJob(run, requests))
             self._push(submission, True)
             made: Records | FirstUse = submission.result()
-        return self._manager.recalled(made) if isinstance(made, FirstUse) else made
+        return self.manager.recalled(made) if isinstance(made, FirstUse) else made
 
     async def schedule_for_coroutine(self, run: RunningJob, requests: Requests, step: str | None) -> Records:
         """Create jobs on behalf of a running one that is a coroutine."""
@@ -86,7 +106,7 @@ class HostingJobs:
             made: Records | FirstUse = await submission
         if isinstance(made, FirstUse):
             # The commit log is read, and perhaps the jobs.
-            return await asyncio.to_thread(self._manager.recalled, made)
+            return await asyncio.to_thread(self.manager.recalled, made)
         return made
 
     def idempotency_key_for_job(self, record: JobRecord) -> str:
@@ -108,7 +128,7 @@ class HostingJobs:
 
     def result_for_job(self, record: JobRecord, job_id: int) -> Any:
         """Return the kept result of an earlier job to a running one."""
-        return self._manager.result_for(record, job_id)
+        return self.manager.result_for(record, job_id)
 
     def save_for_job(self, run: RunningJob, checkpoint: bytes) -> None:
         """Save a running job's checkpoint."""
@@ -128,9 +148,10 @@ class HostingJobs:
         return self._system_context(by_manager(run.record))
 
     def _acting_as(self, record: JobRecord) -> Context:
-        return self._job_context(*acting_as(self._spec.jobs[record.kind], record))
+        return self.context_of(*acting_as(self._spec.jobs[record.kind], record))
 
-    def _job_context(self, actor: Actor, behalf: System | None = None) -> Context:
+    def context_of(self, actor: Actor, behalf: System | None = None) -> Context:
+        """Return the context for an actor, on behalf of another one if it names none itself."""
         context = self._system_context(actor)
         if behalf is None or context.on_behalf_of is not None:
             return context

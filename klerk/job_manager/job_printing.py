@@ -59,6 +59,9 @@ def _facts(catalog: Catalog, storage: Storage, record: JobRecord) -> Iterator[tu
     yield from _times(record)
     if record.error:
         yield "error", record.error
+    for failure in record.errors:
+        yield f"attempt {failure.attempt}", f"failed {_moment(failure.at_us)}"
+        yield "", failure.traceback or failure.error
     if record.total or record.done:
         yield "progress", f"{record.done:,} of {record.total:,}"
     if record.log:
