@@ -48,9 +48,9 @@ JOBS_MARKED_MAX: Final = 509
 # blamed: with one at a time, those that only happened to be there are not blamed together with the guilty.
 JOB_SUSPECTS_MAX: Final = 1
 
-# For how long such a job keeps others like it, or, if its next crash may be its last, all others, from
-# starting, in seconds: most that kill the process do so within moments, and hundreds of long ones must not
-# hold each other up for hours. Doubled with each crash after that, so that one that kills the process late is
+# For how long such a job keeps others like it, or all together those whose next crash may be their last keep
+# all others, from starting, in seconds: most that kill the process do so within moments, and hundreds of long
+# ones must not hold each other up for hours. Doubled with each crash after that, so that one that kills the process late is
 # found alone in the end, but not more often than this: 10,000 s.
 JOB_ALONE_S: Final = 10.0
 JOB_ALONE_DOUBLED_MAX: Final = 10
