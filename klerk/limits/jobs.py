@@ -50,8 +50,8 @@ JOB_SUSPECTS_MAX: Final = 1
 
 # For how long such a job keeps others like it, or all together those whose next crash may be their last keep
 # all others, from starting, in seconds: most that kill the process do so within moments, and hundreds of long
-# ones must not hold each other up for hours. Doubled with each crash after that, so that one that kills the process late is
-# found alone in the end, but not more often than this: 10,000 s.
+# ones must not hold each other up for hours. Doubled with each crash after that, so that one that kills the
+# process late is found alone in the end, but not more often than this: 10,000 s.
 JOB_ALONE_S: Final = 10.0
 JOB_ALONE_DOUBLED_MAX: Final = 10
 
