@@ -222,9 +222,12 @@ def test_the_command_line_says_it(store: Path) -> None:
 
 
 def opened(store: Path, app: App) -> None:
+    """The dry run and the opening take it, and both once more."""
     for _ in range(2):
+        if store.exists():
+            described_fit(app.freeze(), store)
+            rehearse(app.freeze(), store, lambda *_: None)
         app.open(store, job_threads=0, clock=Clock()).close()
-        described_fit(app.freeze(), store)
 
 
 def history(m: Migration) -> None:

@@ -108,11 +108,12 @@ def _undone_job(operation: Operation, kinds: set[str]) -> _Wrong | None:
     return None
 
 
-def _no_job(kind: str, kinds: Iterable[str]) -> _Wrong:
+def _no_job(kind: str, kinds: Collection[str]) -> _Wrong:
+    meant = nearest(kind, kinds) or "..."
     return _Wrong(
         text=f"there is no job {kind} after it",
         hint=f"{choices(kind, kinds)} If this migration has run, or the job is gone since, go on from there"
-        f" in a later migration: {call('delete_job', kind)}, or {call('rename_job', kind, '...')}.",
+        f" in a later migration: {call('delete_job', kind)}, or {call('rename_job', kind, meant)}.",
     )
 
 
