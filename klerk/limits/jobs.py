@@ -146,8 +146,9 @@ JOB_LOG_LINE_LENGTH_MAX: Final = 1_000
 ERROR_LENGTH_MAX: Final = 2_000
 
 # Failed attempts that are kept with a job: the first, which often says what went wrong before everything did,
-# and the last. Characters of each traceback, some thirty frames, and of one frame or one error's text in it.
-# Together at most 30 kB with a job that fails again and again, while it is in memory, too.
+# and the last ones. The first and the last have tracebacks: characters of one, some thirty frames, and of one
+# frame or text in it.
+# Together at most 18 kB with a job that fails again and again, while it is in memory, too.
 JOB_ERRORS_KEPT_MAX: Final = 5
 JOB_TRACEBACK_LENGTH_MAX: Final = 4_000
 JOB_TRACEBACK_PART_MAX: Final = 1_000
