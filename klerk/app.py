@@ -24,7 +24,8 @@ from klerk.job_options import JobOptions, QueueOptions, QueueSettings
 from klerk.job_returns import returns_of
 from klerk.jobs import Job, Parameter
 from klerk.machine import CreateEvent, Event, Machine
-from klerk.migration.migrations import Migration, check_names, declared_migration, in_order
+from klerk.migration.migrations import Migration, declared_migration, in_order
+from klerk.migration.names import check_names
 from klerk.parameters import Compiled
 from klerk.places import Place, here, place_of
 from klerk.values import Model, field_names
@@ -289,7 +290,7 @@ class Design:
             each.machine.name: (each.fields, [state.name for state in each.machine.all_states])
             for each in machines
         }
-        check_names(ordered, names)
+        check_names(ordered, names, self.jobs)
         return ordered
 
     def _resolver(self, module: str, place: Place) -> Resolve:

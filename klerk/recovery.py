@@ -76,6 +76,7 @@ def recover(storage: Storage, spec: Spec, clock: Clock, lock: ReadWriteLock, pro
 
     Raises:
         SchemaChanged, NewerStore: the design does not fit what is stored.
+        ConfigError: K052: a migration begins with a name that is probably misspelt.
         MigrationFailed: what is stored does not fit the design after its migrations.
         FunctionFailed: a migration failed, or the context provider, which timers of a changed design need.
         Corrupted: something is damaged, or acknowledged commands are missing.

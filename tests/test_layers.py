@@ -77,6 +77,7 @@ LAYERS = [
     "migration/drafts",
     "migration/operations",
     "migration/migrations",
+    "migration/names",
     "selections",
     "reading/veils",
     "declared",

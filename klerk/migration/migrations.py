@@ -1,8 +1,7 @@
 """Migrations as users declare them, and what can be wrong with them before any store is known."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from typing import Any, Final, NoReturn
 
@@ -17,7 +16,6 @@ from klerk.migration.operations import (
     DeleteJob,
     DeleteModel,
     DeleteState,
-    OfModel,
     Operation,
     RenameEvent,
     RenameField,
@@ -236,93 +234,3 @@ def in_order(migrations: Iterable[Migration]) -> tuple[Migration, ...]:
                 hint="Number them 1, 2, 3 and so on, and keep all that ever ran.",
             )
     return ordered
-
-
-@dataclass(slots=True)
-class _Names:
-    """The names of a class as of some version; of an open one, nobody knows which fields or states it had."""
-
-    fields: set[str] = field(default_factory=set)
-    states: set[str] = field(default_factory=set)
-    is_open: bool = False
-    has_open_fields: bool = False
-
-
-def check_names(
-    migrations: tuple[Migration, ...], classes: Mapping[str, tuple[Iterable[str], Iterable[str]]]
-) -> None:
-    """Go back from the declared design, and refuse migrations that cannot have led to it.
-
-    Parameters:
-        migrations: in order.
-        classes: the declared fields and states of each model class, by its name.
-
-    Raises:
-        ConfigError: K052 for a name that there cannot have been; K053 for something deleted that is declared.
-    """
-    known = {name: _Names(set(fields), set(states)) for name, (fields, states) in classes.items()}
-    for migration in reversed(migrations):
-        for operation in reversed(migration.operations):
-            problem = _undone(operation, known)
-            if problem:
-                code, text = problem
-                raise ConfigError(code, f"{migration!r}: {operation}: {text}.", where=str(migration.place))
-
-
-def _undone(operation: Operation, known: dict[str, _Names]) -> tuple[str, str] | None:
-    """Take an operation back; return code and text of what contradicts it."""
-    if isinstance(operation, RenameModel):
-        if operation.new not in known:
-            return "K052", f"there is no model {operation.new} after it"
-        known.setdefault(operation.old, known.pop(operation.new))
-    elif isinstance(operation, DeleteModel):
-        if operation.model in known:
-            return "K053", f"{operation.model} is declared after it"
-        known[operation.model] = _Names(is_open=True)
-    elif isinstance(operation, RenameEvent):
-        if operation.new.partition(".")[0] not in known:
-            return "K052", f"there is no model {operation.new.partition('.')[0]} after it"
-    elif isinstance(operation, OfModel):
-        if operation.model not in known:
-            return "K052", f"there is no model {operation.model} after it"
-        if not known[operation.model].is_open:
-            return _undone_in(operation, known[operation.model])
-    return None
-
-
-def _undone_in(operation: OfModel, names: _Names) -> tuple[str, str] | None:
-    if isinstance(operation, RenameState):
-        return _renamed_back(names.states, f"state {operation.model}", operation.old, operation.new)
-    if isinstance(operation, DeleteState):
-        if operation.into not in names.states:
-            return "K052", f"there is no state {operation.model}.{operation.into} after it"
-        names.states.add(operation.name)
-        return None
-    if isinstance(operation, TransformModel):
-        names.has_open_fields = True
-    elif names.has_open_fields:
-        return None
-    elif isinstance(operation, RenameField):
-        return _renamed_back(names.fields, f"field {operation.model}", operation.old, operation.new)
-    elif isinstance(operation, DeleteField):
-        return _deleted_back(names.fields, f"{operation.model}.{operation.name}", operation.name)
-    elif isinstance(operation, AddField):
-        if operation.name not in names.fields:
-            return "K052", f"there is no field {operation.model}.{operation.name} after it"
-        names.fields.discard(operation.name)
-    return None
-
-
-def _renamed_back(names: set[str], what: str, old: str, new: str) -> tuple[str, str] | None:
-    if new not in names:
-        return "K052", f"there is no {what}.{new} after it"
-    names.discard(new)
-    names.add(old)
-    return None
-
-
-def _deleted_back(names: set[str], what: str, name: str) -> tuple[str, str] | None:
-    if name in names:
-        return "K053", f"{what} is declared after it"
-    names.add(name)
-    return None

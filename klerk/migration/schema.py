@@ -24,6 +24,7 @@ from klerk.errors import NewerStore, SchemaChanged
 from klerk.field_types import FieldType
 from klerk.migration.drafts import ADDED, ClassDraft, Draft, JobDraft
 from klerk.migration.migrations import Migration
+from klerk.migration.names import apply_all
 from klerk.migration.operations import call
 from klerk.migration.upcasting import class_draft, defaults_of
 
@@ -82,6 +83,7 @@ def plan_of(known: Catalog, spec: Spec) -> Plan:
     Raises:
         SchemaChanged: the design and its migrations contradict what is stored; every difference is named.
         NewerStore: the store has run migrations that the design does not have.
+        ConfigError: K052 for a name in a migration; see `apply_all`.
     """
     newest = len(spec.migrations)
     if not known.classes and not known.jobs:
@@ -91,19 +93,23 @@ def plan_of(known: Catalog, spec: Spec) -> Plan:
     pending = spec.migrations[known.version :]
     draft = _draft_of(known)
     classes = list(draft.classes.values())
-    idle = tuple(not operation.apply(draft) for migration in pending for operation in migration.operations)
+    declared = [str(each.event) for each in spec.events]
+    applied = apply_all(pending, draft, declared, {old.kind for old in known.earlier_jobs})
     differences = list(draft.contradictions)
     entries = _class_entries(known, spec, draft, classes, differences)
     if differences:
-        raise _schema_changed(differences, pending, idle)
+        raise _schema_changed(differences, pending, applied.idle)
+    if applied.mistakes:
+        raise applied.mistakes[0]
     earlier = tuple(
         EarlierClass(code, known.version, known.classes[code])
         for code, each in enumerate(classes)
         if each.is_touched and not each.is_deleted
     )
+    is_deleting = any(each.is_deleted for each in classes)
     job_types, unfit_jobs = _job_types(known, spec, draft)
     stale = _stale_kinds(known, draft)
-    events = _grown(draft.events, (str(each.event) for each in spec.events))
+    events = _grown(draft.events, declared)
     catalog = Catalog(
         CATALOG_FORMAT,
         entries,
@@ -112,7 +118,7 @@ def plan_of(known: Catalog, spec: Spec) -> Plan:
         job_types=job_types,
         version=newest,
         # Nothing has to be stored anew unless a migration concerns something that is there.
-        rewritten=known.rewritten if earlier or stale or _any_deleted(classes) else _after(known, newest),
+        rewritten=known.rewritten if earlier or stale or is_deleting else _after(known, newest),
         earlier=known.earlier + earlier,
         earlier_jobs=known.earlier_jobs + stale,
         ran=known.ran,
@@ -120,7 +126,7 @@ def plan_of(known: Catalog, spec: Spec) -> Plan:
         event_parameters=_event_parameters(known, spec, events),
         job_versions=_job_versions(known, spec, draft),
     )
-    return Plan(known=known, catalog=catalog, pending=pending, idle=idle, unfit_jobs=unfit_jobs)
+    return Plan(known=known, catalog=catalog, pending=pending, idle=applied.idle, unfit_jobs=unfit_jobs)
 
 
 def _event_parameters(known: Catalog, spec: Spec, events: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -132,10 +138,6 @@ def _event_parameters(known: Catalog, spec: Spec, events: Sequence[str]) -> tupl
 
 def _after(known: Catalog, newest: int) -> int:
     return newest if known.rewritten == known.version else known.rewritten
-
-
-def _any_deleted(classes: list[ClassDraft]) -> bool:
-    return any(each.is_deleted for each in classes)
 
 
 def _check_ran(known: Catalog, spec: Spec) -> None:

@@ -50,6 +50,7 @@ def described_fit(spec: Spec, store: str | os.PathLike[str]) -> list[str]:
 
     Raises:
         SchemaChanged: the design does not fit, with every difference.
+        ConfigError: K052: a migration begins with a name that is probably misspelt.
         StorageError: it is no store of this app, or cannot be read.
     """
     plan = plan_of(read_catalog(stored_value(store, spec.name, Family.META, CATALOG_KEY)), spec)

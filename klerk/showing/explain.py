@@ -110,11 +110,15 @@ with them, and a store may be many versions behind.""",
 
 Declare it as `@app.migration(1)` and `def people_are_members(m: klerk.Migration) -> None: ...`. It says what
 to do by calling methods of `m` and returns nothing.""",
-    "K052": """A migration leads to a model, field or state that there is not.
+    "K052": """A migration leads to a name that there is not, or begins with one.
 
 After all migrations the names must be those of the declared design. Inside a migration the operations are run
 one after the other, on the names that those before have left: once a model is renamed, its fields are renamed
-under the new name.""",
+under the new name. A job that a migration has renamed, and that is gone since, is deleted by a later one.
+
+When a store is opened or checked, the first migration that it has not run must not begin with a name that the
+store does not have where it has one like it: that is a typo. Other names are left alone, as a store may be
+older than what a migration is about. If that is so here, open it with the design of just before first.""",
     "K053": """A migration contradicts itself or the design.
 
 Two operations are about the same thing, one changes nothing, or something is deleted that is still declared.
