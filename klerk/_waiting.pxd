@@ -20,6 +20,10 @@ cdef class ReadHold:
     cdef int wait_for_turn(self) except -1
 
 
+cdef class SharedHold(ReadHold):
+    cdef object sharer
+
+
 cdef class Waiter:
     cdef ReadHold hold
     cdef bint granted

@@ -184,6 +184,27 @@ cdef class ReadHold:
         return 0
 
 
+cdef class SharedHold(ReadHold):
+    """A hold, used with ``with``, of a thread that works for a task which holds the lock: the thread is let in
+    at once, also past a writer that waits, and keeps the lock when the task lets go of it meanwhile. When the
+    task has let go of it before, the thread holds nothing.
+
+    Parameters:
+        sharer: the task.
+    """
+
+    def __init__(self, ReadWriteLock lock not None, sharer):
+        ReadHold.__init__(self, lock)
+        self.sharer = sharer
+
+    def __enter__(self):
+        self.claim()
+        self.entering = False
+        if self.sharer in self.lock.tasks:
+            self.lock.grant_read(self)
+        return self
+
+
 cdef class Waiter:
     """A reader (`hold`) or a writer (no hold) in the lock's queue, woken through a gate or a loop."""
 
