@@ -1,6 +1,5 @@
 """What an opened app offers to asyncio: `AioKlerk`."""
 
-import asyncio
 import os
 from collections.abc import Callable
 from datetime import datetime

@@ -1,6 +1,5 @@
 """What people ask about jobs: the part of `Klerk.jobs` that shows them, for threads and for asyncio."""
 
-import asyncio
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Unpack

@@ -1,6 +1,5 @@
 """What people do to jobs: the part of `Klerk.jobs` that acts on them, for threads and for asyncio."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
