@@ -261,6 +261,12 @@ def test_nothing_hangs_in_a_coroutine_that_reads_as_a_thread_does(scene: Scene) 
     assert_all_goes_on(scene)
 
 
+def test_nothing_hangs_in_a_loop_that_runs_while_its_thread_reads(scene: Scene) -> None:
+    with scene.k.read(TESTER):
+        assert asyncio.run(outcomes_in_task(scene)) == EXPECTED
+    assert_all_goes_on(scene)
+
+
 def test_nothing_hangs_in_a_thread_that_reads(scene: Scene) -> None:
     outcomes: dict[str, str] = {}
 
