@@ -187,8 +187,8 @@ cdef class ReadHold:
 cdef class SharedHold(ReadHold):
     """A hold, used with ``with``, of a thread that works for a task which holds the lock.
 
-    It is made in the task. The thread is let in at once, also past a writer that waits, and keeps the lock when
-    the task lets go of it meanwhile. When the task has let go of it before, the thread holds nothing.
+    It is made in the task. The thread is let in at once, also past a writer that waits, and keeps the lock
+    when the task lets go of it meanwhile. When the task has let go of it before, the thread holds nothing.
 
     Parameters:
         sharer: the task.
@@ -317,7 +317,7 @@ cdef class ReadWriteLock:
         return (self.first_holds and self.first_thread == thread) or (self.threads and thread in self.threads)
 
     cdef bint held_around_loop(self, long thread) except -1:
-        """Return whether a thread holds the lock outside of its tasks, as ``with`` around ``asyncio.run`` does."""
+        """Return whether a thread holds the lock outside of its tasks: ``with`` around ``asyncio.run``."""
         if not self.thread_holds(thread):
             return False
         holds = self.threads.get(thread, 0)
