@@ -20,6 +20,11 @@ cdef class ReadHold:
     cdef int wait_for_turn(self) except -1
 
 
+cdef class SharedHold(ReadHold):
+    cdef object sharer
+    cdef long sharing_thread
+
+
 cdef class Waiter:
     cdef ReadHold hold
     cdef bint granted
@@ -38,6 +43,7 @@ cdef class ReadWriteLock:
     cdef int first_holds
     cdef dict threads
     cdef dict tasks
+    cdef dict holds_of_tasks
     cdef readonly long long read_waits
     cdef readonly double read_waited_s
     cdef readonly long long write_waits
@@ -46,6 +52,7 @@ cdef class ReadWriteLock:
     cdef int grant_read(self, ReadHold hold) except -1
     cdef int release_read(self, ReadHold hold) except -1
     cdef bint thread_holds(self, long thread) except -1
+    cdef bint held_around_loop(self, long thread) except -1
     cdef int pass_on(self) except -1
     cdef int read_waited(self, double begun_s) except -1
     cdef int wait_to_write(self, double warn_after_s, object warn) except -1

@@ -1,3 +1,4 @@
+from asyncio import Task
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -25,6 +26,9 @@ class ReadHold:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
+
+class SharedHold(ReadHold):
+    def __init__(self, lock: ReadWriteLock, sharer: Task[Any] | None) -> None: ...
 
 class WriteHold:
     def __init__(self, lock: ReadWriteLock) -> None: ...

@@ -184,6 +184,29 @@ cdef class ReadHold:
         return 0
 
 
+cdef class SharedHold(ReadHold):
+    """A hold, used with ``with``, of a thread that works for a task which holds the lock.
+
+    It is made in the task. The thread is let in at once, also past a writer that waits, and keeps the lock
+    when the task lets go of it meanwhile. When the task has let go of it before, the thread holds nothing.
+
+    Parameters:
+        sharer: the task.
+    """
+
+    def __init__(self, ReadWriteLock lock not None, sharer):
+        ReadHold.__init__(self, lock)
+        self.sharer = sharer
+        self.sharing_thread = PyThread_get_thread_ident()
+
+    def __enter__(self):
+        self.claim()
+        self.entering = False
+        if self.sharer in self.lock.tasks or self.lock.held_around_loop(self.sharing_thread):
+            self.lock.grant_read(self)
+        return self
+
+
 cdef class Waiter:
     """A reader (`hold`) or a writer (no hold) in the lock's queue, woken through a gate or a loop."""
 
@@ -220,6 +243,7 @@ cdef class ReadWriteLock:
         self.waiting = deque()
         self.threads = {}
         self.tasks = {}
+        self.holds_of_tasks = {}
 
     def read(self):
         """Return a hold for ``with`` or ``async with``."""
@@ -247,7 +271,7 @@ cdef class ReadWriteLock:
         # A blocking wait stops the whole thread, with every task that runs on it.
         if blocking or hold.task is None:
             return not self.thread_holds(hold.thread)
-        return True
+        return not self.held_around_loop(hold.thread)
 
     cdef int grant_read(self, ReadHold hold) except -1:
         if self.first_holds == 0 or self.first_thread == hold.thread:
@@ -257,6 +281,7 @@ cdef class ReadWriteLock:
             self.threads[hold.thread] = self.threads.get(hold.thread, 0) + 1
         if hold.task is not None:
             self.tasks[hold.task] = self.tasks.get(hold.task, 0) + 1
+            self.holds_of_tasks[hold.thread] = self.holds_of_tasks.get(hold.thread, 0) + 1
         hold.held = True
         hold.entering = False
         self.readers += 1
@@ -267,6 +292,7 @@ cdef class ReadWriteLock:
         self.readers = self.first_holds = 0
         self.threads.clear()
         self.tasks.clear()
+        self.holds_of_tasks.clear()
         self.pass_on()
 
     cdef int release_read(self, ReadHold hold) except -1:
@@ -280,6 +306,7 @@ cdef class ReadWriteLock:
             _count_down(self.threads, hold.thread)
         if hold.task is not None:
             _count_down(self.tasks, hold.task)
+            _count_down(self.holds_of_tasks, hold.thread)
             hold.task = None
         if self.readers == 0 and self.waiting:
             self.pass_on()
@@ -288,6 +315,15 @@ cdef class ReadWriteLock:
     cdef bint thread_holds(self, long thread) except -1:
         # One thread that reads alone is the common case, and needs no dictionary.
         return (self.first_holds and self.first_thread == thread) or (self.threads and thread in self.threads)
+
+    cdef bint held_around_loop(self, long thread) except -1:
+        """Return whether a thread holds the lock outside of its tasks: ``with`` around ``asyncio.run``."""
+        if not self.thread_holds(thread):
+            return False
+        holds = self.threads.get(thread, 0)
+        if self.first_thread == thread:
+            holds += self.first_holds
+        return holds > self.holds_of_tasks.get(thread, 0)
 
     cdef int pass_on(self) except -1:
         """Let in whoever is first in the queue: one writer, or every reader up to the next writer."""
@@ -374,10 +410,11 @@ cdef class ReadWriteLock:
         """
         if self.readers == 0:
             return False
+        thread = PyThread_get_thread_ident()
         task = None if blocking else running_task()
         if task is not None:
-            return task in self.tasks
-        return self.thread_holds(PyThread_get_thread_ident())
+            return task in self.tasks or self.held_around_loop(thread)
+        return self.thread_holds(thread)
 
     def holders(self):
         """Return the thread identifiers and tasks that hold the lock for reading, for messages."""

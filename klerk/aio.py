@@ -1,6 +1,5 @@
 """What an opened app offers to asyncio: `AioKlerk`."""
 
-import asyncio
 import os
 from collections.abc import Callable
 from datetime import datetime
@@ -8,7 +7,8 @@ from functools import partial
 from typing import Any, Protocol, TypeVar, Unpack
 
 from klerk import limits
-from klerk._waiting import Submission
+from klerk._waiting import ReadWriteLock, Submission
+from klerk.aio_threads import AioThreads
 from klerk.audit.entries import LogFilter, LogPage, Version
 from klerk.audit.erasure import Erasure
 from klerk.changes.feeds import Hub
@@ -70,6 +70,7 @@ class AioKlerk(AioSubscribable):
         tokens: which tokens were used.
         blocking: does the rest.
         hub: hands out what is published.
+        lock: that readers hold.
 
     Attributes:
         jobs: the asyncio face of the job manager.
@@ -86,6 +87,7 @@ class AioKlerk(AioSubscribable):
         tokens: TokenUses,
         blocking: Blocking,
         hub: Hub,
+        lock: ReadWriteLock,
     ) -> None:
         self._push_soon = push_soon
         self._tokens = tokens
@@ -93,11 +95,12 @@ class AioKlerk(AioSubscribable):
         self._snapshots = snapshots
         self._blocking = blocking
         self._hub = hub
-        self.jobs = AioJobs(blocking.jobs)
-        self.timers = AioTimers(blocking.timers)
+        self._threads = threads = AioThreads(lock)
+        self.jobs = AioJobs(blocking.jobs, threads)
+        self.timers = AioTimers(blocking.timers, threads)
         self.unsafe = AioUnsafe(blocking.unsafe, self._run_unsafe)
         self.kv = AioKeyValues(blocking.kv)
-        self.blobs = AioBlobs(blocking.blobs)
+        self.blobs = AioBlobs(blocking.blobs, threads)
 
     async def handle(
         self,
@@ -175,23 +178,23 @@ class AioKlerk(AioSubscribable):
 
     async def log(self, context: Context, **which: Unpack[LogFilter]) -> LogPage:
         """See `Klerk.log`."""
-        return await asyncio.to_thread(partial(self._blocking.log, context, **which))
+        return await self._threads.run(partial(self._blocking.log, context, **which))
 
     async def history(
         self, ref: Ref[M], context: Context, *, limit: int = limits.LOG_PAGE_MAX, after: int = 0
     ) -> tuple[Version[M], ...]:
         """See `Klerk.history`."""
-        return await asyncio.to_thread(
+        return await self._threads.run(
             partial(self._blocking.history, ref, context, limit=limit, after=after)
         )
 
     async def as_of(self, ref: Ref[M], sequence: int, context: Context) -> M:
         """See `Klerk.as_of`."""
-        return await asyncio.to_thread(self._blocking.as_of, ref, sequence, context)
+        return await self._threads.run(self._blocking.as_of, ref, sequence, context)
 
     async def erase(self, ref: Ref[Any], context: Context) -> Erasure:
         """See `Klerk.erase`."""
-        return await asyncio.to_thread(self._blocking.erase, ref, context)
+        return await self._threads.run(self._blocking.erase, ref, context)
 
     def snapshot(self, context: Context) -> OpeningSnapshot:
         """Return a snapshot for ``async with``; see `Klerk.snapshot`."""
@@ -209,16 +212,15 @@ class AioKlerk(AioSubscribable):
 
     async def look_again(self) -> None:
         """See `Klerk.look_again`."""
-        self._blocking.timers.refuse_waiting(False)
-        await asyncio.to_thread(self._blocking.look_again)
+        await self._threads.run(self._blocking.look_again)
 
     async def statistics(self) -> Statistics:
         """See `Klerk.statistics`."""
-        return await asyncio.to_thread(self._blocking.statistics)
+        return await self._threads.run(self._blocking.statistics)
 
     async def storage_bytes(self) -> int:
         """See `Klerk.storage_bytes`."""
-        return await asyncio.to_thread(self._blocking.storage_bytes)
+        return await self._threads.run(self._blocking.storage_bytes)
 
     async def wait_for_signal(self, *signals: int) -> None:
         """See `Klerk.wait_for_signal`; for a task of the main thread's event loop."""
@@ -226,11 +228,11 @@ class AioKlerk(AioSubscribable):
 
     async def checkpoint(self, path: str | os.PathLike[str]) -> None:
         """See `Klerk.checkpoint`."""
-        await asyncio.to_thread(self._blocking.checkpoint, path)
+        await self._threads.run(self._blocking.checkpoint, path)
 
     async def close(self) -> None:
         """See `Klerk.close`."""
-        await asyncio.to_thread(self._blocking.close)
+        await self._threads.run(self._blocking.close)
 
     async def _push(self, submission: Submission[Any]) -> Submission[Any]:
         room = self._push_soon(submission)
@@ -242,8 +244,9 @@ class AioKlerk(AioSubscribable):
 class AioTimers:
     """The asyncio face of `Timers`; what does not wait is the same."""
 
-    def __init__(self, timers: Timers) -> None:
+    def __init__(self, timers: Timers, threads: AioThreads) -> None:
         self._timers = timers
+        self._threads = threads
 
     @property
     def count(self) -> int:
@@ -267,14 +270,12 @@ class AioTimers:
 
     async def due(self, limit: int = 100) -> tuple[DueTimer, ...]:
         """See `Timers.due`."""
-        return await asyncio.to_thread(self._timers.due, limit)
+        return await self._threads.run(self._timers.due, limit)
 
     async def fire_due(self) -> int:
         """See `Timers.fire_due`."""
-        self._timers.refuse_waiting(False)
-        return await asyncio.to_thread(self._timers.fire_due)
+        return await self._threads.run(self._timers.fire_due)
 
     async def wait_until_idle(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 (a thread waits)
         """See `Timers.wait_until_idle`."""
-        self._timers.refuse_waiting(False)
-        return await asyncio.to_thread(self._timers.wait_until_idle, timeout)
+        return await self._threads.run(self._timers.wait_until_idle, timeout)

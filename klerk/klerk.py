@@ -133,7 +133,7 @@ class Klerk(Submitting, Subscribable, Watched):
             refuse_waiting=self._refuse_waiting,
         )
         self.signals = Signals(self._manager.patience.hurry)
-        self.aio = AioKlerk(self._push_soon, self.read, self._snapshots, self._tokens, self, self._hub)
+        self.aio = AioKlerk(self._push_soon, self.read, self._snapshots, self._tokens, self, self._hub, lock)
 
     def _job_manager(self, recovered: Recovered, workers: Workers, retention: Retention) -> JobManager:
         self._hosting = JobHosting(

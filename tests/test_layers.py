@@ -44,6 +44,7 @@ LAYERS = [
     "opaque",
     "visibility",
     "_waiting",
+    "aio_threads",
     "_table",
     "_dispatch",
     "job_failures",

@@ -1,10 +1,10 @@
 """What people ask about jobs: the part of `Klerk.jobs` that shows them, for threads and for asyncio."""
 
-import asyncio
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Unpack
 
+from klerk.aio_threads import AioThreads
 from klerk.app import Spec
 from klerk.job_manager.books import Books, id_of_job
 from klerk.job_manager.searching import (
@@ -110,23 +110,24 @@ class AioAsking:
     """The asyncio face of `Asking`; what may read the disk does so in a thread."""
 
     _jobs: Asking
+    _threads: AioThreads
 
     async def get(self, job: JobRecord | int) -> JobRecord:
         """See `Asking.get`."""
-        return await asyncio.to_thread(self._jobs.get, job)
+        return await self._threads.run(self._jobs.get, job)
 
     async def query(self, **which: Unpack[JobQuery]) -> JobPage:
         """See `Asking.query`."""
-        return await asyncio.to_thread(partial(self._jobs.query, **which))
+        return await self._threads.run(partial(self._jobs.query, **which))
 
     async def find(self, **which: Unpack[JobFilter]) -> JobRecord | None:
         """See `Asking.find`."""
-        return await asyncio.to_thread(partial(self._jobs.find, **which))
+        return await self._threads.run(partial(self._jobs.find, **which))
 
     async def models(self, job: JobRecord | int) -> tuple[Ref[Any], ...]:
         """See `Asking.models`."""
-        return await asyncio.to_thread(self._jobs.models, job)
+        return await self._threads.run(self._jobs.models, job)
 
     async def why(self, job: JobRecord | int) -> JobStatus:
         """See `Asking.why`."""
-        return await asyncio.to_thread(self._jobs.why, job)
+        return await self._threads.run(self._jobs.why, job)

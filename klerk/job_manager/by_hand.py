@@ -1,7 +1,6 @@
 """What people do to jobs: the part of `Klerk.jobs` that acts on them, for threads and for asyncio."""
 
-import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any, Unpack
@@ -36,6 +35,7 @@ class ByHand(Asking):
     """
 
     _actions: Actions
+    _refuse_waiting: Callable[[bool], None]
 
     def cancel(self, job: JobRecord | int, context: Context | None = None) -> JobRecord:
         """Cancel a job that has not ended, and return it.
@@ -43,22 +43,22 @@ class ByHand(Asking):
         One that runs is asked to stop, and becomes cancelled when its function raises, or the process ends;
         when the function succeeds all the same, the job is completed.
         """
-        return self._actions.act("cancel", id_of_job(job), context)
+        return self._act("cancel", id_of_job(job), context)
 
     def discard(self, job: JobRecord | int, context: Context | None = None) -> JobRecord:
         """Give a job up that has not ended, and return it; as `cancel`, but it counts as failed."""
-        return self._actions.act("discard", id_of_job(job), context)
+        return self._act("discard", id_of_job(job), context)
 
     def retry(self, job: JobRecord | int, context: Context | None = None) -> JobRecord:
         """Run a job now that waits for a time, is suspended or has ended, with all of its attempts before it,
         and return it. One that is suspended still waits for jobs that it follows, and for its batch; any
         other does not. One that had failed goes on: it has its checkpoint and its idempotency key, and what
         its commands did is not done again. One that had completed begins anew, as with `rerun`."""
-        return self._actions.act("retry", id_of_job(job), context)
+        return self._act("retry", id_of_job(job), context)
 
     def run_now(self, job: JobRecord | int, context: Context | None = None) -> JobRecord:
         """Run a job now that waits for a time or for others, and return it. Its attempts count on."""
-        return self._actions.act("run_now", id_of_job(job), context)
+        return self._act("run_now", id_of_job(job), context)
 
     def edit(
         self,
@@ -88,7 +88,7 @@ class ByHand(Asking):
         change = Change(
             arguments=arguments, priority=priority, queue=queue, run_at=run_at, max_attempts=max_attempts
         )
-        return self._actions.act("edit", id_of_job(job), context, change)
+        return self._act("edit", id_of_job(job), context, change)
 
     def rerun(
         self,
@@ -107,7 +107,14 @@ class ByHand(Asking):
             InvalidValue, ArgumentError, Conflict: as for `edit`.
         """
         change = NO_CHANGE if arguments is None else Change(arguments=arguments)
-        return self._actions.act("rerun", id_of_job(job), context, change)
+        return self._act("rerun", id_of_job(job), context, change)
+
+    def _act(
+        self, action: JobAction, job_id: int, context: Context | None, change: Change = NO_CHANGE
+    ) -> JobRecord:
+        # First of all: what is being recorded would be waited for, too.
+        self._refuse_waiting(True)
+        return self._actions.act(action, job_id, context, change)
 
     # --- several at once --------------------------------------------------------------------------
 
@@ -169,6 +176,7 @@ class ByHand(Asking):
     def _act_on_all(
         self, action: JobAction, context: Context | None, progress: BulkObserver | None, which: JobFilter
     ) -> int:
+        self._refuse_waiting(True)
         require_filters(which, FILTERS)
         wanted: dict[str, Any] = {**which, "limit": JOB_ACTION_JOBS_MAX}
         if wanted.get("state") is None:
@@ -183,19 +191,19 @@ class AioByHand(AioAsking):
 
     async def cancel(self, job: JobRecord | int, context: Context | None = None) -> JobRecord:
         """See `ByHand.cancel`."""
-        return await asyncio.to_thread(self._jobs.cancel, job, context)
+        return await self._threads.run(self._jobs.cancel, job, context)
 
     async def discard(self, job: JobRecord | int, context: Context | None = None) -> JobRecord:
         """See `ByHand.discard`."""
-        return await asyncio.to_thread(self._jobs.discard, job, context)
+        return await self._threads.run(self._jobs.discard, job, context)
 
     async def retry(self, job: JobRecord | int, context: Context | None = None) -> JobRecord:
         """See `ByHand.retry`."""
-        return await asyncio.to_thread(self._jobs.retry, job, context)
+        return await self._threads.run(self._jobs.retry, job, context)
 
     async def run_now(self, job: JobRecord | int, context: Context | None = None) -> JobRecord:
         """See `ByHand.run_now`."""
-        return await asyncio.to_thread(self._jobs.run_now, job, context)
+        return await self._threads.run(self._jobs.run_now, job, context)
 
     async def edit(
         self,
@@ -210,7 +218,7 @@ class AioByHand(AioAsking):
     ) -> JobRecord:
         """See `ByHand.edit`."""
         edit = partial(self._jobs.edit, job, arguments=arguments, priority=priority, queue=queue)
-        return await asyncio.to_thread(edit, run_at=run_at, max_attempts=max_attempts, context=context)
+        return await self._threads.run(edit, run_at=run_at, max_attempts=max_attempts, context=context)
 
     async def rerun(
         self,
@@ -219,7 +227,7 @@ class AioByHand(AioAsking):
         context: Context | None = None,
     ) -> JobRecord:
         """See `ByHand.rerun`."""
-        return await asyncio.to_thread(self._jobs.rerun, job, arguments, context)
+        return await self._threads.run(self._jobs.rerun, job, arguments, context)
 
     async def cancel_all(
         self,
@@ -229,7 +237,7 @@ class AioByHand(AioAsking):
         **which: Unpack[JobFilter],
     ) -> int:
         """See `ByHand.cancel_all`."""
-        return await asyncio.to_thread(partial(self._jobs.cancel_all, context, progress=progress, **which))
+        return await self._threads.run(partial(self._jobs.cancel_all, context, progress=progress, **which))
 
     async def discard_all(
         self,
@@ -239,7 +247,7 @@ class AioByHand(AioAsking):
         **which: Unpack[JobFilter],
     ) -> int:
         """See `ByHand.discard_all`."""
-        return await asyncio.to_thread(partial(self._jobs.discard_all, context, progress=progress, **which))
+        return await self._threads.run(partial(self._jobs.discard_all, context, progress=progress, **which))
 
     async def retry_all(
         self,
@@ -249,7 +257,7 @@ class AioByHand(AioAsking):
         **which: Unpack[JobFilter],
     ) -> int:
         """See `ByHand.retry_all`."""
-        return await asyncio.to_thread(partial(self._jobs.retry_all, context, progress=progress, **which))
+        return await self._threads.run(partial(self._jobs.retry_all, context, progress=progress, **which))
 
     async def run_all_now(
         self,
@@ -259,4 +267,4 @@ class AioByHand(AioAsking):
         **which: Unpack[JobFilter],
     ) -> int:
         """See `ByHand.run_all_now`."""
-        return await asyncio.to_thread(partial(self._jobs.run_all_now, context, progress=progress, **which))
+        return await self._threads.run(partial(self._jobs.run_all_now, context, progress=progress, **which))

@@ -1,12 +1,12 @@
 """What users may do with jobs: `Jobs`, which is `Klerk.jobs`, and `AioJobs`, which is `Klerk.aio.jobs`."""
 
-import asyncio
 import threading
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from typing import Any
 
+from klerk.aio_threads import AioThreads
 from klerk.app import Spec
 from klerk.batch import Batch, checked_requests
 from klerk.commands import System
@@ -101,7 +101,9 @@ class Jobs(ByHand, QueueControl, RelatedJobs, WatchedJobs, Waiting):
                 its own besides `at`.
             NotFound: it follows a job that there is not.
             InvalidValue: an argument does not fit its type.
+            ReadLockHeld, StoreFailed, Closed: as for `Klerk.handle`.
         """
+        self._refuse_waiting(True)
         work = CreateJobs(checked_requests(requests, at))
         created: tuple[JobRecord, ...] = self._submit(work, System("schedule")).result()
         return created
@@ -135,25 +137,27 @@ class AioJobs(AioByHand, AioQueueControl, AioRelatedJobs, AioWatchedJobs, AioWai
     the loop.
 
     Parameters:
-        jobs: does it, in a thread where it may wait.
+        jobs: does it.
+        threads: where it does what may wait.
     """
 
-    def __init__(self, jobs: Jobs) -> None:
+    def __init__(self, jobs: Jobs, threads: AioThreads) -> None:
         self._jobs: Jobs = jobs
+        self._threads = threads
 
     async def schedule(
         self, *requests: JobRequest | Batch, at: datetime | None = None
     ) -> tuple[JobRecord, ...]:
         """See `Jobs.schedule`."""
-        return await asyncio.to_thread(partial(self._jobs.schedule, *requests, at=at))
+        return await self._threads.run(partial(self._jobs.schedule, *requests, at=at))
 
     async def result(self, job: JobRecord | int) -> Any:
         """See `Jobs.result`."""
-        return await asyncio.to_thread(self._jobs.result, job)
+        return await self._threads.run(self._jobs.result, job)
 
     async def prune(self) -> int:
         """See `Jobs.prune`."""
-        return await asyncio.to_thread(self._jobs.prune)
+        return await self._threads.run(self._jobs.prune)
 
     def __repr__(self) -> str:
         return f"<aio {repr(self._jobs)[1:]}"

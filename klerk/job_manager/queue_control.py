@@ -1,6 +1,5 @@
 """Queues and workers at run time: the part of `Klerk.jobs` that shows and changes them."""
 
-import asyncio
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -10,6 +9,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from klerk import limits
+from klerk.aio_threads import AioThreads
 from klerk.app import Spec
 from klerk.authorization import JobAction
 from klerk.commands import Context
@@ -222,6 +222,7 @@ class AioQueueControl:
     """The asyncio face of `QueueControl`; what does not wait is the same."""
 
     _jobs: Any
+    _threads: AioThreads
 
     def queues(self) -> tuple[QueueStatus, ...]:
         """See `QueueControl.queues`."""
@@ -236,11 +237,11 @@ class AioQueueControl:
 
     async def pause(self, queue: str, context: Context | None = None) -> None:
         """See `QueueControl.pause`."""
-        await asyncio.to_thread(self._jobs.pause, queue, context)
+        await self._threads.run(self._jobs.pause, queue, context)
 
     async def resume(self, queue: str, context: Context | None = None) -> None:
         """See `QueueControl.resume`."""
-        await asyncio.to_thread(self._jobs.resume, queue, context)
+        await self._threads.run(self._jobs.resume, queue, context)
 
     async def scale(
         self,
@@ -253,7 +254,7 @@ class AioQueueControl:
     ) -> None:
         """See `QueueControl.scale`."""
         scale = partial(self._jobs.scale, queue, context, concurrency=concurrency, rate=rate, weight=weight)
-        await asyncio.to_thread(scale)
+        await self._threads.run(scale)
 
     def scale_workers(
         self, *, threads: int | None = None, coroutines: int | None = None, processes: int | None = None

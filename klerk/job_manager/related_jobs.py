@@ -1,8 +1,8 @@
 """Jobs that have to do with others: what `Klerk.jobs` tells of batches and of who waits for whom."""
 
-import asyncio
 import threading
 
+from klerk.aio_threads import AioThreads
 from klerk.job_manager.batches import BatchStatus, require_batch_id
 from klerk.job_manager.relations import Relations
 from klerk.jobs import JobRecord
@@ -47,11 +47,12 @@ class AioRelatedJobs:
     """The asyncio face of `RelatedJobs`."""
 
     _jobs: RelatedJobs
+    _threads: AioThreads
 
     async def batch(self, batch_id: int) -> BatchStatus:
         """See `RelatedJobs.batch`."""
-        return await asyncio.to_thread(self._jobs.batch, batch_id)
+        return await self._threads.run(self._jobs.batch, batch_id)
 
     async def waiting_for(self, job: JobRecord | int) -> tuple[int, ...]:
         """See `RelatedJobs.waiting_for`."""
-        return await asyncio.to_thread(self._jobs.waiting_for, job)
+        return await self._threads.run(self._jobs.waiting_for, job)

@@ -7,6 +7,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any, NoReturn
 
+from klerk.aio_threads import AioThreads
 from klerk.errors import Closed, JobError, KlerkError, NotEnded
 from klerk.job_manager.books import Books, id_of_job
 from klerk.job_options import Pool
@@ -174,6 +175,7 @@ class AioWaiting:
     """The asyncio face of `Waiting`."""
 
     _jobs: Any
+    _threads: AioThreads
 
     async def wait(self, job: JobRecord | int, timeout: float | None = None) -> JobRecord:  # noqa: ASYNC109 (as `Waiting.wait`)
         """See `Waiting.wait`."""
@@ -182,7 +184,7 @@ class AioWaiting:
         jobs._refuse_endless(job_id, blocking=False)
         future = jobs._endings.expect(job_id)
         try:
-            record = await asyncio.to_thread(jobs._look_up, job_id)
+            record = await self._threads.run(jobs._look_up, job_id)
             if record.state in FINAL_STATES:
                 return record
             return jobs._books.shown(await asyncio.wait_for(asyncio.wrap_future(future), timeout))

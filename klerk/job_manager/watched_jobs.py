@@ -1,10 +1,10 @@
 """How the jobs of an opened app are doing: the part of `Klerk.jobs` that counts them and waits for them."""
 
-import asyncio
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from klerk.aio_threads import AioThreads
 from klerk.app import Spec
 from klerk.job_manager.attempts import Attempts
 from klerk.job_manager.books import id_of_job
@@ -32,6 +32,7 @@ class WatchedJobs:
     _attempts: Attempts
     _watchdog: Watchdog
     _names: JobNames
+    _refuse_waiting: Callable[[bool], None]
     _relations: Relations
 
     @property
@@ -129,8 +130,10 @@ class WatchedJobs:
 
         Raises:
             ArgumentError: `timeout` is no time to wait.
+            ReadLockHeld, NotPure: jobs cannot come to their ends while this waits.
         """
         require_timeout(timeout)
+        self._refuse_waiting(True)
         with self._idle:
             self._idle.wait_for(lambda: self._nothing_to_do() or self._attempts.is_closing, timeout)
             return self._nothing_to_do()
@@ -145,6 +148,7 @@ class AioWatchedJobs:
     """The asyncio face of `WatchedJobs`; what does not wait is the same."""
 
     _jobs: WatchedJobs
+    _threads: AioThreads
 
     @property
     def declared(self) -> Mapping[str, Job[...]]:
@@ -163,7 +167,7 @@ class AioWatchedJobs:
 
     async def live(self) -> tuple[JobRecord, ...]:
         """See `WatchedJobs.live`."""
-        return await asyncio.to_thread(self._jobs.live)
+        return await self._threads.run(self._jobs.live)
 
     def observe(self, observer: JobObserver) -> Callable[[], None]:
         """See `WatchedJobs.observe`."""
@@ -179,4 +183,4 @@ class AioWatchedJobs:
 
     async def wait_until_idle(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 (a thread waits)
         """See `WatchedJobs.wait_until_idle`."""
-        return await asyncio.to_thread(self._jobs.wait_until_idle, timeout)
+        return await self._threads.run(self._jobs.wait_until_idle, timeout)

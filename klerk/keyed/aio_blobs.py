@@ -1,6 +1,5 @@
 """The asyncio face of blobs: chunks are hashed, stored and fetched in threads, so that the loop goes on."""
 
-import asyncio
 from collections.abc import AsyncIterable, AsyncIterator
 from datetime import timedelta
 from functools import partial
@@ -8,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from klerk import limits
+from klerk.aio_threads import AioThreads
 from klerk.commands import Context
 from klerk.errors import Closed
 from klerk.keyed.blob_streams import BlobInfo, BlobReader, BlobSource
@@ -19,8 +19,9 @@ from klerk.keyed.keyvalue import keys_soon
 class AioBlobs:
     """The asyncio face of `Blobs`."""
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: Blobs, threads: AioThreads) -> None:
         self._blobs = blobs
+        self._threads = threads
 
     async def put(
         self,
@@ -46,17 +47,17 @@ class AioBlobs:
                     if stream.fits(piece):
                         stream.add(piece)
                     else:
-                        await asyncio.to_thread(stream.add, piece)
+                        await self._threads.run(stream.add, piece)
             else:
-                await asyncio.to_thread(stream.add_all, data)
-            return await asyncio.to_thread(stream.finish)
+                await self._threads.run(stream.add_all, data)
+            return await self._threads.run(stream.finish)
         except BaseException:
             stream.abandon()
             raise
 
     def open(self, key: str, context: Context) -> "AioBlobReader":
         """See `Blobs.open`; for ``async with``."""
-        return AioBlobReader(self._blobs, key, context)
+        return AioBlobReader(self._blobs, key, context, self._threads)
 
     async def info(self, key: str, context: Context) -> BlobInfo | None:
         """See `Blobs.info`."""
@@ -87,10 +88,11 @@ class AioBlobReader:
     As `BlobReader`, with the methods that read to be awaited.
     """
 
-    def __init__(self, blobs: Blobs, key: str, context: Context) -> None:
+    def __init__(self, blobs: Blobs, key: str, context: Context, threads: AioThreads) -> None:
         self._blobs = blobs
         self._key = key
         self._context = context
+        self._threads = threads
         self._reader: BlobReader | None = None
 
     @property
@@ -100,7 +102,7 @@ class AioBlobReader:
 
     async def read(self, size: int = -1) -> bytes:
         """Return so many bytes, or fewer where the blob ends; all that is left for -1."""
-        data = await asyncio.to_thread(self._opened().read, size)
+        data = await self._threads.run(self._opened().read, size)
         return data or b""
 
     def seek(self, offset: int, whence: int = 0) -> int:
