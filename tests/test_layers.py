@@ -197,6 +197,7 @@ LAYERS = [
     "job_manager/queue_book",
     "job_manager/listing",
     "job_manager/dispatcher",
+    "job_manager/undone",
     "job_manager/verdicts",
     "job_manager/failing",
     "job_manager/arguments",

@@ -1,0 +1,197 @@
+"""How jobs end, and what is told of that, where it once was silent or wrong.
+
+A job never completes without the commands that its function meant; a key counts by the values that it
+names, also for jobs that were stored before it was declared; and what Klerk says of a job that was killed, is
+suspended or waits for a rate is true, and works. Some jobs run in processes, which import them: those stand
+at the top.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from designs import TESTER
+
+import klerk
+from klerk import App, Args, Batch, Cancel, Discard, JobRun, JobState, Model, Retry, Snooze
+
+HOUR = timedelta(hours=1)
+
+
+class Note(Model):
+    number: int
+
+
+app = App("endings")
+app.allow.read()(lambda a: True)
+notes = app.machine(Note)
+(kept,) = notes.states("kept", final=("kept",))
+
+
+@notes.create(into=kept)
+def write(a: Args, number: int) -> Note:
+    return Note(number=number)
+
+
+@app.job()
+def follow_up(job: JobRun) -> None: ...
+
+
+def without_return(job: JobRun) -> object:
+    job.complete_with(write(1))
+    return None
+
+
+def other_than_that(job: JobRun) -> object:
+    job.complete_with(write(1))
+    return 5
+
+
+def only_the_last(job: JobRun) -> object:
+    job.complete_with(write(1))
+    return job.complete_with(write(2))
+
+
+def several(count: int) -> list[object]:
+    return [write(number) for number in range(count)]
+
+
+async def later() -> None: ...
+
+
+UNDONE: dict[str, tuple[Callable[[JobRun], object], str, str]] = {
+    "no_return": (without_return, "called complete_with and returned nothing", "return job.complete_with("),
+    "another": (other_than_that, "called complete_with and returned a int", "return job.complete_with("),
+    "twice": (only_the_last, "called complete_with more than once", "once in an attempt"),
+    "list": (lambda job: [write(1)], "a list with a Command", "return job.complete_with("),
+    "many": (lambda job: several(1_000), "a list with a Command", "return job.complete_with("),
+    "tuple": (lambda job: (5, write(1)), "a tuple with a Command", "return job.complete_with("),
+    "dict": (lambda job: {"note": write(1)}, "a dict with a Command", "return job.complete_with("),
+    "requests": (lambda job: [follow_up()], "a list with a JobRequest", "job.schedule("),
+    "batch": (
+        lambda job: (Batch([follow_up()], ended=follow_up()),),
+        "a tuple with a Batch",
+        "job.schedule(",
+    ),
+    "beside": (lambda job: (job.complete_with(write(1)), 5), "so commands would be lost", "return job."),
+    "snooze_beside": (lambda job: (Snooze(HOUR), "soon"), "a tuple with a Snooze", "return Snooze(...)"),
+    "class_beside": (lambda job: (Discard, "bad"), "a tuple with the class Discard", "return Discard(...)"),
+    "snooze": (lambda job: Snooze, "the class Snooze", "return Snooze(...)"),
+    "retry": (lambda job: Retry, "the class Retry", "return Retry(...)"),
+    "cancel": (lambda job: Cancel, "the class Cancel", "return Cancel(...)"),
+    "discard": (lambda job: Discard, "the class Discard", "return Discard(...)"),
+    "error_class": (lambda job: ValueError, "the class ValueError", "Raise it"),
+    "error": (lambda job: ValueError("no"), "a ValueError", "Raise it"),
+    "event": (lambda job: write, "a CreateEvent", "return job.complete_with("),
+    "job": (lambda job: follow_up, "a Job", "job.schedule("),
+    "command_class": (lambda job: klerk.commands.Command, "the class Command", "return job.complete_with("),
+    "uncalled": (lambda job: later, "a function", "return job.complete_with("),
+    "method": (lambda job: job.complete_with, "a method", "return job.complete_with("),
+    "generator": (lambda job: (job.handle(write(n)) for n in (1,)), "a generator", "complete_with("),
+    "coroutine": (lambda job: later(), "a coroutine", "await"),
+}
+
+DONE: dict[str, Callable[[JobRun], object]] = {
+    "command": lambda job: job.complete_with(write(1)),
+    "nothing": lambda job: None,
+    "numbers": lambda job: [1, "2", None, (3,)],
+    "far": lambda job: [*range(1_000_000), write(1)],
+    "errors": lambda job: [ValueError("one of many failed")],
+    "some_class": lambda job: Note,
+    "snoozed": lambda job: (job.complete_with(write(1)), Snooze(HOUR))[1],
+}
+
+
+@app.job(max_attempts=1)
+def end(job: JobRun, how: str) -> Any:
+    return UNDONE[how][0](job) if how in UNDONE else DONE[how](job)
+
+
+@app.job(max_attempts=1)
+async def end_soon(job: JobRun, how: str) -> Any:
+    return UNDONE[how][0](job)
+
+
+@app.job(max_attempts=1, executor="process")
+def end_afar(job: JobRun, how: str) -> Any:
+    return UNDONE[how][0](job) if how in UNDONE else DONE[how](job)
+
+
+@app.job(max_attempts=1, keep_result=HOUR)
+def end_kept(job: JobRun, how: str) -> Any:
+    return UNDONE[how][0](job)
+
+
+@app.job(max_attempts=1, executor="process", timeout=timedelta(seconds=0.5))
+def hang(job: JobRun) -> None:
+    while True:
+        time.sleep(0.1)
+
+
+@app.job(max_crashes=1, executor="process")
+def kill_itself(job: JobRun) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def k() -> Iterator[klerk.Klerk]:
+    with app.open(job_processes=1) as k:
+        yield k
+
+
+def ended(k: klerk.Klerk, request: klerk.JobRequest) -> klerk.JobRecord:
+    (job,) = k.jobs.schedule(request)
+    return k.jobs.wait(job, 60)
+
+
+# --- what does nothing by itself ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [end, end_soon, end_afar, end_kept], ids=str)
+@pytest.mark.parametrize("how", UNDONE)
+def test_a_job_never_completes_without_what_it_meant(
+    k: klerk.Klerk, kind: klerk.Job[[str]], how: str
+) -> None:
+    _, what, hint = UNDONE[how]
+    record = ended(k, kind(how))
+    assert record.state is JobState.DISCARDED
+    assert record.error.startswith("JobError: ")
+    assert kind.name in record.error
+    if what.startswith(("a ", "the ")):
+        assert f"returned {what}, which does nothing by itself" in record.error
+    assert what in record.error
+    assert hint in record.error
+    # Nothing was raised in its function.
+    assert [failure.traceback for failure in record.errors] == [""]
+    assert k.jobs.counts()[JobState.EXECUTING] == 0
+
+
+@pytest.mark.parametrize("kind", [end, end_afar], ids=str)
+@pytest.mark.parametrize("how", [how for how in DONE if how not in ("snoozed", "far")])
+def test_what_may_be_returned_may_be_returned(k: klerk.Klerk, kind: klerk.Job[[str]], how: str) -> None:
+    assert ended(k, kind(how)).state is JobState.COMPLETED
+
+
+def test_an_outcome_says_what_becomes_of_commands_that_are_not_returned(k: klerk.Klerk) -> None:
+    (job,) = k.jobs.schedule(end("snoozed"))
+    assert k.jobs.wait_until_idle(60)
+    assert k.jobs.get(job).state is JobState.SCHEDULED
+    k.jobs.cancel(job)
+
+
+def test_a_long_result_is_not_walked_through(k: klerk.Klerk) -> None:
+    """The look is bounded, so what stands beyond a million numbers is not found."""
+    assert ended(k, end("far")).state is JobState.COMPLETED
+
+
+def test_nothing_was_written_by_any_of_them(k: klerk.Klerk) -> None:
+    with k.read(TESTER) as reader:
+        before = len(list(reader.list(notes)))
+    ended(k, end("beside"))
+    ended(k, end("no_return"))
+    with k.read(TESTER) as reader:
+        assert len(list(reader.list(notes))) == before
