@@ -6,18 +6,20 @@ suspended or waits for a rate is true, and works. Some jobs run in processes, wh
 at the top.
 """
 
+import logging
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
-from designs import TESTER
+from designs import TESTER, Clock
 
 import klerk
-from klerk import App, Args, Batch, Cancel, Discard, JobRun, JobState, Model, Retry, Snooze
+from klerk import App, Args, Batch, Cancel, ConfigError, Discard, JobRun, JobState, Model, Retry, Snooze
 
 HOUR = timedelta(hours=1)
 
@@ -195,3 +197,105 @@ def test_nothing_was_written_by_any_of_them(k: klerk.Klerk) -> None:
     ended(k, end("no_return"))
     with k.read(TESTER) as reader:
         assert len(list(reader.list(notes))) == before
+
+
+# --- keys ---------------------------------------------------------------------------------------------
+
+
+def keyed(key: Callable[..., object] | None, **options: Any) -> tuple[App, klerk.Job[[str, str]]]:
+    """Declare a job of a sample and an analyser."""
+    app = App("laboratory")
+
+    @app.job(key=key, **options)
+    def analyse(job: JobRun, sample: str, analyser: str) -> None: ...
+
+    return app, analyse
+
+
+def swapped(analyser: str, sample: str) -> str:
+    return f"{analyser} for {sample}"
+
+
+def by_default(sample: str, analyser: str, suffix: str = "!") -> str:
+    return sample + analyser + suffix
+
+
+BY_NAME: dict[str, tuple[Callable[..., object], str]] = {
+    "a part": (lambda analyser: analyser, "a"),
+    "the first": (lambda sample: sample, "s"),
+    "swapped": (swapped, "a for s"),
+    "as they are": (lambda sample, analyser: sample + analyser, "sa"),
+    "in order": (lambda one, other: one + other, "sa"),
+    "all": (lambda *values: "+".join(values), "s+a"),
+    "the rest": (lambda sample, *others: "+".join((sample, *others)), "s+a"),
+    "by default": (by_default, "sa!"),
+    "compiled": (max, "s"),
+}
+
+
+@pytest.mark.parametrize("how", BY_NAME)
+def test_a_key_function_gets_the_arguments_that_it_names(how: str) -> None:
+    function, key = BY_NAME[how]
+    app, analyse = keyed(function, key_concurrency=1)
+    with app.open(job_threads=0) as k:
+        (job,) = k.jobs.schedule(analyse("s", "a"))
+        assert job.key == key
+        assert k.jobs.edit(job, arguments={"analyser": "b"}).key == key.replace("a", "b")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda analyser, other: analyser + other,
+        lambda other, sample: sample,
+        lambda analyser, *others: analyser,
+        lambda sample, suffix="!": sample + suffix,
+    ],
+)
+def test_a_key_function_that_mixes_names_and_order_is_refused(function: Callable[..., object]) -> None:
+    with pytest.raises(ConfigError, match=r"K017.*for a match by name.*for one in order"):
+        keyed(function, key_concurrency=1)
+
+
+@pytest.mark.parametrize("function", [lambda: "all", lambda one: one, lambda a, b, c: a, lambda *, x: x])
+def test_a_key_function_that_cannot_be_called_is_refused(function: Callable[..., object]) -> None:
+    with pytest.raises(ConfigError, match=r"K017.*does not fit"):
+        keyed(function, key_concurrency=1)
+
+
+def test_a_key_limit_holds_for_jobs_that_were_stored_before_it(tmp_path: Path) -> None:
+    before, analyse = keyed(None)
+    clock = Clock()
+    with before.open(tmp_path / "store", clock=clock, job_threads=0) as k:
+        old = k.jobs.schedule(*(analyse(f"s{number}", "a") for number in range(3)), analyse("s", "b"))
+        assert {job.key for job in old} == {""}
+    after = App("laboratory")
+    most: dict[str, int] = {"a": 0, "b": 0}
+    running: dict[str, int] = {"a": 0, "b": 0}
+
+    @after.job(key=lambda analyser: analyser, key_concurrency=1)
+    def analyse(job: JobRun, sample: str, analyser: str) -> None:  # type: ignore[no-redef]
+        running[analyser] += 1
+        most[analyser] = max(most[analyser], running[analyser])
+        time.sleep(0.02)
+        running[analyser] -= 1
+
+    with after.open(tmp_path / "store", clock=clock, job_threads=4) as k:
+        for job in old:
+            assert k.jobs.wait(job, 30).key == job.arguments[1]
+    assert most == {"a": 1, "b": 1}
+
+
+def test_a_key_function_that_fails_for_stored_jobs_is_told_and_limits_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, analyse = keyed(None)
+    with before.open(tmp_path / "store", job_threads=0) as k:
+        old = k.jobs.schedule(*(analyse(f"s{number}", "a") for number in range(3)))
+    after, _ = keyed(lambda analyser: {}[analyser], key_concurrency=1)
+    with caplog.at_level(logging.WARNING, "klerk"), after.open(tmp_path / "store") as k:
+        for job in old:
+            record = k.jobs.wait(job, 30)
+            assert (record.state, record.key) == (JobState.COMPLETED, "")
+    (told,) = [record for record in caplog.records if getattr(record, "event", "") == "job_keyless"]
+    assert "raised KeyError: 'a'" in told.getMessage()

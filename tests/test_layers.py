@@ -92,6 +92,7 @@ LAYERS = [
     "choices",
     "reading/possibilities",
     "checks",
+    "job_keys",
     "job_checks",
     "app",
     "showing/advice",

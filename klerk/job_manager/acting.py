@@ -14,7 +14,8 @@ from klerk.authorization import JobAction
 from klerk.codec import JOB_ACTION, encode
 from klerk.commands import Context, System
 from klerk.errors import Conflict, WrongState
-from klerk.job_creation import JobCreation, key_of
+from klerk.job_creation import JobCreation
+from klerk.job_keys import key_of
 from klerk.job_manager.access import JobAccess
 from klerk.job_manager.bulk import BulkObserver, BulkProgress
 from klerk.job_manager.claims import Claim, Claims
