@@ -8,6 +8,7 @@ at the top.
 
 import logging
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -299,3 +300,98 @@ def test_a_key_function_that_fails_for_stored_jobs_is_told_and_limits_nothing(
             assert (record.state, record.key) == (JobState.COMPLETED, "")
     (told,) = [record for record in caplog.records if getattr(record, "event", "") == "job_keyless"]
     assert "raised KeyError: 'a'" in told.getMessage()
+
+
+# --- jobs that are killed -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [hang, kill_itself], ids=str)
+def test_a_job_that_was_killed_has_raised_nothing(
+    k: klerk.Klerk, kind: klerk.Job[[]], caplog: pytest.LogCaptureFixture
+) -> None:
+    record = ended(k, kind())
+    assert record.state is JobState.DISCARDED
+    (failure,) = record.errors
+    assert failure.traceback == ""
+    assert failure.error == record.error
+    assert "EOFError" not in caplog.text
+    (told,) = [each for each in caplog.records if getattr(each, "event", "") == "job_discarded"]
+    assert (told.exc_info, vars(told)["where"]) == (None, "")
+
+
+# --- jobs that are suspended --------------------------------------------------------------------------
+
+
+# What the stored job would become by this is no set of arguments.
+UNFIT: dict[str, Any] = {"version": 2, "upcast": {1: lambda old: None}}
+
+
+@pytest.fixture
+def misfit(tmp_path: Path) -> klerk.JobRecord:
+    """Store a job whose kind takes something else from now on."""
+    before = App("laboratory")
+
+    @before.job()
+    def analyse(job: JobRun, sample: str) -> None: ...
+
+    with before.open(tmp_path / "store", job_threads=0) as k:
+        return k.jobs.schedule(analyse("s"))[0]
+
+
+@pytest.mark.parametrize("action", ["retry", "run_now"])
+def test_what_is_told_of_a_suspended_job_works(misfit: klerk.JobRecord, tmp_path: Path, action: str) -> None:
+    app, _ = keyed(None, **UNFIT)
+    with app.open(tmp_path / "store") as k:
+        status = k.jobs.why(misfit)
+        assert status.codes == ("suspended",)
+        told = str(status)
+        assert told.count("suspended") == 1
+        assert (
+            "returned None, expected a dict of values by name; edit its arguments, or cancel or discard it"
+            in told
+        )
+        with pytest.raises(klerk.WrongState) as refused:
+            getattr(k.jobs, action)(misfit)
+        assert "returned None" in str(refused.value)
+        assert "edit its arguments, or cancel or discard it" in str(refused.value)
+        assert "retry" not in str(refused.value)
+        k.jobs.edit(misfit, arguments={"sample": "s", "analyser": "a"})
+        assert k.jobs.wait(misfit, 30).state is JobState.COMPLETED
+
+
+def test_a_job_that_ended_and_fits_no_more_is_run_again_with_arguments_that_fit(
+    misfit: klerk.JobRecord, tmp_path: Path
+) -> None:
+    app, _ = keyed(None, **UNFIT)
+    with app.open(tmp_path / "store") as k:
+        k.jobs.discard(misfit)
+        with pytest.raises(klerk.WrongState, match="run it again with arguments that fit: rerun"):
+            k.jobs.retry(misfit)
+        k.jobs.rerun(misfit, {"sample": "s", "analyser": "a"})
+        assert k.jobs.wait(misfit, 30).state is JobState.COMPLETED
+
+
+# --- rates --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+def test_why_a_rate_holds_a_job_up_is_true_after_a_crash(tmp_path: Path, *, crashes: bool) -> None:
+    app, clock = App("daily"), Clock()
+
+    @app.job(rate="1/day")
+    def daily(job: JobRun) -> None: ...
+
+    store = tmp_path / "store"
+    with app.open(store, clock=clock) as k:
+        if crashes:
+            shutil.copytree(store, tmp_path / "copy")
+        else:
+            k.jobs.wait(k.jobs.schedule(daily())[0], 30)
+    with app.open(tmp_path / "copy" if crashes else store, clock=clock) as k:
+        (job,) = k.jobs.schedule(daily())
+        status = k.jobs.why(job)
+        assert status.codes == ("rate",)
+        assert status.reasons[0].wait == timedelta(days=1)
+        told = str(status)
+        assert "the job 'daily' may start 1/day, and has no start left (a crash leaves none), for 1 d" in told
+        assert "already" not in told

@@ -31,6 +31,7 @@ from klerk.job_manager.decisions import (
     ready,
     requested,
     require_works,
+    way_out,
 )
 from klerk.job_manager.queue_book import QueueBook
 from klerk.job_manager.searching import Search
@@ -320,7 +321,7 @@ class Actions:
         return lambda _, record: fresh(self._able(record), anew=again or record.state is JobState.COMPLETED)
 
     def _insist(self, action: JobAction, record: JobRecord, state: JobState) -> bool:
-        require_works(action, record, state)
+        require_works(action, record, state, is_declared=record.kind in self._spec.jobs)
         if self._is_spent(action, record):
             raise WrongState(
                 f"job {record.id} ({record.kind}) runs at most once, and was started",
@@ -351,7 +352,7 @@ class Actions:
         except ValueError as error:
             raise WrongState(
                 f"job {record.id} ({record.kind}) cannot run: {error}",
-                hint="Give it arguments that fit, if its kind is still declared; or discard it.",
+                hint=f"What works: {way_out(record, is_declared=record.kind in self._spec.jobs)}.",
             ) from error
         return msgspec.structs.replace(typed, schema=self._schema)
 
@@ -362,7 +363,8 @@ class Actions:
         job = self._spec.jobs.get(record.kind)
         if job is None:
             raise WrongState(
-                f"there is no job '{record.kind}' in this app, so job {record.id} cannot be edited"
+                f"there is no job '{record.kind}' in this app, so job {record.id} cannot be edited",
+                hint=f"What works: {way_out(record, is_declared=False)}.",
             )
         request = processor.checked_request(requested(job, record, change.arguments))
         return msgspec.structs.replace(
