@@ -63,7 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     log.add_argument("--oldest-first", action="store_true")
     jobs = commands.add_parser("jobs", help="print how many jobs a store holds, and some of them, or one")
     jobs.add_argument("path", type=Path, help="of the store, a directory; it must not be in use")
-    jobs.add_argument("--state", action="append", choices=list(JobState), help="only these; can be repeated")
+    states = [state.value for state in JobState]
+    jobs.add_argument("--state", action="append", choices=states, help="only these; can be repeated")
     jobs.add_argument("id", type=int, nargs="?", help="of one job, of which everything is printed")
     jobs.add_argument("--kind", action="append", help="only these; can be repeated")
     jobs.add_argument("--queue", action="append", help="only these, - for that of the kind; can be repeated")
@@ -79,11 +80,11 @@ def _add_app(parser: argparse.ArgumentParser) -> None:
 
 def _explain(code: str | None) -> int:
     if code is None:
-        for known, text in EXPLANATIONS.items():
+        for known, text in sorted(EXPLANATIONS.items()):
             print(f"{known}  {text.splitlines()[0]}")
         return 0
     if code.upper() not in EXPLANATIONS:
-        print(f"There is no code {code}. The codes are {', '.join(EXPLANATIONS)}.", file=sys.stderr)
+        print(f"There is no code {code}. The codes are {', '.join(sorted(EXPLANATIONS))}.", file=sys.stderr)
         return 2
     print(f"{code.upper()}: {EXPLANATIONS[code.upper()]}")
     return 0

@@ -22,7 +22,8 @@ class JobFailure(msgspec.Struct, frozen=True, array_like=True, gc=False):
         error: why it failed, as `JobRecord.error` told it then.
         traceback: where: of the error and its causes the frames from the job's own function on, without
             Klerk's; the last `limits.JOB_TRACEBACK_LENGTH_MAX` characters of that. Empty where nothing was
-            raised but what says how a job ends (`Retry`, `Discard`), and where a process died or was killed.
+            raised but what says how a job ends (`Retry`, `Discard`), where a process died or was killed, and of
+            failures between the first one and the last.
     """
 
     attempt: int
@@ -38,10 +39,13 @@ class JobFailure(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 def listed_with(earlier: tuple[JobFailure, ...], failure: JobFailure) -> tuple[JobFailure, ...]:
     """Return the failures of a job, one more at the end: at most `limits.JOB_ERRORS_KEPT_MAX`, of which the
-    first one always stays."""
-    if len(earlier) < limits.JOB_ERRORS_KEPT_MAX:
-        return (*earlier, failure)
-    return (earlier[0], *earlier[2 - limits.JOB_ERRORS_KEPT_MAX :], failure)
+    first one always stays. That and the last one have their tracebacks: each job keeps its failures in
+    memory as long as it has not ended."""
+    if not earlier:
+        return (failure,)
+    first, *rest = earlier
+    between = [each if not each.traceback else msgspec.structs.replace(each, traceback="") for each in rest]
+    return (first, *between[max(0, len(between) + 2 - limits.JOB_ERRORS_KEPT_MAX) :], failure)
 
 
 class UnsentError(JobError):

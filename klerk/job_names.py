@@ -11,10 +11,14 @@ __all__ = ["JobNames", "choices", "foreign", "nearest", "require_queue", "unknow
 Names = Collection[str]
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return which of the known names was probably meant by a name; "" when it is like none of them."""
+def nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
+    """Return which of the known names was probably meant by a name; "" when it is like none of them.
+
+    Parameters:
+        likeness: at least; see `difflib.SequenceMatcher.ratio`.
+    """
     folded = {each.casefold(): each for each in known}
-    close = get_close_matches(name.casefold(), folded, n=1)
+    close = get_close_matches(name.casefold(), folded, n=1, cutoff=likeness)
     return folded[close[0]] if close else ""
 
 

@@ -1,6 +1,6 @@
 """What the function of a running job receives."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sized
 from datetime import datetime, timedelta
 from functools import partial
 from time import monotonic
@@ -314,9 +314,13 @@ class JobRun(EarlierResults):
         lines.append(storable(str(text), limits.JOB_LOG_LINE_LENGTH_MAX))
         del lines[: -limits.JOB_LOG_LINES_MAX]
 
-    def track(self, items: Sequence[T]) -> Iterator[T]:
-        """Yield the items and note how many are done; stops with `JobCancelled` when the job is to stop."""
-        self._advance(0, len(items))
+    def track(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield the items and note how many are done; stops with `JobCancelled` when the job is to stop.
+
+        Parameters:
+            items: how many there are to do is told, too, if they have a length.
+        """
+        self._advance(0, len(items) if isinstance(items, Sized) else 0)
         for item in items:
             self.check_cancelled()
             yield item

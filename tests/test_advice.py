@@ -125,21 +125,6 @@ def grow(a: Args[Item]) -> None: ...
 
 
 @pytest.mark.parametrize(
-    ("use", "is_used"),
-    [
-        ("", False),
-        ("new.on_enter.job(mail)", True),
-        ("new.on_enter.job(lambda a: mail(a.model.meta.id))", True),
-        ("@app.job(cron='0 3 * * *')\ndef nightly(job: JobRun): mail(1)", True),
-    ],
-)
-def test_jobs_that_nothing_requests(check: Check, use: str, is_used: bool) -> None:
-    job = "\n@app.job()\ndef mail(job: JobRun, item: Ref[Item]) -> None: ...\n"
-    told = "no block requests the job 'mail', and it has no cron."
-    assert check(HEAD, PERMISSIONS, job, use) == ([] if is_used else [told])
-
-
-@pytest.mark.parametrize(
     ("more", "is_open"),
     [
         ("", True),

@@ -774,8 +774,9 @@ def test_a_design_is_described_with_its_rules_about_jobs(works: Works) -> None:
         return False
 
     told = [" ".join(line.split()) for line in describe(works.app.freeze()).splitlines()]
-    assert "jobs work, sing retry if operators" in told
-    assert "jobs all every action not if nobody" in told
+    assert "work, sing retry if operators" in told
+    assert "all every action not if nobody" in told
+    assert "KEYS of key-values and blobs" not in told
 
 
 def test_what_others_wait_for_follows_what_is_done_by_hand(works: Works) -> None:

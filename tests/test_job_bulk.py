@@ -7,15 +7,19 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from designs import NOON, Bank, Clock
+from designs import NOON, TESTER, Bank, Clock, eventually
 
 import klerk
 from klerk import ArgumentError, JobState, limits
+from klerk.job_creation import JobCreation
+from klerk.job_manager.action_work import ActOnJobs
 
 
 @pytest.fixture
@@ -122,6 +126,49 @@ def test_an_interruption_leaves_what_was_done(office: Any, tmp_path: Path) -> No
         # Nothing is held by what was interrupted.
         assert k.jobs.discard_all() in (500, 1_500)
         assert k.jobs.counts()[JobState.DISCARDED] == 2_500
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="os.kill ends the process there")
+def test_what_is_on_its_way_when_interrupted_keeps_workers_off(office: Any) -> None:
+    """Otherwise jobs would start that are cancelled by the time they run."""
+    ran: list[int] = []
+    is_held, may_go = threading.Event(), threading.Event()
+
+    # The next one could start while the read below keeps the action from being published.
+    @office.app.job(rate="2/s")
+    def slow(job: klerk.JobRun) -> None:
+        ran.append(job.id)
+
+    def hold(k: klerk.Klerk) -> None:
+        with k.read(TESTER):
+            is_held.set()
+            assert may_go.wait(20)
+
+    with office.app.open() as k:
+        jobs = k.jobs.schedule(*(slow() for _ in range(10)))
+        eventually(lambda: k.jobs.counts()[JobState.COMPLETED] == 2)
+        reader = threading.Thread(target=hold, args=(k,))
+        reader.start()
+        assert is_held.wait(20)
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            k.jobs.cancel_all(kind=slow)
+        time.sleep(0.6)
+        assert len(ran) == 2
+        may_go.set()
+        reader.join()
+        assert k.jobs.wait_until_idle(20)
+        assert k.jobs.counts(kind=slow)[JobState.CANCELLED] == 8
+        # Nothing is held any more.
+        assert k.jobs.rerun(jobs[9]).state is JobState.AVAILABLE
+        assert k.jobs.wait(jobs[9], 20).state is JobState.COMPLETED
+
+
+def test_what_had_no_turn_when_interrupted_does_nothing() -> None:
+    work = ActOnJobs("cancel", [], lambda _, record: record, None, frozenset(), JobCreation(0, {}))
+    assert work.abandon()
+    with pytest.raises(klerk.Conflict, match="nobody waits"):
+        work.perform(None)
 
 
 @pytest.mark.parametrize("given", [5, "print", []])

@@ -137,6 +137,7 @@ def test_the_first_failure_and_the_last_ones_are_kept() -> None:
     assert [each.attempt for each in record.errors] == [1, 5, 6, 7, 8]
     assert len(record.errors) == limits.JOB_ERRORS_KEPT_MAX
     assert record.error == record.errors[-1].error == "ValueError: 8"
+    assert [bool(each.traceback) for each in record.errors] == [True, False, False, False, True]
 
 
 def test_what_is_run_again_from_nothing_forgets_its_failures() -> None:

@@ -18,6 +18,7 @@ from designs import eventually, run_python
 import klerk
 from klerk import App, JobRecord, JobRun, JobState
 from klerk.job_manager.crashes import Crashes
+from klerk.job_manager.suspects import Suspects
 from klerk.storage import layout
 from klerk.storage.marks import MarkFile
 
@@ -328,3 +329,69 @@ def test_one_that_is_tried_again_does_not_run_alone_a_second_time(works: Works, 
         eventually(lambda: k.jobs.counts()[DONE] == 2)
         assert attempts == [1, 2, 3]
         assert k.jobs.get(1).crashes == 2
+
+
+def test_a_queue_that_is_paused_meanwhile_starts_none_of_those_that_were_to_run_alone(
+    works: Works, store: Path
+) -> None:
+    create(works, store, works.work(waits=True), *[works.work().options(queue="other")] * 2, works.work())
+    die(works, store, 1, 2, 3, times=2)
+    with works.open(store) as k:
+        eventually(lambda: works.began)
+        k.jobs.pause("other")
+        works.go.set()
+        eventually(lambda: works.began == [1, 4])
+        assert [k.jobs.get(job_id).state for job_id in (2, 3)] == [READY] * 2
+        k.jobs.resume("other")
+        assert k.jobs.wait_until_idle(20)
+        assert works.began == [1, 4, 2, 3]
+        assert works.beside[2] | works.beside[3] == set()
+
+
+def test_a_queue_that_is_paused_before_their_turn_lets_none_of_them_run_alone(
+    works: Works, store: Path
+) -> None:
+    create(works, store, works.work(), works.work())
+    records = die(works, store, 1, 2, times=2)
+    paused, back = False, []
+    suspects = Suspects(
+        works.app.freeze().jobs, lambda *_: None, lambda _: None, lambda _: not paused, back.append
+    )
+    suspects.gather(["thread"], frozenset())
+    assert all(map(suspects.takes, records))
+    suspects.begin()
+    assert suspects.is_alone
+    paused = True
+    suspects.withdraw(lambda _: True)
+    assert (suspects.is_alone, back) == (False, records)
+
+
+def test_a_rate_holds_for_those_that_run_alone(works: Works, store: Path) -> None:
+    @works.app.job(rate="2/h")
+    def rare(job: JobRun) -> None: ...
+
+    create(works, store, rare(), rare(), rare(), works.work())
+    die(works, store, 1, 2, 3, times=2)
+    with works.open(store) as k:
+        eventually(lambda: works.began == [4])
+        assert [k.jobs.get(job_id).state for job_id in (1, 2, 3)] == [DONE, DONE, READY]
+        assert "started 2/h already" in str(k.jobs.why(3))
+
+
+def test_many_short_ones_do_not_keep_the_rest_waiting_for_each_of_them(
+    works: Works, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Together they have as long as one of them may have."""
+    monkeypatch.setattr("klerk.limits.JOB_ALONE_S", 0.2)
+
+    @works.app.job()
+    def other(job: JobRun) -> None:
+        works.began.append(job.id)
+
+    create(works, store, *(works.work() for _ in range(100)), other())
+    die(works, store, *range(1, 101), times=2)
+    with works.open(store) as k:
+        assert k.jobs.wait_until_idle(20)
+        assert 1 <= works.began.index(101) < 50
+        assert k.jobs.counts()[DONE] == 101
+        assert not set.union(*(works.beside[job_id] for job_id in range(1, 101)))

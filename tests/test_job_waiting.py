@@ -319,6 +319,31 @@ def test_a_job_that_waits_does_not_hold_up_closing(shop: Shop) -> None:
     assert len(errors) == 1
 
 
+def test_closing_costs_a_job_that_waits_no_attempt(shop: Shop, tmp_path: Path) -> None:
+    opened: list[Klerk] = []
+    started: list[int] = []
+
+    @shop.app.job(max_attempts=1)
+    def boss(job: JobRun, other: int) -> None:
+        job.log("waiting")
+        started.append(job.attempt)
+        eventually(lambda: len(opened) == len(started))
+        opened[-1].jobs.wait(other)
+
+    with shop.app.open(tmp_path / "store", job_threads=2) as k:
+        opened.append(k)
+        other, job = k.jobs.schedule(shop.work(1).after(DAY), boss(1))
+        eventually(lambda: awaited(k))
+    shop.go.set()
+    with shop.app.open(tmp_path / "store", job_threads=2) as k:
+        opened.append(k)
+        eventually(lambda: awaited(k))
+        k.jobs.run_now(other)
+        record = k.jobs.wait(job, 20)
+    assert (record.state, record.attempt, record.crashes, record.errors) == (JobState.COMPLETED, 1, 0, ())
+    assert (started, record.log) == ([1, 1], ("waiting", "waiting"))
+
+
 def test_a_store_that_fails_ends_the_wait(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

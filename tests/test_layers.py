@@ -228,6 +228,7 @@ LAYERS = [
     "job_manager/decisions",
     "job_manager/books",
     "job_manager/bulk",
+    "job_manager/action_work",
     "job_manager/acting",
     "job_manager/status",
     "job_manager/asking",

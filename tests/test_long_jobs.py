@@ -458,6 +458,19 @@ def test_what_was_saved_is_published_after_the_attempt_is_over() -> None:
 
 
 @BOTH
+def test_items_without_a_length_are_counted_as_they_come(kind: str) -> None:
+    def body(job: JobRun, save: Callable[[Any], None]) -> None:
+        assert list(job.track(number * 2 for number in range(5))) == [0, 2, 4, 6, 8]
+
+    works = Works(kind, body)
+    with works.app.open() as k:
+        (created,) = k.jobs.schedule(works.work())
+        idle(k)
+        ended = k.jobs.get(created.id)
+        assert (ended.state, ended.done, ended.total) == (JobState.COMPLETED, 5, 0)
+
+
+@BOTH
 def test_what_a_running_job_tells_is_seen_at_once(kind: str) -> None:
     told, go = threading.Event(), threading.Event()
 

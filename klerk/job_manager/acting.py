@@ -11,12 +11,12 @@ from klerk._core import InternalWork
 from klerk._table import IdSet
 from klerk.app import Spec
 from klerk.authorization import JobAction
-from klerk.codec import JOB_ACTION, encode
 from klerk.commands import Context, System
-from klerk.errors import Conflict, WrongState
+from klerk.errors import WrongState
 from klerk.job_creation import JobCreation
 from klerk.job_keys import key_of
 from klerk.job_manager.access import JobAccess
+from klerk.job_manager.action_work import ActOnJobs, Decide
 from klerk.job_manager.bulk import BulkObserver, BulkProgress
 from klerk.job_manager.claims import Claim, Claims
 from klerk.job_manager.decisions import (
@@ -52,75 +52,8 @@ class JobBooks(Protocol):
 OPERATOR: Final = System("operator")
 """Who acts on jobs when nobody is named."""
 
-Decide = Callable[[Any, JobRecord], JobRecord]
-"""Gives a job as an action leaves it; called with the processor, in the transaction."""
-
 Wants = Callable[[JobRecord, JobState], bool]
 """Says whether an action is to be done to a job, in the state that it is in now; may refuse."""
-
-
-class ActOnJobs(InternalWork):
-    """The transaction of an action.
-
-    Parameters:
-        action: what is done.
-        claims: of the jobs that it is done to, which the transaction leaves as `decide` says. Those that run
-            go on until they end, and keep what is asked of them.
-        decide: says how.
-        changed: gives what of a job was changed, for the log.
-        once: the kinds that run at most once.
-        creation: knows what the transactions before this one made of the jobs.
-
-    Attributes:
-        is_overtaken: what one of the jobs waited for has ended, and a transaction before this one moved it
-            on. This one has done nothing: the jobs are to be looked at again.
-    """
-
-    def __init__(
-        self,
-        action: JobAction,
-        claims: list[Claim],
-        decide: Decide,
-        changed: Callable[[JobRecord], dict[str, Any]] | None,
-        once: frozenset[str],
-        creation: JobCreation,
-    ) -> None:
-        self.action = action
-        self.claims = claims
-        self.decide = decide
-        self.changed = changed
-        self.once = once
-        self.creation = creation
-        self.is_overtaken = False
-
-    def perform(self, processor: Any) -> None:
-        waiting = [claim.record for claim in self.claims if claim.run is None and claim.record is not None]
-        self.is_overtaken = not all(map(self.creation.waits_still, waiting))
-        if self.is_overtaken:
-            raise Conflict("what the job waited for has ended", code="job_busy")
-        for claim in self.claims:
-            claim.after = self._after(processor, claim)
-            if claim.after is not None:
-                processor.put_job(claim.after, encode(claim.after))
-        first = self.claims[0].after
-        changed = {} if first is None or self.changed is None else self.changed(first)
-        processor.log_unchecked(JOB_ACTION, 0, (self.action, tuple(each.id for each in self.claims), changed))
-
-    def _after(self, processor: Any, claim: Claim) -> JobRecord | None:
-        """Return a job as it is to be; None when what became of it is recorded by itself."""
-        run = claim.run
-        if run is None:
-            assert claim.record is not None
-            after = self.decide(processor, claim.record)
-            return self.creation.moved(processor, claim.record, after, is_edited=self.changed is not None)
-        if run.is_over or run.stop is None:
-            return None
-        # That it starts may be recorded at this moment; it must never seem as if it had not.
-        state = JobState.EXECUTING if run.record.kind in self.once else run.newest.state
-        return msgspec.structs.replace(run.newest, state=state, stop=run.stop)
-
-    def __repr__(self) -> str:
-        return f"{self.action} of {len(self.claims)} jobs"
 
 
 class ActionDesk(msgspec.Struct, frozen=True):
@@ -270,17 +203,25 @@ class Actions:
                 work = ActOnJobs(action, chosen, plan.decide, changed, self._once, self._creation)
                 try:
                     self._transact(work, context)
-                except BaseException:
+                except BaseException as error:
+                    if not isinstance(error, Exception) and not work.abandon():
+                        # Until it is published, no worker may take what belongs to it.
+                        self._claims.leave(chosen)
+                        self._ask_runs(chosen)
+                        raise
                     for claim in chosen:
                         claim.take_back()
                     if work.is_overtaken and any(self._books.peek(each.id) != each.record for each in chosen):
                         return [], job_ids
                     raise
-                for claim in chosen:
-                    if claim.run is not None:
-                        self._stop(claim.run)
+                self._ask_runs(chosen)
                 self._claims.await_ends(chosen)
             return chosen, over
+
+    def _ask_runs(self, claims: list[Claim]) -> None:
+        for claim in claims:
+            if claim.run is not None:
+                self._stop(claim.run)
 
     def _is_wanted(self, claim: Claim, wants: Wants) -> bool:
         if claim.record is None:

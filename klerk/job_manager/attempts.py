@@ -194,13 +194,16 @@ class Attempts:
     def failed(self, run: RunningJob, error: BaseException) -> None:
         """Record what a job's function raised, or the outcome that it returned, unless it was interrupted."""
         error = meant_by(run, error)
-        if self.is_interrupting and not isinstance(error, JobOutcome):
+        # One that waited for another job is refused to go on as soon as closing begins.
+        is_interrupted = self.is_interrupting or (self.is_closing and isinstance(error, Closed))
+        if is_interrupted and not isinstance(error, JobOutcome):
             # What was interrupted by the end of the process runs again after the next start, if it may.
             if run.record.kind not in self._starts.kinds:
+                self._over(run.id)
                 if self.observers.all:
                     self.observers.ended(run, run.record, error)
                 return
-            if isinstance(error, CancelledError | JobCancelled | JobCrashed):
+            if isinstance(error, CancelledError | JobCancelled | JobCrashed | Closed):
                 error = Discard(f"{OUTCOME_UNKNOWN}: closing interrupted it, and it runs at most once")
         self._failed(run, error)
 

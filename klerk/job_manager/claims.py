@@ -29,9 +29,10 @@ class Claim:
         run: the attempt that runs, which can still be asked to stop.
         before: what the attempt was to stop as before.
         after: the job as the action's transaction leaves it, once that was processed.
+        is_left: nobody waits for that any more, but it comes: publishing it lets go of the job.
     """
 
-    __slots__ = ("after", "before", "id", "record", "run")
+    __slots__ = ("after", "before", "id", "is_left", "record", "run")
 
     def __init__(self, job_id: int, record: JobRecord | None, run: RunningJob | None) -> None:
         self.id = job_id
@@ -39,6 +40,7 @@ class Claim:
         self.run = run
         self.before: JobState | None = None
         self.after: JobRecord | None = None
+        self.is_left = False
 
     def take_back(self) -> None:
         """Let the attempt forget what it was asked, because nothing came of the action."""
@@ -125,6 +127,12 @@ class Claims:
                 while self._running.get(claim.id) is claim.run and self._wait(deadline - monotonic()):
                     pass
 
+    def leave(self, claims: list[Claim]) -> None:
+        """Keep jobs from everyone until what an action made of them is published, though its block ends."""
+        for claim in claims:
+            # One that runs goes on, and is nobody else's anyway.
+            claim.is_left = claim.run is None
+
     def _take(self, job_id: int) -> Claim:
         deadline = monotonic() + limits.JOB_ACTION_WAIT_S
         with self._changed:
@@ -157,7 +165,7 @@ class Claims:
     def _release(self, claims: list[Claim]) -> None:
         with self._changed:
             for claim in claims:
-                if self.held.get(claim.id) is not claim:
+                if claim.is_left or self.held.get(claim.id) is not claim:
                     continue
                 del self.held[claim.id]
                 record = self._live.get(claim.id)

@@ -11,6 +11,7 @@ from klerk.job_failures import JobFailure, listed_with
 from klerk.jobs import OUTCOME_UNKNOWN, JobRecord, JobState
 from klerk.log_events import about_job
 from klerk.storage.marks import MarkFile
+from klerk.texts import times
 
 LOG = logging.getLogger("klerk")
 
@@ -106,7 +107,7 @@ class Crashes:
     def _of_blamed(self, record: JobRecord, now_us: int) -> JobRecord:
         """Return the record of a job that is tried again, or given up as poison."""
         crashes, crashes_max = record.crashes + 1, self._jobs[record.kind].settings.max_crashes
-        error = f"the process died {'once' if crashes == 1 else f'{crashes} times'} while it ran"
+        error = f"the process died {times(crashes)} while it ran"
         told = about_job("job_crashed", record, self._queue(record), crashes=crashes, error=error)
         beside = "" if self._one_died_alone else ", beside others"
         text = "job %d (%s): %s%s; it is given up after %d, if it runs alone in the last one"

@@ -65,7 +65,7 @@ class Dispatcher:
         self._levels, self._other_level = dict(levels.known), levels.others
         self._crews: dict[tuple[Pool, frozenset[str]], Crew] = {}
         self._lanes: dict[tuple[str, Pool, frozenset[str]], Lane] = {}
-        self.suspects = Suspects(spec.jobs, call_after, wake)
+        self.suspects = Suspects(spec.jobs, call_after, wake, self._has_room, self.add)
         self.key_gates: dict[tuple[str, str], Gate] = {}
         # Gates of keys that are kept until their buckets are full: when, a serial number, the gate.
         self._resting: list[tuple[int, int, Gate]] = []
@@ -196,8 +196,7 @@ class Dispatcher:
 
     def begin(self) -> None:
         """Let those run first, each alone, that the `suspects` set aside."""
-        for record in self.suspects.begin(self._has_room):
-            self.add(record)
+        self.suspects.begin()
 
     def _has_room(self, record: JobRecord) -> bool:
         is_paused = self._lane_of(record).queue.is_paused
@@ -237,6 +236,7 @@ class Dispatcher:
             for gate in self._gates_of(kind, record):
                 if was_let_in or gate is not self.suspects.gate:
                     self._leave(gate)
+            self.suspects.go_on(record)
 
     def _leave(self, gate: Gate) -> None:
         gate.running -= 1
@@ -247,6 +247,7 @@ class Dispatcher:
     def left(self, record: JobRecord) -> None:
         """Note that a job that was added, and not given out, is not in `live` any more."""
         if record.crashes and self.suspects.left(record):
+            self.suspects.go_on(record)
             return
         line: Line = self._lane_of(record)
         for gate in self._gates_of(self._kinds[record.kind], record):
@@ -293,6 +294,8 @@ class Dispatcher:
         # What is set is for the moment that the rate before would have come to.
         gate.alarm = 0
         self._look_at(gate)
+        if queue.is_paused:
+            self.suspects.withdraw(lambda record: self._lane_of(record).queue is queue)
         for lane in queue.lanes:
             if lane.heap:
                 self._let_start(lane)
@@ -300,11 +303,8 @@ class Dispatcher:
     def refilled(self, gate: Gate | Suspect) -> None:
         """Note that the alarm of a gate went off, or that of a suspect."""
         if isinstance(gate, Suspect):
-            leaves, waiting = self.suspects.lapse(gate)
-            if leaves:
+            if self.suspects.lapse(gate):
                 self._leave(self.suspects.gate)
-            for record in waiting:
-                self.add(record)
             return
         gate.alarm = 0
         if gate.bucket is not None:

@@ -16,6 +16,7 @@ from klerk.job_manager.job_rows import READY, find_row, scan_rows
 from klerk.job_states import decoded_state
 from klerk.jobs import JobRecord
 from klerk.storage import Family, Storage
+from klerk.texts import times
 
 _LABEL_WIDTH: Final = 12
 
@@ -63,7 +64,7 @@ def _facts(catalog: Catalog, storage: Storage, record: JobRecord) -> Iterator[tu
         yield f"attempt {failure.attempt}", f"failed {_moment(failure.at_us)}"
         yield "", failure.traceback or failure.error
     if record.total or record.done:
-        yield "progress", f"{record.done:,} of {record.total:,}"
+        yield "progress", f"{record.done:,} of {record.total:,}" if record.total else f"{record.done:,}"
     if record.log:
         yield "log", "\n".join(record.log)
     if record.checkpoint:
@@ -92,9 +93,9 @@ def _attempts(record: JobRecord) -> str:
     if record.attempts_max:
         told.append(f"{record.attempts_max} at most")
     if record.crashes:
-        told.append(f"the process died {record.crashes} times")
+        told.append(f"the process died {times(record.crashes)}")
     if record.reruns:
-        told.append(f"run again by hand {record.reruns} times")
+        told.append(f"run again by hand {times(record.reruns)}")
     return ", ".join(told)
 
 

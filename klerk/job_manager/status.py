@@ -19,6 +19,7 @@ from klerk.job_manager.gates import Obstacle
 from klerk.job_manager.verdicts import attempts_max
 from klerk.jobs import FINAL_STATES, JobRecord, JobState
 from klerk.running_job import RunningJob
+from klerk.texts import times
 
 _PASSING: Final = ("worker_busy", "concurrency", "rate")
 """Obstacles that matter to a job only once it is ready: until then they come and go."""
@@ -150,8 +151,7 @@ class Explaining:
             reasons.append(JobReason(code="claimed", text="it is being changed by hand at this moment"))
         reasons += self._obstacles(record, ready=not reasons)
         if record.crashes:
-            times = "once" if record.crashes == 1 else f"{record.crashes} times"
-            text = f"the process died {times} while it ran, so it runs alone among such jobs"
+            text = f"the process died {times(record.crashes)} while it ran, so it runs alone among such jobs"
             reasons.append(JobReason(code="suspect", text=text))
         return reasons
 

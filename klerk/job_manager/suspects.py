@@ -36,6 +36,8 @@ class Suspects:
         jobs: the declared ones.
         call_after: calls something after so many microseconds.
         wake: told, then, the suspect to hand to `lapse`.
+        can_start: says whether the limits of a suspect let it start now.
+        put_back: takes those that are not to run alone any more.
 
     Attributes:
         gate: lets one suspect in at a time.
@@ -47,17 +49,23 @@ class Suspects:
         jobs: Mapping[str, Job[Any]],
         call_after: Callable[[int, Callable[[], None]], None],
         wake: Callable[[Suspect], None],
+        can_start: Callable[[JobRecord], bool],
+        put_back: Callable[[JobRecord], None],
     ) -> None:
         self.gate = Gate("jobs that the process died with", limits.JOB_SUSPECTS_MAX, None)
         self.is_alone = False
         self._jobs = jobs
         self._call_after = call_after
         self._wake = wake
+        self._can_start = can_start
+        self._put_back = put_back
         # The sorts of workers that there are, until those are known that are to run alone.
         self._pools: Collection[Pool] = ()
         self._tags: frozenset[str] = frozenset()
         self._waiting: dict[int, JobRecord] = {}
         self._alone: Suspect | None = None
+        # Stands for all that are set aside, in the alarm that ends this.
+        self._all = Suspect(0)
         # Those that run and hold a place in the gate, by their ids.
         self._inside: dict[int, Suspect] = {}
 
@@ -79,21 +87,29 @@ class Suspects:
         self._waiting[record.id] = record
         return True
 
-    def begin(self, can_start: Callable[[JobRecord], bool]) -> list[JobRecord]:
-        """Let those run alone, one after the other, that were set aside; return those that cannot start.
+    def begin(self) -> None:
+        """Let those run alone, one after the other, that were set aside; those that cannot start are not.
 
-        Who goes first differs from crash to crash: one that lasts long ends this for those after it.
+        Who goes first differs from crash to crash: one that lasts long ends this for those after it. All of
+        them together have as long as one of them may have at most.
         """
         self._pools = ()
-        stuck = [record for record in self._waiting.values() if not can_start(record)]
-        for record in stuck:
-            del self._waiting[record.id]
+        self.withdraw(lambda record: not self._can_start(record))
         if self._waiting:
             ordered = sorted(self._waiting.values(), key=lambda record: record.id)
-            first = max(map(self._surplus, ordered)) % len(ordered)
+            most = max(map(self._surplus, ordered))
+            first = most % len(ordered)
             self._waiting = {record.id: record for record in ordered[first:] + ordered[:first]}
+            self._set_alarm(most, self._all)
             self._next()
-        return stuck
+
+    def withdraw(self, which: Callable[[JobRecord], bool]) -> None:
+        """Put those back that were set aside, do not run yet, and are not to run alone after all."""
+        for record in [record for record in self._waiting.values() if which(record)]:
+            # The turn of one before it may have come to it, and found that it cannot start.
+            if self._waiting.pop(record.id, None) is not None:
+                self._put_back(record)
+                self.go_on(record)
 
     def next(self, pool: Pool) -> JobRecord | None:
         """Return the suspect that is to start alone now on a worker; None when there is none for it."""
@@ -106,12 +122,15 @@ class Suspects:
         return record
 
     def _next(self) -> None:
-        """Let the next one run alone, if there is one, or the rest begin."""
-        record = next(iter(self._waiting.values()), None)
-        self.is_alone, self._alone = record is not None, None
-        if record is not None:
-            self._alone = Suspect(record.id)
-            self._set_alarm(record, self._alone)
+        """Let the next one run alone that can start now, if there is one, or the rest begin."""
+        self.is_alone, self._alone = False, None
+        for record in list(self._waiting.values()):
+            if self._can_start(record):
+                self.is_alone, self._alone = True, Suspect(record.id)
+                self._set_alarm(self._surplus(record), self._alone)
+                return
+            del self._waiting[record.id]
+            self._put_back(record)
 
     # --- they come and go -------------------------------------------------------------------------
 
@@ -121,40 +140,35 @@ class Suspects:
         suspect = self._inside[record.id] = Suspect(record.id)
         if is_alone:
             self._alone = suspect
-        self._set_alarm(record, suspect)
+        self._set_alarm(self._surplus(record), suspect)
 
     def ended(self, record: JobRecord) -> bool:
         """Note that a suspect that was started is over; return whether it held its place still."""
-        if self._alone is not None and self._alone.id == record.id:
-            self._next()
         return self._inside.pop(record.id, None) is not None
 
     def left(self, record: JobRecord) -> bool:
         """Note that a ready suspect is ready no more; return whether it was set aside."""
-        if self._waiting.pop(record.id, None) is None:
-            return False
+        return self._waiting.pop(record.id, None) is not None
+
+    def go_on(self, record: JobRecord) -> None:
+        """Let the next one run alone, if it was this one's turn, which is gone, with all that it held."""
         if self._alone is not None and self._alone.id == record.id:
             self._next()
-        return True
 
-    def lapse(self, suspect: Suspect) -> tuple[bool, list[JobRecord]]:
-        """Note that a suspect has run, or waited for a worker, for as long as others wait for it.
-
-        Returns:
-            Whether it leaves the gate; and those that are not to run alone any more.
-        """
+    def lapse(self, suspect: Suspect) -> bool:
+        """Note that a suspect has run, or waited for a worker, for as long as others wait for it, or all of
+        them for as long as the rest waits: none runs alone any more. Return whether it leaves the gate."""
         leaves = self._inside.get(suspect.id) is suspect
         if leaves:
             del self._inside[suspect.id]
-        if self._alone is not suspect:
-            return leaves, []
-        waiting, self._waiting = list(self._waiting.values()), {}
-        self._next()
-        return leaves, waiting
+        if suspect in (self._alone, self._all):
+            self.is_alone, self._alone = False, None
+            self.withdraw(lambda _: True)
+        return leaves
 
-    def _set_alarm(self, record: JobRecord, suspect: Suspect) -> None:
+    def _set_alarm(self, surplus: int, suspect: Suspect) -> None:
         # One that kills the process late is alone at its death, too, after some more of them.
-        doubled = min(max(0, self._surplus(record)), limits.JOB_ALONE_DOUBLED_MAX)
+        doubled = min(max(0, surplus), limits.JOB_ALONE_DOUBLED_MAX)
         self._call_after(int(limits.JOB_ALONE_S * 1e6) << doubled, lambda: self._wake(suspect))
 
     def _surplus(self, record: JobRecord) -> int:

@@ -48,10 +48,10 @@ JOBS_MARKED_MAX: Final = 509
 # blamed: with one at a time, those that only happened to be there are not blamed together with the guilty.
 JOB_SUSPECTS_MAX: Final = 1
 
-# For how long such a job keeps others like it, or, if its next crash may be its last, all others, from
-# starting, in seconds: most that kill the process do so within moments, and hundreds of long ones must not
-# hold each other up for hours. Doubled with each crash after that, so that one that kills the process late is
-# found alone in the end, but not more often than this: 10,000 s.
+# For how long such a job keeps others like it, or all together those whose next crash may be their last keep
+# all others, from starting, in seconds: most that kill the process do so within moments, and hundreds of long
+# ones must not hold each other up for hours. Doubled with each crash after that, so that one that kills the
+# process late is found alone in the end, but not more often than this: 10,000 s.
 JOB_ALONE_S: Final = 10.0
 JOB_ALONE_DOUBLED_MAX: Final = 10
 
@@ -150,8 +150,9 @@ JOB_LOG_LINE_LENGTH_MAX: Final = 1_000
 ERROR_LENGTH_MAX: Final = 2_000
 
 # Failed attempts that are kept with a job: the first, which often says what went wrong before everything did,
-# and the last. Characters of each traceback, some thirty frames, and of one frame or one error's text in it.
-# Together at most 30 kB with a job that fails again and again, while it is in memory, too.
+# and the last ones. The first and the last have tracebacks: characters of one, some thirty frames, and of one
+# frame or text in it.
+# Together at most 18 kB with a job that fails again and again, while it is in memory, too.
 JOB_ERRORS_KEPT_MAX: Final = 5
 JOB_TRACEBACK_LENGTH_MAX: Final = 4_000
 JOB_TRACEBACK_PART_MAX: Final = 1_000

@@ -6,7 +6,7 @@ Only declarations are read and no function is called. What code outside of the d
 import inspect
 import types
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from klerk._dispatch import EventBase
 from klerk.app import MachineSpec, Spec
@@ -14,12 +14,15 @@ from klerk.authorization import COMMAND, FIELD, READ
 from klerk.blocks import Block
 from klerk.checks import transitions
 from klerk.choices import targets_of
-from klerk.declared import JOB, TO_WHEN
+from klerk.declared import TO_WHEN
 from klerk.job_names import nearest
 from klerk.job_options import DEFAULT_QUEUE
 from klerk.jobs import Job
 from klerk.machine import CreateEvent, Machine
 from klerk.visibility import Visibility
+
+# Two letters that changed places in a word of four; what is less like another name may well be meant.
+_LIKENESS: Final = 0.75
 
 
 def design_advice(spec: Spec) -> list[str]:
@@ -31,7 +34,7 @@ def design_advice(spec: Spec) -> list[str]:
         found += _about_states(each.machine)
         found += _about_events(spec, each.machine, mentioned)
     found += _about_references(spec)
-    return [*found, *_about_jobs(spec, mentioned), *_about_queues(spec, mentioned)]
+    return [*found, *_about_queues(spec, mentioned)]
 
 
 def _about_reading(spec: Spec, each: MachineSpec) -> Iterator[str]:
@@ -96,19 +99,6 @@ def _about_references(spec: Spec) -> Iterator[str]:
                 )
 
 
-def _about_jobs(spec: Spec, mentioned: "_Mentioned") -> Iterator[str]:
-    requested = {
-        executable.value.name
-        for each in spec.machines
-        for block in _blocks(each.machine)
-        for executable in block.executables
-        if executable.kind == JOB and executable.value is not None
-    }
-    for job in spec.jobs.values():
-        if job.settings.cron is None and job.name not in requested and job not in mentioned:
-            yield f"no block requests the job '{job.name}', and it has no cron.\n  {job.place}"
-
-
 def _about_queues(spec: Spec, mentioned: "_Mentioned") -> Iterator[str]:
     """Name queues that nothing is in, and those that are only like one: what is misspelt has no limits."""
     used = {job.settings.queue for job in spec.jobs.values()}
@@ -119,7 +109,7 @@ def _about_queues(spec: Spec, mentioned: "_Mentioned") -> Iterator[str]:
     declared = [name for name, queue in spec.queues.items() if queue.place is not None and name in used]
     for job in spec.jobs.values():
         name = job.settings.queue
-        meant = "" if name in declared or name == DEFAULT_QUEUE else nearest(name, declared)
+        meant = "" if name in declared or name == DEFAULT_QUEUE else nearest(name, declared, _LIKENESS)
         if meant:
             yield (
                 f"the queue '{name}' of the job '{job.name}' has no limits, for nothing declares it: did you"

@@ -56,6 +56,8 @@ def describe(spec: Spec) -> str:
         lines += ["", *_job_lines(spec, job)]
     if keys := list(_key_rows(spec)):
         lines += ["", "KEYS of key-values and blobs", *_indented(_columns(keys))]
+    if by_hand := list(_by_hand_rows(spec)):
+        lines += ["", "WHO may do what to jobs", *_indented(_columns(by_hand))]
     if spec.allow.all or spec.deny.all:
         lines += ["", "WHO may do and read what", *_indented(_permission_lines(spec))]
     return "\n".join(lines)
@@ -253,21 +255,24 @@ def _job_lines(spec: Spec, job: Job[Any]) -> Iterator[str]:
 
 
 def _key_rows(spec: Spec) -> Iterator[tuple[str, str, str, str]]:
-    """Say which rules are asked about which keys, and about what is done to which jobs by hand."""
+    """Say which rules are asked about which keys."""
+    for verdict, rule in _rules_about((KV, BLOB), spec):
+        keys = ", ".join(f"{prefix}..." for prefix in rule.prefixes) or "all"
+        yield rule.subject, keys, rule.action or "every use", verdict
+
+
+def _by_hand_rows(spec: Spec) -> Iterator[tuple[str, str, str]]:
+    """Say which rules are asked about what is done to which jobs by hand."""
+    for verdict, rule in _rules_about((JOBS,), spec):
+        yield ", ".join(map(str, rule.targets)) or "all", rule.job_action or "every action", verdict
+
+
+def _rules_about(subjects: tuple[str, ...], spec: Spec) -> Iterator[tuple[str, Permission]]:
+    """Yield the rules about some subjects, each with what it says."""
     for verdict, rules in (("if", spec.allow.all), ("not if", spec.deny.all)):
         for rule in rules:
-            if rule.subject in (KV, BLOB):
-                keys = ", ".join(f"{prefix}..." for prefix in rule.prefixes) or "all"
-                yield (
-                    rule.subject,
-                    keys,
-                    rule.action or "every use",
-                    f"{verdict} {function_text(rule.function)}",
-                )
-            elif rule.subject == JOBS:
-                kinds = ", ".join(map(str, rule.targets)) or "all"
-                action = rule.job_action or "every action"
-                yield rule.subject, kinds, action, f"{verdict} {function_text(rule.function)}"
+            if rule.subject in subjects:
+                yield f"{verdict} {function_text(rule.function)}", rule
 
 
 def _permission_lines(spec: Spec) -> list[str]:
