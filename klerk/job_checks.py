@@ -11,6 +11,7 @@ from cronsim import CronSim, CronSimError
 from klerk import limits
 from klerk.commands import Actor
 from klerk.errors import ConfigError
+from klerk.job_keys import places_of
 from klerk.job_options import JobOptions, JobSettings, QueueOptions, QueueSettings, Rate, Unique
 from klerk.job_outcomes import OUTCOMES
 from klerk.jobs import Job
@@ -125,7 +126,11 @@ def _check_function(job: Job[Any], refuse: Refuse) -> None:
         refuse("key", "key_rate and key_concurrency need it, as in key=lambda loan: str(loan)")
     names = [parameter.name for parameter in job.parameters]
     if settings.key is not None:
-        _check_taking(settings.key, names, "key", refuse)
+        _require_plain(settings.key, names, "key", refuse)
+        try:
+            job.key_places = places_of(settings.key, names)
+        except ValueError as error:
+            refuse("key", str(error))
     unique: object = settings.unique
     if unique is not None:
         _check_unique(unique, names, refuse)
@@ -225,9 +230,7 @@ def _check_callables(options: Mapping[str, Any], refuse: Refuse) -> None:
 
 def _check_taking(function: Callable[..., Any], names: Sequence[str], option: str, refuse: Refuse) -> None:
     """Check that a function can be called with what it is given, in the order of some names."""
-    taken = f"({', '.join(names)})"
-    if inspect.iscoroutinefunction(function):
-        refuse(option, f"it must be a plain function of {taken}: nothing is awaited here")
+    taken = _require_plain(function, names, option, refuse)
     try:
         signature = inspect.signature(function)
     except ValueError:
@@ -237,6 +240,14 @@ def _check_taking(function: Callable[..., Any], names: Sequence[str], option: st
         signature.bind(*names)
     except TypeError as error:
         refuse(option, f"it must be a function of {taken}, but that does not fit {signature}: {error}")
+
+
+def _require_plain(function: Callable[..., Any], names: Sequence[str], option: str, refuse: Refuse) -> str:
+    """Refuse a coroutine function; return what is taken by one that fits."""
+    taken = f"({', '.join(names)})"
+    if inspect.iscoroutinefunction(function):
+        refuse(option, f"it must be a plain function of {taken}: nothing is awaited here")
+    return taken
 
 
 def _check_on_error(on_error: object, refuse: Refuse) -> None:

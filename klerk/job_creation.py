@@ -11,7 +11,8 @@ from klerk._core import Processor
 from klerk._dispatch import Args, microseconds
 from klerk.batch import Batch, Requested, no_request
 from klerk.codec import encode
-from klerk.errors import ArgumentError, FunctionFailed, LimitExceeded, NotFound
+from klerk.errors import ArgumentError, LimitExceeded, NotFound
+from klerk.job_keys import key_of
 from klerk.job_manager.batches import OpenBatches, decided, is_held
 from klerk.job_manager.dependencies import Followers, is_following
 from klerk.job_manager.journal import Journal
@@ -300,17 +301,3 @@ class Made:
                 hint="Request both together, the one that comes first first, as in chain(load(), report()).",
             )
         return self.records[found].id
-
-
-def key_of(job: Any, values: tuple[Any, ...]) -> str:
-    """Return the key by which a job's key limits count."""
-    try:
-        key = job.settings.key(*values)
-    except Exception as error:
-        raise FunctionFailed(f"the key of job '{job.name}' raised {type(error).__name__}: {error}") from error
-    if isinstance(key, bool) or not isinstance(key, str | int):
-        raise FunctionFailed(
-            f"the key of job '{job.name}' is {key!r}",
-            hint="Return a text or a number: lambda loan: str(loan).",
-        )
-    return str(key)[: limits.JOB_KEY_LENGTH_MAX]

@@ -22,8 +22,8 @@ class JobFailure(msgspec.Struct, frozen=True, array_like=True, gc=False):
         error: why it failed, as `JobRecord.error` told it then.
         traceback: where: of the error and its causes the frames from the job's own function on, without
             Klerk's; the last `limits.JOB_TRACEBACK_LENGTH_MAX` characters of that. Empty where nothing was
-            raised but what says how a job ends (`Retry`, `Discard`), where a process died, and of failures
-            between the first one and the last.
+            raised but what says how a job ends (`Retry`, `Discard`), where a process died or was
+            killed, and of failures between the first one and the last.
     """
 
     attempt: int

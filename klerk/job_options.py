@@ -121,9 +121,14 @@ class JobOptions(TypedDict, total=False):
         on_error: what an exception class (and its subclasses) means: `Discard()`, `Cancel()`,
             `Snooze(...)`, `Retry(...)`; the most specific class counts. Its reason is told before the error.
             The classes of an error that cannot be sent from a worker process are known by their names.
-        rate, concurrency: how often jobs of the kind start, as in ``"20/min"``, and how many run at once. As
-            many as the rate names may start at once when none did for so long (a token bucket).
-        key: a function of the job's arguments that gives the key by which the next two count.
+        rate, concurrency: how often jobs of the kind start, as in ``"20/min"``, and how many run at once. A
+            rate is a token bucket: as many as it names may start at once when none did for so long, then one
+            by one as tokens flow in, here every 3 s. A restart leaves the bucket as it was; a crash leaves it
+            empty, since what started last is not known: with ``"1/day"`` the next starts a day later.
+        key: a function of the job's arguments that gives the key by which the next two count. When its
+            parameters are called as some of the job's, it gets the values of these, in whatever order; when
+            none is, it gets all of them in the order of the job's. Jobs that were stored before their kind
+            had a key get theirs when they are loaded.
         key_rate, key_concurrency: as `rate` and `concurrency`, for all jobs of the kind with the same key.
         unique: which jobs count as the same.
         cron: run by itself at these times, as in ``"0 3 * * *"``, one job for each; its parameters, if it has

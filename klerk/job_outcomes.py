@@ -21,6 +21,11 @@ class Completion(msgspec.Struct, frozen=True):
     commands: tuple[Command[Any], ...]
 
 
+SEVERAL: Final = Completion(())
+"""Stands for those of an attempt that made more than one: whichever it returns, the commands of another are
+lost."""
+
+
 class JobOutcome(Exception):
     """What a job's function says shall become of the job."""
 

@@ -12,7 +12,7 @@ from klerk._dispatch import moment_at
 from klerk.batch import Batch, checked_requests
 from klerk.commands import Command, Result
 from klerk.errors import ArgumentError, JobError
-from klerk.job_outcomes import Completion
+from klerk.job_outcomes import SEVERAL, Completion
 from klerk.job_reader import JobSnapshot
 from klerk.job_results import EarlierResults
 from klerk.job_states import decoded_state, encoded_state, typed_state
@@ -88,9 +88,12 @@ class JobRun(EarlierResults):
 
     def complete_with(self, *commands: Command[Any]) -> Completion:
         """Return, for the function to return, that the job ends with commands: they and its completion are
-        one transaction. When a command is refused, the attempt has failed."""
+        one transaction. When a command is refused, the attempt has failed; so it has when the function
+        returns something else after all that says no `Snooze` or the like."""
         self._running.gave_sign()
-        return Completion(commands)
+        completion = Completion(commands)
+        self._running.completion = completion if self._running.completion is None else SEVERAL
+        return completion
 
     @property
     def now(self) -> datetime:

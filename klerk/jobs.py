@@ -370,6 +370,7 @@ class Job(Generic[P]):
         design: the app that it is declared in.
         queues: the names of those of the app; None until the design is complete.
         returns: what its function says that it returns; set with these.
+        key_places: the places of the arguments that its key function takes; None: all, as they are.
     """
 
     def __init__(self, function: Callable[..., Any], settings: JobSettings, place: Place) -> None:
@@ -385,6 +386,7 @@ class Job(Generic[P]):
         self.design: Any = None
         self.queues: Collection[str] | None = None
         self.returns: Any = None
+        self.key_places: tuple[int, ...] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> JobRequest:
         return JobRequest(self, bind(str(self), self.parameters, args, kwargs))

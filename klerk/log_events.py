@@ -25,6 +25,7 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         "cleanup_failed": "Key-values or blobs could not be cleaned up.",
         "clock_failed": "The clock failed: timers and jobs wait for it.",
         "job_discarded": "A job was given up. Fields: of the job; state, error, where.",
+        "job_keyless": "The key of a stored job fails, so none limits it. Fields: of the first of a kind.",
         "job_outcome_unknown": "The process died while a job ran that runs once at most. Fields: of the job.",
         "job_unread": "Stored jobs could not be read; it is tried again. Fields: job_id, if it is one job.",
         "job_unrecorded": "That jobs ended, may go on or cannot run could not be stored yet.",

@@ -14,6 +14,7 @@ from klerk._dispatch import moment_at
 from klerk.batch import Batch
 from klerk.commands import Command, Result
 from klerk.errors import JobCancelled, JobError
+from klerk.job_outcomes import Completion
 from klerk.job_steps import JobSteps
 from klerk.jobs import Job, JobRecord, JobRequest, JobState
 from klerk.log_events import about_job
@@ -73,6 +74,7 @@ class RunningJob:
         is_over: its end is being recorded.
         begun_s: when it was given to its worker, by `time.monotonic`.
         end: the record that says so.
+        completion: what its function got of `JobRun.complete_with`; None: it did not call that.
         stop: what the job becomes, unless its function succeeds, because somebody asked for that meanwhile.
         stopped_by: why it was asked to stop; None: it was not.
         is_beginning, goes_on: a process is being started for it; it was asked to stop, and does not.
@@ -80,7 +82,8 @@ class RunningJob:
     """
 
     __slots__ = (
-        *("_steps", "attempt", "begun_s", "done", "end", "goes_on", "host", "id", "is_beginning", "is_over"),
+        *("_steps", "attempt", "begun_s", "completion", "done", "end", "goes_on", "host", "id"),
+        *("is_beginning", "is_over"),
         *("job", "lines", "newest", "now_us", "readers", "record", "seen_us", "snapshots", "started_us"),
         *("stop", "stopped_by", "total"),
     )
@@ -98,6 +101,7 @@ class RunningJob:
         self.begun_s = monotonic()
         self.is_over = self.goes_on = self.is_beginning = False
         self.end: JobRecord | None = None
+        self.completion: Completion | None = None
         self.stop: JobState | None = None
         self.stopped_by: JobError | None = None
         self.readers: list[Reader] = []

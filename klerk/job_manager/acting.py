@@ -13,7 +13,8 @@ from klerk.app import Spec
 from klerk.authorization import JobAction
 from klerk.commands import Context, System
 from klerk.errors import WrongState
-from klerk.job_creation import JobCreation, key_of
+from klerk.job_creation import JobCreation
+from klerk.job_keys import key_of
 from klerk.job_manager.access import JobAccess
 from klerk.job_manager.action_work import ActOnJobs, Decide
 from klerk.job_manager.bulk import BulkObserver, BulkProgress
@@ -30,6 +31,7 @@ from klerk.job_manager.decisions import (
     ready,
     requested,
     require_works,
+    way_out,
 )
 from klerk.job_manager.queue_book import QueueBook
 from klerk.job_manager.searching import Search
@@ -260,7 +262,7 @@ class Actions:
         return lambda _, record: fresh(self._able(record), anew=again or record.state is JobState.COMPLETED)
 
     def _insist(self, action: JobAction, record: JobRecord, state: JobState) -> bool:
-        require_works(action, record, state)
+        require_works(action, record, state, is_declared=record.kind in self._spec.jobs)
         if self._is_spent(action, record):
             raise WrongState(
                 f"job {record.id} ({record.kind}) runs at most once, and was started",
@@ -291,7 +293,7 @@ class Actions:
         except ValueError as error:
             raise WrongState(
                 f"job {record.id} ({record.kind}) cannot run: {error}",
-                hint="Give it arguments that fit, if its kind is still declared; or discard it.",
+                hint=f"What works: {way_out(record, is_declared=record.kind in self._spec.jobs)}.",
             ) from error
         return msgspec.structs.replace(typed, schema=self._schema)
 
@@ -302,7 +304,8 @@ class Actions:
         job = self._spec.jobs.get(record.kind)
         if job is None:
             raise WrongState(
-                f"there is no job '{record.kind}' in this app, so job {record.id} cannot be edited"
+                f"there is no job '{record.kind}' in this app, so job {record.id} cannot be edited",
+                hint=f"What works: {way_out(record, is_declared=False)}.",
             )
         request = processor.checked_request(requested(job, record, change.arguments))
         return msgspec.structs.replace(

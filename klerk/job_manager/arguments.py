@@ -15,8 +15,9 @@ from klerk import limits
 from klerk._dispatch import described
 from klerk.app import Spec
 from klerk.codec import Types, encode
-from klerk.errors import Problem, listed
+from klerk.errors import FunctionFailed, Problem, listed
 from klerk.field_types import FieldType
+from klerk.job_keys import key_of
 from klerk.job_manager.dependencies import as_before
 from klerk.jobs import Job, JobRecord, JobState
 from klerk.log_events import about_job
@@ -46,6 +47,9 @@ class StoredArguments:
         # Those of each kind that were not told about yet, and the ids of all that were met.
         self._untold: dict[str, list[JobRecord]] = {}
         self._met: set[int] = set()
+        self._keyed = frozenset(name for name, job in spec.jobs.items() if job.settings.key is not None)
+        # The kinds of which it was told that some have no key.
+        self._keyless: set[str] = set()
 
     def restored(self, record: JobRecord) -> JobRecord:
         """Return a stored job with arguments that its function takes; or suspended, with those it has."""
@@ -56,8 +60,14 @@ class StoredArguments:
         state, error = record.state, record.error
         if state is JobState.SUSPENDED:
             state, error = as_before(record), ""
-        version = self._jobs[record.kind].settings.version
-        return msgspec.structs.replace(record, arguments=arguments, version=version, state=state, error=error)
+        return msgspec.structs.replace(
+            record,
+            arguments=arguments,
+            version=self._jobs[record.kind].settings.version,
+            state=state,
+            error=error,
+            key=record.key or self._key(record, arguments),
+        )
 
     def typed(self, record: JobRecord) -> JobRecord:
         """Return a stored job with arguments that its function takes, in whatever state it is.
@@ -66,7 +76,26 @@ class StoredArguments:
             ValueError: it has none such; the text says why.
         """
         arguments, version = self._arguments(record), self._jobs[record.kind].settings.version
-        return msgspec.structs.replace(record, arguments=arguments, version=version)
+        key = record.key or self._key(record, arguments)
+        return msgspec.structs.replace(record, arguments=arguments, version=version, key=key)
+
+    def _key(self, record: JobRecord, arguments: tuple[Any, ...]) -> str:
+        """Return the key of a job that was stored before its kind had keys; none when it has none now."""
+        if record.kind not in self._keyed:
+            return ""
+        try:
+            return key_of(self._jobs[record.kind], arguments)
+        except FunctionFailed as error:
+            if record.kind not in self._keyless:
+                self._keyless.add(record.kind)
+                LOG.warning(
+                    "job %d (%s) has no key, so its key limits do not hold for it, and perhaps others: %s",
+                    record.id,
+                    record.kind,
+                    error,
+                    extra=about_job("job_keyless", record, self._jobs[record.kind].settings.queue),
+                )
+            return ""
 
     def _suspended(self, record: JobRecord, reason: str) -> JobRecord:
         error = storable(reason, limits.ERROR_LENGTH_MAX)

@@ -24,6 +24,7 @@ from klerk.job_manager.results import encoded_result, with_result
 from klerk.job_manager.starts import Starts
 from klerk.job_manager.stopped import meant_by, of_stopped
 from klerk.job_manager.tracebacks import following
+from klerk.job_manager.undone import require_done
 from klerk.job_manager.verdicts import COMPLETED, Verdict, attempts_max, of_error, of_return, text_of
 from klerk.job_manager.work import KeepTold, RecordJob, Submit, acting_as
 from klerk.job_outcomes import Discard, JobOutcome
@@ -169,12 +170,12 @@ class Attempts:
             return
         verdict = of_return(returned)
         try:
-            result = encoded_result(self._jobs[run.record.kind], returned)
+            require_done(run.job, run.completion, returned)
+            result = encoded_result(run.job, returned)
         except Exception as error:
             self._failed(run, error)
             return
-        outcome = returned if isinstance(returned, BaseException) else None
-        submission = self.record(run, verdict, result, outcome)
+        submission = self.record(run, verdict, result)
         if verdict.commands and submission is not None:
             submission.add_done_callback(lambda ended: self._completion_ended(run, ended))
 

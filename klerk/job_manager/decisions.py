@@ -96,14 +96,34 @@ def _check_number(name: str, value: object, low: int, high: int) -> None:
         raise ArgumentError(f"{name} must be {low} to {high}, is {value!r}")
 
 
-def require_works(action: JobAction, record: JobRecord, state: JobState) -> None:
+def way_out(record: JobRecord, *, is_declared: bool) -> str:
+    """Return what can be done about a job whose arguments do not fit its kind.
+
+    Parameters:
+        is_declared: there is a job of its kind.
+    """
+    if record.state in FINAL_STATES:
+        return "run it again with arguments that fit: rerun" if is_declared else "declare its kind again"
+    mended = "edit its arguments" if is_declared else "declare its kind again"
+    return f"{mended}, or cancel or discard it"
+
+
+def require_works(action: JobAction, record: JobRecord, state: JobState, *, is_declared: bool) -> None:
     """Refuse an action that does not work in a state.
+
+    Parameters:
+        is_declared: there is a job of its kind.
 
     Raises:
         WrongState: it does not; the hint says what does.
     """
     if state in WORKS_IN[action]:
         return
+    if state is JobState.SUSPENDED:
+        raise WrongState(
+            f"job {record.id} ({record.kind}) is {state} and cannot be {_DONE[action]}: {record.error}",
+            hint=f"What works for it: {way_out(record, is_declared=is_declared)}.",
+        )
     others = [each.replace("_", " ") for each, states in WORKS_IN.items() if state in states]
     raise WrongState(
         f"job {record.id} ({record.kind}) is {state} and cannot be {_DONE[action]}",

@@ -3,6 +3,7 @@
 import logging
 
 from klerk import limits
+from klerk.errors import JobCrashed, JobTimeout
 from klerk.job_failures import JobFailure
 from klerk.job_manager.tracebacks import NOWHERE, Trace, trace_of
 from klerk.job_manager.verdicts import Verdict
@@ -30,7 +31,7 @@ def failure_of(
         now_us: the time, in microseconds.
         told: the fields of the log record.
     """
-    has_trace = not isinstance(error, JobOutcome) and not verdict.is_crash
+    has_trace = not isinstance(error, JobOutcome) and not _is_killed(error)
     trace = trace_of(error, run.job.function.__module__) if has_trace else NOWHERE
     reason = storable(verdict.error, limits.ERROR_LENGTH_MAX)
     told = {**told, "state": str(verdict.state), "error": reason, "where": trace.where}
@@ -43,6 +44,14 @@ def failure_of(
         if trace.is_printable and LOG.isEnabledFor(logging.DEBUG):
             LOG.debug("job %d failed like this", run.id, exc_info=error, extra=told)
     return JobFailure(attempt=run.attempt, at_us=now_us, error=reason, traceback=trace.text)
+
+
+def _is_killed(error: BaseException) -> bool:
+    """Return whether a process died, perhaps since it was told to stop: then its function raised nothing, and
+    what Klerk found out by is no news."""
+    return isinstance(error, JobCrashed) or (
+        isinstance(error, JobTimeout) and isinstance(error.__cause__, JobCrashed)
+    )
 
 
 def _tell_all(

@@ -171,4 +171,5 @@ class Gate:
         wait_us = self.wait_us()
         if not wait_us or self.bucket is None:
             return None
-        return Obstacle("rate", f"{self.name} started {self.bucket.rate} already", wait_us / 1e6)
+        text = f"{self.name} may start {self.bucket.rate}, and has no start left (a crash leaves none)"
+        return Obstacle("rate", text, wait_us / 1e6)

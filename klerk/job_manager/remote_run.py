@@ -17,8 +17,9 @@ from typing import Any, Final, NoReturn
 from klerk.commands import Command
 from klerk.errors import ArgumentError
 from klerk.job_manager.tracebacks import trace_of, whole_text
+from klerk.job_manager.undone import require_done
 from klerk.job_manager.wire import Name, Names, Wire
-from klerk.job_outcomes import Completion
+from klerk.job_outcomes import SEVERAL, Completion
 from klerk.job_run import JobRun
 from klerk.jobs import Job
 from klerk.workers import child
@@ -138,6 +139,7 @@ class RemoteRun(Borrowed):
 
     def __init__(self, parent: Parent, known: dict[str, Any]) -> None:
         super().__init__(parent, 0, JobRun, known)
+        self.__dict__["_completion"] = None
 
     @property
     def cancelled(self) -> bool:
@@ -158,7 +160,9 @@ class RemoteRun(Borrowed):
 
     def complete_with(self, *commands: Command[Any]) -> Completion:
         """See `JobRun.complete_with`."""
-        return Completion(commands)
+        completion = Completion(commands)
+        self.__dict__["_completion"] = completion if self._completion is None else SEVERAL
+        return completion
 
     def _call(self, name: str, *arguments: Any, **named: Any) -> Any:
         if name not in UNANSWERED:
@@ -205,7 +209,10 @@ def perform(payload: bytes, channel: Channel) -> bytes:
         if job.settings.timeout is not None or job.settings.heartbeat is not None:
             # Its time counts from here: this process may just have been started.
             parent.tell("begun", 0, "its function")
-        returned = _called(job.function, RemoteRun(parent, known), arguments)
+        run = RemoteRun(parent, known)
+        returned = _called(job.function, run, arguments)
+        # Before it is sent: the parent gets a copy of it, and some of it cannot be sent.
+        require_done(job, run._completion, returned)
         return b"=" + wire.dumps(f"what job '{job.name}' returned", returned)
     except BaseException as error:
         sender = wire or Wire(Names({}, {}), lambda value: None, lambda name: None)

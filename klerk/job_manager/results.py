@@ -1,6 +1,5 @@
 """What a job's function returned: kept with the job for a while, when its declaration asks for that."""
 
-import inspect
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -8,35 +7,24 @@ from typing import Any
 import msgspec
 
 from klerk import limits
-from klerk.batch import Batch
 from klerk.codec import encode
-from klerk.commands import Command
 from klerk.errors import JobError, LimitExceeded, NoResult
 from klerk.job_outcomes import Completion
 from klerk.job_returns import ANYTHING
-from klerk.jobs import FINAL_STATES, Job, JobRecord, JobRequest, JobState
+from klerk.jobs import FINAL_STATES, Job, JobRecord, JobState
 
 
 def encoded_result(job: Job[Any], value: Any) -> bytes:
     """Return what a job's function returned as it is kept; empty when it is not, or was None.
 
     Raises:
-        JobError: it cannot be stored, means nothing until something is done with it, or is to be kept and is
-            not what the function says that it returns.
+        JobError: it cannot be stored, or is to be kept and is not what the function says that it returns.
         LimitExceeded: it is too large.
     """
     if value is None or isinstance(value, Completion):
         if value is None and job.settings.keep_result is not None:
             _require_declared(job, None, b"")
         return b""
-    if isinstance(value, Command | JobRequest | Batch) or inspect.isawaitable(value):
-        if inspect.iscoroutine(value):
-            value.close()
-        raise JobError(
-            f"job '{job.name}' returned a {type(value).__name__}, which does nothing by itself",
-            hint="End with commands by `return job.complete_with(command)`, and await what is to be awaited.",
-            code="result_undone",
-        )
     if job.settings.keep_result is None:
         return b""
     try:

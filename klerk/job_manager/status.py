@@ -13,6 +13,7 @@ from klerk.app import Spec
 from klerk.job_manager.batches import is_held
 from klerk.job_manager.books import Books
 from klerk.job_manager.claims import Claims
+from klerk.job_manager.decisions import way_out
 from klerk.job_manager.dispatcher import Dispatcher
 from klerk.job_manager.gates import Obstacle
 from klerk.job_manager.verdicts import attempts_max
@@ -108,8 +109,9 @@ class Explaining:
         elif record.state is JobState.EXECUTING:
             reasons = self._running_reasons(record)
         elif record.state is JobState.SUSPENDED:
-            text = f"it is suspended: {record.error}" if record.error else "it is suspended"
-            reasons = [JobReason(code="suspended", text=f"{text}; edit its arguments, retry or discard it")]
+            mended = way_out(record, is_declared=record.kind in self._jobs)
+            text = f"it cannot run, since {record.error or 'its arguments do not fit'}; {mended}"
+            reasons = [JobReason(code="suspended", text=text)]
             reasons += self._others(record)
         else:
             reasons = self._waiting_reasons(record)

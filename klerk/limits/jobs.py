@@ -131,6 +131,10 @@ JOBS_PRUNED_AT_ONCE: Final = 20_000
 # The bytes of a result that is kept, encoded: as of a key-value. More belongs in a blob.
 JOB_RESULT_BYTES_MAX: Final = 128 * 1024
 
+# Values of a returned collection that are looked at, for commands and the like that nobody would handle: a
+# list of these begins with them, and a long result is not to be walked through.
+JOB_RETURN_LOOKS_MAX: Final = 100
+
 # How long the jobs after those in memory wait to be read again, after reading them failed, in seconds.
 JOBS_READ_AGAIN_S: Final = 10.0
 
