@@ -826,11 +826,8 @@ async def asked(machine: str, pages: int) -> str:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (
-            {"key": lambda machine: machine, "key_rate": "1/s"},
-            r"of \(machine, pages\).*does not fit \(machine\)",
-        ),
-        ({"key": lambda machine, pages, colour: machine}, "missing a required argument: 'colour'"),
+        ({"key": lambda only: only, "key_rate": "1/s"}, r"of \(machine, pages\).*does not fit \(only\)"),
+        ({"key": lambda machine, pages, colour: machine}, "called as one of the job's and 'colour' is not"),
         ({"key": asked, "key_concurrency": 1}, "nothing is awaited here"),
         ({"retry": lambda attempt: MINUTE}, r"of \(attempt, error\)"),
         ({"version": 2, "upcast": {1: lambda: None}}, r"of \(old\)"),

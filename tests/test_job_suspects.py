@@ -375,7 +375,7 @@ def test_a_rate_holds_for_those_that_run_alone(works: Works, store: Path) -> Non
     with works.open(store) as k:
         eventually(lambda: works.began == [4])
         assert [k.jobs.get(job_id).state for job_id in (1, 2, 3)] == [DONE, DONE, READY]
-        assert "started 2/h already" in str(k.jobs.why(3))
+        assert "may start 2/h, and has no start left" in str(k.jobs.why(3))
 
 
 def test_many_short_ones_do_not_keep_the_rest_waiting_for_each_of_them(

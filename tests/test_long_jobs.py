@@ -544,6 +544,7 @@ def test_every_call_is_a_sign_of_life() -> None:
                 signs.append(name)
             job._running.close_readers()
         assert job._running.started_us == NOON_US
+        return job._running.completion
 
     with bank.app.open(clock=clock) as k:
         k.jobs.schedule(work())
